@@ -1,0 +1,3 @@
+"""Inspectors: each a registry entry that looks at finished images and says which to keep, and why not."""
+
+from synthaug_plugins.curation import sanity  # noqa: F401  importing registers it

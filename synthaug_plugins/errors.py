@@ -1,0 +1,68 @@
+"""What can go wrong, said in one sentence with its cure.
+
+Every refusal of this package is a `SynthAugError`. The command line prints the message without a traceback and ends
+with `exit_code`, so that a script can tell a wrong recipe from a class that fell short of its quota.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SynthAugError(Exception):
+    """A refusal: `what` is wrong (with the key, file or value) and the `cure`, one sentence each."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, cure: str = '') -> None:
+        self.what, self.cure = what.strip(), cure.strip()
+        super().__init__(f'{self.what} {self.cure}'.strip())
+
+
+class RecipeError(SynthAugError):
+    """A recipe (or a command-line option) holds a wrong key or value."""
+
+
+class DataError(SynthAugError):
+    """Real images, class names or source files are missing, unreadable or do not fit together."""
+
+
+class ModelError(SynthAugError):
+    """Weights or a model folder are missing, of the wrong kind, or do not fit the recipe."""
+
+
+class StoreError(SynthAugError):
+    """A folder is not a store, was made by another recipe, or holds damaged blocks."""
+
+
+class MissingExtra(SynthAugError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str, why: str) -> None:
+        super().__init__(f'{why} needs the module {module!r}, which is not installed.', f"Run: pip install 'synthaug-plugins[{extra}]'")
+
+
+class QuotaShortfall(SynthAugError):
+    """Generation ended, but some classes have fewer accepted images than the recipe asks for."""
+
+    exit_code = 3
+
+
+class FaultsFound(SynthAugError):
+    """`verify` found damage in a store."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """Text that helps after an unknown `name`: the nearest of the `known` names first, else all of them.
+
+    >>> nearest('RealGuidence', ['EDM', 'RealGuidance'])
+    "Did you mean 'RealGuidance'?"
+    """
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=n, cutoff=0.5)
+    if close:
+        return 'Did you mean ' + ' or '.join(repr(c) for c in close) + '?'
+    return 'Known: ' + ', '.join(known) + '.' if known else 'None are known.'

@@ -1,0 +1,78 @@
+"""The contract of a generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug_plugins.store.plan import Block, Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from synthaug_plugins.real_images import RealImages
+
+
+class NonFiniteImages(Exception):
+    """The network returned NaN or infinity for some images of a batch.
+
+    Attributes:
+        images: the whole batch, (B, H, W, 3) uint8; what is at the bad places does not matter.
+        bad: index in the batch -> what happened there.
+    """
+
+    def __init__(self, images: np.ndarray, bad: Mapping[int, str]) -> None:
+        super().__init__(f'{len(bad)} of {len(images)} images are not finite')
+        self.images, self.bad = images, dict(bad)
+
+
+class Generator(ABC):
+    """Turns requests into images. Registered in `GENERATORS`; its constructor arguments are the recipe's options.
+
+    Life: `__init__` and `check` read no weights and refuse what cannot work; `requests` runs on CPU; `setup` is called
+    once in the process that generates; weights load at the first `generate`. Class names, prompts and seeds come from
+    the request, never from global state. The noise of a request depends on its seed alone.
+    """
+
+    needs_sources = False
+    """Whether every request starts from a real image."""
+
+    def model_classes(self) -> Sequence[str] | None:
+        """Names of the classes that the model can make, read without loading weights; None when it takes any."""
+        return None
+
+    def check(self, classes: Sequence[str]) -> None:  # noqa: B027  nothing to check is a fine default
+        """Refuse (ModelError, RecipeError) what cannot work for these class names, before any weights load."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Plain JSON that, with the request, decides the pixels: every resolved option, and the weights' SHA-256.
+
+        A key `model` (with `name`, `sha256`, `licence`, `revision` where known) is copied to the store's card.
+        """
+
+    @abstractmethod
+    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
+        """The endless, deterministic sequence of a block's requests."""
+
+    def bucket(self, request: Request) -> Hashable:
+        """Requests with equal buckets may share a batch."""
+        return None
+
+    def setup(self, device: torch.device, real_images: RealImages | None = None) -> None:
+        """Where to run, and where sources are read from."""
+        self.device, self.real_images = device, real_images
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request]) -> np.ndarray:
+        """Make the images of one batch (one bucket).
+
+        Returns: (B, H, W, 3) uint8 RGB on the CPU.
+
+        Raises:
+            NonFiniteImages: some images are not finite.
+            torch.OutOfMemoryError: the batch is too large; the engine halves it and calls again.
+        """

@@ -1,0 +1,77 @@
+"""The user's real training images: a folder of class folders, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthaug_plugins.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
+
+
+class RealImages:
+    """Images under `root/<class>/<file>`; an image's id is its path `<class>/<file>` (deeper files keep their sub-folders).
+
+    Class order is the sorted order of the folder names, as MMPretrain's `CustomDataset` and torchvision's `ImageFolder`
+    have it.
+
+    Raises:
+        DataError: no such folder, no class folder, or a class without images.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+        if not self.root.is_dir():
+            raise DataError(f'The data folder {str(root)!r} does not exist.', 'Give a folder that holds one folder per class.')
+        self.classes = tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.')))
+        if not self.classes:
+            raise DataError(f'The data folder {str(root)!r} holds no class folders.', 'Put the images of each class in a folder named after it.')
+        self._ids = {name: self._scan(name) for name in self.classes}
+        for name, ids in self._ids.items():
+            if not ids:
+                raise DataError(f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.')
+
+    def _scan(self, name: str) -> tuple[str, ...]:
+        files = (p for p in (self.root / name).rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
+        return tuple(sorted(p.relative_to(self.root).as_posix() for p in files if p.is_file()))
+
+    def ids(self, class_name: str) -> tuple[str, ...]:
+        """Ids of the images of one class, sorted."""
+        return self._ids[class_name]
+
+    def load(self, image_id: str) -> np.ndarray:
+        """Pixels of an image: (H, W, 3) uint8 RGB, EXIF rotation applied, transparency laid on white.
+
+        Raises:
+            DataError: the file is missing, unreadable or cut short; it is named.
+        """
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        path = self.root / image_id
+        try:
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened)
+                if image.has_transparency_data:
+                    rgba = image.convert('RGBA')
+                    image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
+                return np.asarray(image.convert('RGB'))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+
+    def content_hash(self) -> str:
+        """SHA-256 over ids and file contents: the part of a plan's fingerprint that real images decide."""
+
+        def one(image_id: str) -> str:
+            return hashlib.sha256((self.root / image_id).read_bytes()).hexdigest()
+
+        ids = [i for name in self.classes for i in self._ids[name]]
+        with ThreadPoolExecutor(4) as pool:
+            lines = (f'{i} {h}\n' for i, h in zip(ids, pool.map(one, ids), strict=True))
+            return hashlib.sha256(''.join(lines).encode()).hexdigest()

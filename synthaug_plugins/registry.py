@@ -1,0 +1,74 @@
+"""The registries: every noun that a config can name with `type='synthaug_plugins.Name'`.
+
+Children of MMEngine's registries serve the trainer side. `GENERATORS` and `INSPECTORS` are roots of our own: they build
+without switching MMEngine's default scope, and refuse an unknown name or option before any weights load. A config's
+scope prefix imports this module, and `locations` imports the classes: users need no `custom_imports`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine import registry as mm
+from mmengine.registry import Registry
+
+from synthaug_plugins.errors import RecipeError, nearest
+
+SCOPE = 'synthaug_plugins'
+
+
+def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> Any:
+    """Build `cfg['type']` from `registry` with the other keys as arguments.
+
+    Args:
+        cfg: `dict(type=..., **options)`; `type` is a registered name (with or without scope) or a class.
+        registry: one of our own root registries.
+        **defaults: arguments used where `cfg` does not set them.
+
+    Raises:
+        RecipeError: no `type`, an unknown name or an unknown option; the nearest known names are offered.
+    """
+    noun = registry.name
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise RecipeError(f'{noun} = {cfg!r} has no type.', f"Write {noun} = dict(type='...', ...).")
+    options = {**defaults, **{k: v for k, v in cfg.items() if k != 'type'}}
+    options.pop('_scope_', None)  # MMEngine adds it to dicts that come from a `package::` base
+    cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
+    if cls is None:
+        raise RecipeError(f"{noun} type {cfg['type']!r} is unknown.", nearest(cfg['type'].rpartition('.')[2], registry.module_dict))
+    parameters = inspect.signature(cls).parameters.values()
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        known = [p.name for p in parameters]
+        for key in options:
+            if key not in known:
+                raise RecipeError(f'{noun} {cls.__name__} has no option {key!r}.', nearest(key, known))
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in options and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if missing:
+        raise RecipeError(f'{noun} {cls.__name__} lacks {", ".join(missing)}.', 'Add it to the recipe.')
+    return cls(**options)
+
+
+GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])
+INSPECTORS = Registry('inspector', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.curation'])
+
+_TRAINING = ['synthaug_plugins.training.entries']
+DATASETS = Registry('dataset', parent=mm.DATASETS, scope=SCOPE, locations=_TRAINING)
+DATA_SAMPLERS = Registry('data sampler', parent=mm.DATA_SAMPLERS, scope=SCOPE, locations=_TRAINING)
+TRANSFORMS = Registry('transform', parent=mm.TRANSFORMS, scope=SCOPE, locations=_TRAINING)
+MODELS = Registry('model', parent=mm.MODELS, scope=SCOPE, locations=_TRAINING)
+HOOKS = Registry('hook', parent=mm.HOOKS, scope=SCOPE, locations=_TRAINING)
+
+
+@dataclass(frozen=True)
+class Registries:
+    """What `synthaug_register` hands to a plugin: add a noun with `registries.generators.register_module(module=MyClass)`."""
+
+    generators: Registry = GENERATORS
+    inspectors: Registry = INSPECTORS
+    datasets: Registry = DATASETS
+    data_samplers: Registry = DATA_SAMPLERS
+    transforms: Registry = TRANSFORMS
+    models: Registry = MODELS
+    hooks: Registry = HOOKS

@@ -1,0 +1,141 @@
+"""What will be made: requests, blocks and the plan, computed on CPU before any model loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from synthaug_plugins.errors import DataError, RecipeError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to make.
+
+    Attributes:
+        id: unique in its store and fit for a tar member name: `<block>_<number>`.
+        label: class index in the store's class order.
+        class_name: that class's name (a generator maps it to its model's own labels).
+        seed: decides every random draw of this image and of nothing else; 0 <= seed < 2**53, exact in JSON.
+        source: id of the real image that it starts from, `<class>/<file>`, or None.
+        prompt: text given to the model, or None.
+        params: what else decides the pixels (t0, sigma, guidance, ...), plain JSON values.
+    """
+
+    id: str
+    label: int
+    class_name: str
+    seed: int
+    source: str | None = None
+    prompt: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit of work, of resume and of distribution: a target count of accepted images of one class.
+
+    Attributes:
+        index: number in the plan, and of the shard that it becomes.
+        label, class_name: the class.
+        target: accepted images wanted.
+        max_tries: requests that may be spent on them.
+        first: accepted images that earlier blocks of the same class ask for. A generator that cycles through sources or
+            strengths starts its cycle there, so that a class is covered evenly whatever the block size.
+        sources: ids of all real images of the class, sorted.
+    """
+
+    index: int
+    label: int
+    class_name: str
+    target: int
+    max_tries: int
+    first: int = 0
+    sources: tuple[str, ...] = ()
+
+
+def request_seed(recipe_seed: int, block: Block, number: int) -> int:
+    """The seed of a block's request: equal on every machine, distinct per request (53 bits of SHA-256)."""
+    digest = hashlib.sha256(f'{recipe_seed}/{block.index}/{number}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'big') >> 11
+
+
+def request_id(block: Block, number: int) -> str:
+    """The id of a block's request: sorts in the order of making, and holds no dot (WebDataset splits names there)."""
+    return f'{block.index:05d}_{number:06d}'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ordered blocks of a recipe.
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        blocks: in the order in which they are made.
+        recipe: everything that decides the pixels, as plain JSON: resolved recipe keys, model identity, source hashes.
+    """
+
+    classes: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    recipe: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all three: two plans with the same fingerprint make the same images."""
+        content = {'classes': self.classes, 'blocks': [asdict(b) for b in self.blocks], 'recipe': self.recipe}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def make_blocks(
+    classes: Sequence[str],
+    per_class: int | Mapping[str, int],
+    sources: Mapping[str, Sequence[str]] | None = None,
+    block_size: int = 256,
+    tries_per_image: float = 4.0,
+) -> tuple[Block, ...]:
+    """Cut the quota of every class into blocks of at most `block_size` images.
+
+    Args:
+        classes: class names in label order.
+        per_class: accepted images wanted, one number for all or one per class name (a class left out gets none).
+        sources: ids of the real images of each class, for generators that start from them.
+        tries_per_image: requests allowed per wanted image before the block gives up, at least 1.
+
+    Raises:
+        RecipeError: a quota, size or number of tries out of range, or a quota for an unknown class.
+        DataError: class names empty, repeated or unsafe.
+    """
+    check_class_names(classes)
+    if block_size < 1:
+        raise RecipeError(f'block_size = {block_size} is not positive.', 'Ask for at least 1 image per block.')
+    if tries_per_image < 1:
+        raise RecipeError(f'tries_per_image = {tries_per_image} is below 1.', 'Every wanted image needs at least one try.')
+    quota = dict(per_class) if isinstance(per_class, Mapping) else dict.fromkeys(classes, per_class)
+    for name, n in quota.items():
+        if name not in classes:
+            raise RecipeError(f'per_class names the class {name!r}, which is not among {list(classes)}.', 'Correct the name.')
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise RecipeError(f'per_class = {n!r} for class {name!r} is not a count.', 'Use a whole number, 0 or more.')
+    blocks: list[Block] = []
+    for label, name in enumerate(classes):
+        wanted = quota.get(name, 0)
+        for first in range(0, wanted, block_size):
+            target = min(block_size, wanted - first)
+            tries = int(target * tries_per_image)
+            blocks.append(Block(len(blocks), label, name, target, tries, first, tuple((sources or {}).get(name, ()))))
+    if not blocks:
+        raise RecipeError('The recipe asks for no image at all (per_class is 0 everywhere).', 'Set per_class to 1 or more.')
+    return tuple(blocks)
+
+
+def check_class_names(classes: Sequence[str]) -> None:
+    """Refuse class names that could not become folders or labels: empty, repeated, with separators or control characters."""
+    for name in classes:
+        if not name or name != name.strip() or name in ('.', '..') or any(c in name for c in '/\\\0') or not name.isprintable():
+            raise DataError(f'The class name {name!r} is empty, padded or holds a separator or control character.', 'Rename the class.')
+    repeated = sorted({c for c in classes if list(classes).count(c) > 1})
+    if repeated:
+        raise DataError(f'The class names {repeated} are repeated.', 'Every class needs its own name.')

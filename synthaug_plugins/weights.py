@@ -1,0 +1,95 @@
+"""Model folders of our own: safetensors weights, a JSON config, a card. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = 'embedded:'
+CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'card.json'
+
+
+def embedded_models() -> list[str]:
+    """Names of the small trained models that the package carries."""
+    assets = Path(__file__).parent / 'assets'
+    return sorted(p.parent.name for p in assets.glob(f'*/{CARD}'))
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: `embedded:NAME` for one that the package carries, else a path.
+
+    Raises:
+        ModelError: no such folder, a pickle file, or a folder without config or weights.
+    """
+    if name.startswith(EMBEDDED):
+        folder = Path(__file__).parent / 'assets' / name.removeprefix(EMBEDDED)
+        if name.removeprefix(EMBEDDED) not in embedded_models():
+            raise ModelError(f'model = {name!r}: no embedded model has this name.', nearest(name.removeprefix(EMBEDDED), embedded_models()))
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise ModelError(
+            f'model = {name!r} is a file.',
+            f'Give the folder that holds {CONFIG} and {WEIGHTS}; pickles (.pt, .pth, .pkl) are refused since loading them can run code.',
+        )
+    for part in (CONFIG, WEIGHTS):
+        if not (folder / part).is_file():
+            found = sorted(p.name for p in folder.glob('*.p*') if p.suffix in {'.pt', '.pth', '.pkl', '.pickle'})
+            hint = f' It holds the pickle {found[0]!r}: convert it to safetensors first.' if found else ''
+            raise ModelError(f'model = {name!r}: {part} is missing in {str(folder)!r}.', f'A model folder holds {CONFIG} and {WEIGHTS}.{hint}')
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The JSON config of a model folder.
+
+    Raises:
+        ModelError: not JSON.
+    """
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ModelError(f'{str(folder / CONFIG)!r} is not valid JSON: {error}.', 'Save the model again.') from error
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights file."""
+    with open(folder / WEIGHTS, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model folder, on CPU.
+
+    Raises:
+        ModelError: the file is not safetensors or is cut short.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f'{str(folder / WEIGHTS)!r} cannot be read as safetensors: {error}.', 'Copy or save the model again.') from error
+
+
+def save_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write a model folder: config, weights and card, each by a temporary file and a rename."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f'.{WEIGHTS}.partial'
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+    partial.replace(folder / WEIGHTS)
+    for name, content in ((CONFIG, config), (CARD, card)):
+        partial = folder / f'.{name}.partial'
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        partial.replace(folder / name)
