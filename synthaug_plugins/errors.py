@@ -55,6 +55,12 @@ class FaultsFound(SynthAugError):
     exit_code = 4
 
 
+class Stopped(SynthAugError):
+    """The user stopped a run; what was finished is kept."""
+
+    exit_code = 130
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Text that helps after an unknown `name`: the nearest of the `known` names first, else all of them.
 

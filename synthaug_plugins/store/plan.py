@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from synthaug_plugins.errors import DataError, RecipeError
@@ -82,11 +83,23 @@ class Plan:
     blocks: tuple[Block, ...]
     recipe: Mapping[str, Any]
 
-    @property
+    def content(self) -> dict[str, Any]:
+        """The plan as plain JSON. Blocks of one class share their list of sources, so it is written once and referred to by number."""
+        number = {s: i for i, s in enumerate(dict.fromkeys(b.sources for b in self.blocks))}
+        blocks = [{**vars(b), 'sources': number[b.sources]} for b in self.blocks]
+        return {'classes': self.classes, 'recipe': self.recipe, 'sources': list(number), 'blocks': blocks}
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Plan:
+        """The plan that `content()` described; KeyError, TypeError or IndexError if it is not one."""
+        sources = [tuple(s) for s in content['sources']]
+        blocks = tuple(Block(**{**b, 'sources': sources[b['sources']]}) for b in content['blocks'])
+        return cls(tuple(content['classes']), blocks, content['recipe'])
+
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all three: two plans with the same fingerprint make the same images."""
-        content = {'classes': self.classes, 'blocks': [asdict(b) for b in self.blocks], 'recipe': self.recipe}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        """SHA-256 over the content: two plans with the same fingerprint make the same images."""
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def make_blocks(

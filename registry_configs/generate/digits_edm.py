@@ -1,0 +1,28 @@
+"""Handwritten digits from pure noise, by the embedded class-conditional model. About a minute on one CPU core.
+
+synthaug generate digits_edm --out stores/digits-edm
+"""
+
+# What makes the images. Every option: the docstring of synthaug_plugins.generators.edm.EDM.
+generator = dict(
+    type='synthaug_plugins.EDM',
+    model='embedded:digits_edm',  # or a folder with config.json and model.safetensors
+    num_steps=18,  # sampler steps; Heun costs 2 * 18 - 1 network calls per image
+    solver='heun',  # 'euler' costs half and needs about three times the steps
+)
+# Which classes, by the model's names: 'zero' to 'nine'. None takes all of them.
+classes = None
+# Accepted images wanted per class: a number, or dict(three=50, eight=200).
+per_class = 100
+# Images per block: the unit that is redone after a kill, and one shard of the store.
+block_size = 100
+# Images per network call; halved by itself when memory runs out.
+batch_size = 250
+# Requests allowed per wanted image before a class is left short of its quota.
+tries_per_image = 4.0
+# The same seed and recipe make the same images.
+seed = 0
+# What judges every image; rejected ones keep their row and reason in the store.
+inspectors = [dict(type='synthaug_plugins.ImageSanity')]
+# How images are stored: png loses nothing.
+image = dict(format='png')

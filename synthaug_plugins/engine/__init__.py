@@ -1,0 +1,1 @@
+"""The generation run: from a recipe to a finished store."""

@@ -1,0 +1,163 @@
+"""Generation recipes: their keys, and the plan that a recipe becomes. No weights load here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthaug_plugins.curation.base import Inspector
+from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.generators.base import Generator
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.registry import GENERATORS, INSPECTORS
+from synthaug_plugins.store.encode import check_format
+from synthaug_plugins.store.plan import Plan, make_blocks
+
+KEYS = {
+    'generator': "the registry entry that makes the images, dict(type='synthaug_plugins.RealGuidance', ...)",
+    'data': 'folder of real images, one folder per class; --data on the command line sets it',
+    'classes': "class names in label order; default: the class folders of data, else the model's own classes",
+    'per_class': 'accepted images wanted per class: a number, or a dict from class name to number',
+    'block_size': 'images per block: the unit that is redone after a kill, and one shard of the store',
+    'batch_size': 'images per network call; halved by itself when memory runs out',
+    'tries_per_image': 'requests allowed per wanted image before a class is left short of its quota',
+    'seed': 'a whole number; the same seed and recipe make the same images',
+    'inspectors': "registry entries that judge every image, [dict(type='synthaug_plugins.ImageSanity')]",
+    'image': "dict(format='png' | 'jpg' | 'webp', quality=1..100, keep_rejected=False)",
+}
+DEFAULTS: dict[str, Any] = {
+    'data': None,
+    'classes': None,
+    'per_class': 100,
+    'block_size': 256,
+    'batch_size': 32,
+    'tries_per_image': 4.0,
+    'seed': 0,
+    'inspectors': [{'type': 'synthaug_plugins.ImageSanity'}],
+    'image': {},
+}
+IMAGE_DEFAULTS = {'format': 'png', 'quality': 95, 'keep_rejected': False}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checked recipe, ready to generate: the plan and what was built from the recipe for it."""
+
+    recipe: dict[str, Any]
+    plan: Plan
+    generator: Generator
+    inspectors: tuple[Inspector, ...]
+    real_images: RealImages | None
+
+
+def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a recipe file (an MMEngine config, so it is Python code that runs) and lay `options` over it.
+
+    Raises:
+        RecipeError: the file cannot be read or run, or holds an unknown key.
+    """
+    from mmengine.config import Config
+
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(dict(options or {}))
+    except Exception as error:  # a recipe is Python: it may raise anything
+        raise RecipeError(f'The recipe {path!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file or the options.') from error
+    return complete(config.to_dict())
+
+
+def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with every key set and checked as far as that needs no other file.
+
+    Raises:
+        RecipeError: unknown key, missing generator, a value of the wrong kind or out of range.
+    """
+    for key in recipe:
+        if key not in KEYS:
+            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
+    if 'generator' not in recipe:
+        raise RecipeError('The recipe has no generator.', "Add generator = dict(type='synthaug_plugins.RealGuidance', ...).")
+    done = {**DEFAULTS, **recipe}
+    for key, kind, low in (('block_size', int, 1), ('batch_size', int, 1), ('tries_per_image', (int, float), 1), ('seed', int, 0)):
+        value = done[key]
+        if isinstance(value, bool) or not isinstance(value, kind) or value < low:
+            raise RecipeError(f'{key} = {value!r} is out of range.', f'Use a {"whole number" if kind is int else "number"} of at least {low}.')
+    image = done['image']
+    for key in image:
+        if key not in IMAGE_DEFAULTS:
+            raise RecipeError(f'image has an unknown key {key!r}.', nearest(key, IMAGE_DEFAULTS))
+    done['image'] = {**IMAGE_DEFAULTS, **image}
+    check_format(done['image']['format'], done['image']['quality'])
+    if not isinstance(done['inspectors'], list | tuple):
+        raise RecipeError(f'inspectors = {done["inspectors"]!r} is not a list.', 'Write inspectors = [dict(type=...), ...].')
+    try:
+        return json.loads(json.dumps(done))
+    except TypeError as error:
+        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use numbers, texts, lists and dicts only.') from error
+
+
+def prepare(recipe: Mapping[str, Any]) -> Run:
+    """Check a complete recipe against its data and model, and compute its plan.
+
+    Raises:
+        RecipeError, DataError, ModelError: what cannot work, before any weights load.
+    """
+    generator: Generator = GENERATORS.build(dict(recipe['generator']))
+    inspectors = tuple(INSPECTORS.build(dict(i)) for i in recipe['inspectors'])
+    real_images = RealImages(recipe['data']) if recipe['data'] else None
+    if generator.needs_sources and real_images is None:
+        raise RecipeError(f'{type(generator).__name__} starts from real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.')
+    classes = _classes(recipe, generator, real_images)
+    generator.check(classes)
+    sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
+    blocks = make_blocks(classes, recipe['per_class'], sources, recipe['block_size'], recipe['tries_per_image'])
+    decides = {
+        'generator': dict(generator.identity()),
+        'inspectors': [dict(i.identity()) for i in inspectors],
+        'image': recipe['image'],
+        'batch_size': recipe['batch_size'],
+        'seed': recipe['seed'],
+        'sources_sha256': real_images.content_hash() if sources and real_images else None,
+    }
+    return Run(dict(recipe), Plan(classes, blocks, json.loads(json.dumps(decides))), generator, inspectors, real_images)
+
+
+def _classes(recipe: Mapping[str, Any], generator: Generator, real_images: RealImages | None) -> tuple[str, ...]:
+    named, found, known = recipe['classes'], real_images.classes if real_images else None, generator.model_classes()
+    if named is None:
+        classes = found or known
+        if not classes:
+            raise RecipeError('The recipe names no classes and neither data nor the model has any.', "Add classes = ['...', ...].")
+        return tuple(classes)
+    if found and set(found) != set(named):
+        only_recipe, only_data = sorted(set(named) - set(found)), sorted(set(found) - set(named))
+        raise DataError(
+            f'The classes of the recipe and of {recipe["data"]!r} differ: only in the recipe {only_recipe}, only in the folder {only_data}.',
+            'Make the names equal.',
+        )
+    return tuple(named)
+
+
+def check_sources(run: Run) -> None:
+    """Decode every source image once, so that a broken one is named before hours of work, not in the middle.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    images = run.real_images
+    if images is None:
+        return
+    ids = sorted({s for block in run.plan.blocks for s in block.sources})
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda i: images.load(i).shape, ids):
+            pass
+
+
+def describe_model(plan: Plan) -> str:
+    """One line on what makes the images, for logs."""
+    generator = plan.recipe['generator']
+    return f'{generator.get("type", "generator")} with {Path(str(generator.get("model", {}).get("name", "no weights"))).name}'

@@ -1,0 +1,144 @@
+"""Small charts as inline SVG. Colours are CSS variables of the report, so they follow light and dark; every text is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from synthaug_plugins.evaluation.statistics import signed
+
+COLOURS = 6
+"""The template defines --arm-0 (the baseline) to --arm-5; later arms start again at 1."""
+
+
+def colour(arm: int) -> str:
+    """The CSS colour of an arm."""
+    return f'var(--arm-{arm if arm == 0 else 1 + (arm - 1) % (COLOURS - 1)})'
+
+
+def value_range(points: Sequence[float], least: float = 4.0) -> tuple[float, float]:
+    """Whole numbers around the points, at least `least` apart, so that a tiny spread does not look like a large one."""
+    lo, hi = min(points), max(points)
+    middle, half = (lo + hi) / 2, max((hi - lo) * 0.58, least / 2)
+    return math.floor(middle - half), math.ceil(middle + half)
+
+
+def dots(points: Sequence[float], span: tuple[float, float], mark: str, line: float | None = None, seeds: Sequence[int] = ()) -> Markup:
+    """One row of a dot plot: every point, the mean as a bar, a dashed line at the baseline's mean.
+
+    Args:
+        points: one per seed, percent.
+        span: left and right end of the scale, shared by the rows of a table.
+        mark: CSS colour.
+        line: where the baseline stands.
+        seeds: for the tooltips.
+    """
+    width, height, pad = 200, 22, 6
+
+    def x(value: float) -> str:
+        return f'{pad + (width - 2 * pad) * (value - span[0]) / (span[1] - span[0]):.1f}'
+
+    parts = [f'<line x1="{pad}" x2="{width - pad}" y1="11" y2="11" class="rail"/>']
+    if line is not None:
+        parts.append(f'<line x1="{x(line)}" x2="{x(line)}" y1="1" y2="21" class="reference"/>')
+    mean = sum(points) / len(points)
+    parts.append(f'<line x1="{x(mean)}" x2="{x(mean)}" y1="4" y2="18" stroke="{mark}" stroke-width="2.5"/>')
+    for i, point in enumerate(points):
+        label = f'seed {seeds[i]}: {point:.1f} %' if seeds else f'{point:.1f} %'
+        parts.append(f'<circle cx="{x(point)}" cy="11" r="4" fill="{mark}" fill-opacity=".55"><title>{escape(label)}</title></circle>')
+    text = ', '.join(f'{p:.1f}' for p in points)
+    return _svg(width, height, parts, f'{text} percent', 'dots')
+
+
+def scale(span: tuple[float, float]) -> Markup:
+    """The ends of a dot plot's scale, for the head of its column."""
+    parts = [f'<text x="6" y="11">{span[0]:g}</text>', f'<text x="194" y="11" text-anchor="end">{span[1]:g} %</text>']
+    return _svg(200, 14, parts, f'scale from {span[0]:g} to {span[1]:g} percent', 'dots')
+
+
+def class_bars(classes: Sequence[str], gains: Sequence[Mapping[str, Any]], before: Sequence[float], limit: int = 24) -> Markup:
+    """Gain and harm per class: a bar to the right (helped) or left (harmed) with its sign, and every seed as a tick.
+
+    Args:
+        classes: names.
+        gains: per class, `mean` and `points` of the difference to the baseline in points.
+        before: the baseline's mean recall per class, percent.
+        limit: with more classes, only the largest gains and harms are drawn, half each; the text says so.
+    """
+    order = list(range(len(classes)))
+    note = ''
+    if len(order) > limit:
+        ranked = sorted(order, key=lambda i: -gains[i]['mean'])
+        order = ranked[: limit // 2] + ranked[-(limit // 2) :]
+        note = f'<p class="hint">The {limit // 2} largest gains and the {limit // 2} largest harms of {len(classes)} classes; results.json holds all.</p>'
+    extent = max([5.0, *(abs(p) for g in gains for p in g['points'])])
+    rows = []
+    for i in order:
+        mean, points = gains[i]['mean'], gains[i]['points']
+        kind = 'same' if signed(mean).startswith('±') else 'gain' if mean > 0 else 'harm'
+        width = abs(96 * mean / extent)
+        left = 100 - width if mean < 0 else 100.0
+        ticks = ''.join(f'<line x1="{100 + 96 * p / extent:.1f}" x2="{100 + 96 * p / extent:.1f}" y1="2" y2="12" class="tick"/>' for p in points)
+        bar = (
+            '<svg viewBox="0 0 200 14" preserveAspectRatio="none" aria-hidden="true">'
+            f'<rect x="{left:.1f}" y="3" width="{width:.1f}" height="8" class="{kind}"/>'
+            f'{ticks}<line x1="100" x2="100" y1="0" y2="14" class="zero"/></svg>'
+        )
+        each = ', '.join(signed(p) for p in points)
+        rows.append(
+            f'<div class="row" title="{escape(each)}"><span class="name">{escape(classes[i])}</span>{bar}'
+            f'<span class="value {kind}">{signed(mean)}</span><span class="hint">{before[i]:.0f} → {before[i] + mean:.0f}</span></div>'
+        )
+    return Markup(f'<div class="bars">{"".join(rows)}</div>{note}')
+
+
+def curves(arms: Sequence[Mapping[str, Any]]) -> Markup:
+    """Validation accuracy over optimiser iterations: a thin line per seed, a thick one for the mean of each arm.
+
+    Args:
+        arms: each with `curves`, per seed [[iteration, percent], ...].
+    """
+    width, height, left, right, top, bottom = 460, 240, 34, 8, 8, 26
+    every = [point for arm in arms for curve in arm['curves'] for point in curve]
+    last = max(step for step, _ in every)
+    lo = 10 * math.floor(min(value for _, value in every) / 10)
+    hi = min(100, 10 * math.ceil(max(value for _, value in every) / 10))
+    hi = hi if hi > lo else lo + 10
+
+    def path(points: Sequence[Sequence[float]]) -> str:
+        return ' '.join(f'{left + (width - left - right) * s / last:.1f},{top + (height - top - bottom) * (hi - v) / (hi - lo):.1f}' for s, v in points)
+
+    parts = []
+    stride = 10 if hi - lo <= 60 else 20
+    for value in range(lo, hi + 1, stride):
+        y = top + (height - top - bottom) * (hi - value) / (hi - lo)
+        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}" class="rail"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
+    for share in (0, 0.5, 1):
+        anchor = ('start', 'middle', 'end')[round(2 * share)]
+        parts.append(f'<text x="{left + (width - left - right) * share:.1f}" y="{height - 8}" text-anchor="{anchor}">{last * share:g}</text>')
+    for i, arm in enumerate(arms):
+        parts += [f'<polyline points="{path(curve)}" fill="none" stroke="{colour(i)}" stroke-opacity=".3"/>' for curve in arm['curves']]
+        steps = [[s for s, _ in curve] for curve in arm['curves']]
+        if all(s == steps[0] for s in steps):
+            mean = [(s, sum(curve[k][1] for curve in arm['curves']) / len(steps)) for k, s in enumerate(steps[0])]
+            parts.append(f'<polyline points="{path(mean)}" fill="none" stroke="{colour(i)}" stroke-width="2.2"/>')
+    return _svg(width, height, parts, 'validation accuracy over training', 'curves')
+
+
+def funnel(kept: int, rejected: int, selected: int) -> Markup:
+    """How many images were made, kept and selected, as one bar."""
+    total = max(1, kept + rejected)
+    parts = [
+        '<rect x="0" y="2" width="200" height="10" class="made"/>',
+        f'<rect x="0" y="2" width="{200 * kept / total:.1f}" height="10" class="kept"/>',
+        f'<rect x="0" y="2" width="{200 * selected / total:.1f}" height="10" class="selected"/>',
+    ]
+    return _svg(200, 14, parts, f'{total} made, {kept} kept, {selected} selected', 'dots')
+
+
+def _svg(width: int, height: int, parts: Sequence[str], label: str, kind: str) -> Markup:
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')

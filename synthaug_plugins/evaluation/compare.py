@@ -1,0 +1,259 @@
+"""Comparisons at equal compute: every arm with every seed, chosen on validation, tested once."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from synthaug_plugins import compat
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.evaluation.pool import Pool, Task
+from synthaug_plugins.evaluation.protocol import Arm, Comparison, fill, read_comparison
+from synthaug_plugins.evaluation.statistics import class_gains, options_text, paired, plus_minus, signed, spread
+from synthaug_plugins.store.files import write_whole
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+FORMAT_VERSION = 1
+_Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One arm (or one candidate of its search) with the settled trainer recipe of each seed."""
+
+    arm: Arm
+    options: Mapping[str, Any]
+    configs: Mapping[int, Config]
+
+    @property
+    def label(self) -> str:
+        """For progress and errors: the arm's name, with the options that were searched."""
+        return f'{self.arm.name} [{options_text(self.options)}]' if self.options else self.arm.name
+
+
+def compare(
+    recipe: str | Path,
+    out: str | Path,
+    plugin_manager: pluggy.PluginManager,
+    jobs: int = 1,
+    values: Mapping[str, Any] | None = None,
+    setup: Callable[[], object] | None = None,
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run a compare recipe and write `out/results.json`. Runs that are done are not done again: a killed comparison goes on.
+
+    Candidates of a search are trained with every seed and compared by their mean best validation accuracy (the first of
+    equals wins); test images are read only after that, once per arm and seed.
+
+    Args:
+        recipe: a compare recipe, see `protocol.KEYS`.
+        out: folder for runs and results. A run's folder is `out/runs/<hash of its resolved config>`.
+        plugin_manager: its plugins edit every run's trainer recipe (`synthaug_configure`).
+        jobs: runs at a time, each in a process of its own.
+        values: replaces some of the recipe's `values`.
+        setup: called once in every such process, so that nouns of plugins are known there (`plugins.register_nouns`); a
+            function at the top of a module.
+        progress: takes one line per finished run.
+
+    Returns: the results, plain JSON; accuracies in percent:
+        `arms`: per arm name, options, steps, images, seconds, images_per_second, `val` and `test` (mean, sd, n, points),
+            `difference` to the baseline (mean, se, n, points; None for the baseline), `recall` (per class, spread),
+            `class_gains` (per class, paired), `curves` (per seed), `stores` (per seed: folder and selection), `runs`.
+        `search`: per searched arm, its candidates with `val`, and the number `chosen`.
+        `classes`, `support` (test images per class), `seeds`, `title`, `notes`, `command`, `versions`.
+
+    Raises:
+        RecipeError: a wrong recipe; arms that take unequal optimiser steps or are held to different images.
+        RunFailed: a run failed; its log is named.
+    """
+    compat.apply()
+    if jobs < 1:
+        raise RecipeError(f'jobs = {jobs} is below 1.', 'Use at least one process.')
+    comparison = read_comparison(recipe, values)
+    out = Path(out)
+    by_name = {arm.name: arm for arm in comparison.arms}
+    searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, c) for c in s.candidates()] for s in comparison.searches}
+    fixed = {arm.name: _side(comparison, arm, plugin_manager) for arm in comparison.arms if arm.name not in searches}
+    sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
+    _check_same_images(sides)
+    steps = _check_equal_steps(sides)
+    with Pool(jobs, setup) as pool:
+        runs = _Runs(out, pool, progress)
+        trained = dict(zip([s.label for s in sides], runs.train(sides, steps), strict=True))
+        search, final = [], dict(fixed)
+        for name, candidates in searches.items():
+            table = [{'options': dict(c.options), 'val': spread([r['val'] for r in trained[c.label]])} for c in candidates]
+            chosen = max(range(len(table)), key=lambda i: (table[i]['val']['mean'], -i))
+            search.append({'arm': name, 'candidates': table, 'chosen': chosen})
+            final[name] = candidates[chosen]
+        ordered = [final[arm.name] for arm in comparison.arms]
+        tested = runs.test(ordered)
+    arms = [_arm_result(s, trained[s.label], t, tested[0], runs) for s, t in zip(ordered, tested, strict=True)]
+    arms[0]['difference'] = arms[0]['class_gains'] = None
+    results = {
+        'format_version': FORMAT_VERSION,
+        'title': comparison.title,
+        'notes': list(comparison.notes),
+        'seeds': list(comparison.seeds),
+        'classes': tested[0][0]['classes'],
+        'support': tested[0][0]['support'],
+        'arms': arms,
+        'search': search,
+        'command': _command(comparison, out, jobs),
+        'versions': {'python': platform.python_version(), **{p: metadata.version(p) for p in ('synthaug-plugins', 'torch', 'mmengine', 'mmpretrain')}},
+    }
+    write_whole(out / 'results.json', (json.dumps(results, indent=1, ensure_ascii=False) + '\n').encode())
+    return results
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """The results as a small text table: test accuracy, difference to the baseline and every seed, per arm."""
+    rows = [('arm', 'test top-1 %', 'difference', 'every seed')]
+    for arm in results['arms']:
+        d = arm['difference']
+        rows.append((arm['name'], plus_minus(arm['test']), signed(d['mean']) if d else 'baseline', '  '.join(f'{p:.1f}' for p in arm['test']['points'])))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return '\n'.join('  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _side(comparison: Comparison, arm: Arm, manager: pluggy.PluginManager, options: Mapping[str, Any] | None = None) -> Side:
+    """The settled config of every seed."""
+    from synthaug_plugins.evaluation.runs import refuse_leaks, settle
+    from synthaug_plugins.training.run import configure, load_recipe
+
+    options = options or {}
+    arm = arm.with_options(options)
+    configs = {}
+    for seed in comparison.seeds:
+        named = fill({'base': comparison.cfg_options, 'arm': arm.cfg_options, 'synthaug': arm.synthaug}, {'seed': seed})
+        cfg = load_recipe(comparison.train, {**named['base'], **named['arm']})
+        refuse_leaks(cfg)
+        configs[seed] = settle(configure(cfg, manager, named['synthaug']), seed)
+    return Side(arm, options, configs)
+
+
+def _check_same_images(sides: Sequence[Side]) -> None:
+    """Refuse arms that are chosen or tested on different images."""
+    from synthaug_plugins.evaluation.runs import data_of
+
+    for side in sides[1:]:
+        for seed, cfg in side.configs.items():
+            for loader in ('val_dataloader', 'test_dataloader'):
+                if data_of(cfg[loader]) != data_of(sides[0].configs[seed][loader]):
+                    raise RecipeError(
+                        f'The arms {sides[0].label} and {side.label} have different images in {loader} (seed {seed}).',
+                        'All arms are held to the same images: set them under the cfg_options of the whole comparison.',
+                    )
+
+
+def _check_equal_steps(sides: Sequence[Side]) -> int:
+    """The number of optimiser steps that every run takes; refuse unequal ones, with the numbers."""
+    from synthaug_plugins.evaluation.runs import planned_steps
+
+    steps = {f'{side.label}, seed {seed}': planned_steps(cfg) for side in sides for seed, cfg in side.configs.items()}
+    if len(set(steps.values())) > 1:
+        first = {n: label for label, n in reversed(steps.items())}
+        numbers = '; '.join(f'{n} ({label})' for n, label in sorted(first.items()))
+        raise RecipeError(
+            f'The runs do not take equal optimiser steps: {numbers}.',
+            'Count in iterations (train_cfg = dict(by_epoch=False, max_iters=...)) or set max_epochs per arm so that the numbers agree.',
+        )
+    return next(iter(steps.values()))
+
+
+class _Runs:
+    """The cache of runs: `out/runs/<key>/result.json` for a training, `test-<key>.json` for its test."""
+
+    def __init__(self, out: Path, pool: Pool, progress: Callable[[str], None]) -> None:
+        self.out, self.pool, self.progress = out, pool, progress
+        self.listings: dict[str, str] = {}
+
+    def key(self, side: Side, seed: int) -> str:
+        from synthaug_plugins.evaluation.runs import run_key, training_part
+
+        return run_key(training_part(side.configs[seed]), self.listings)
+
+    def train(self, sides: Sequence[Side], steps: int) -> list[list[_Result]]:
+        """Result of every seed of every side."""
+        from synthaug_plugins.evaluation.runs import TRAINED, train_run, training_part
+
+        todo = []
+        for side in sides:
+            for seed, cfg in side.configs.items():
+                folder = self.out / 'runs' / self.key(side, seed)
+                todo.append((f'{side.label}, seed {seed}', folder / TRAINED, train_run, (training_part(cfg), folder, steps)))
+        results = self._run(todo, lambda r: f'{r["val"]:.1f} % on validation, {r["seconds"]:.0f} s')
+        return _grouped(results, sides)
+
+    def test(self, sides: Sequence[Side]) -> list[list[_Result]]:
+        """Test result of every seed of every side."""
+        from synthaug_plugins.evaluation.runs import run_key, test_run, testing_part
+
+        todo = []
+        for side in sides:
+            for seed, cfg in side.configs.items():
+                folder = self.out / 'runs' / self.key(side, seed)
+                testing = testing_part(cfg)
+                file = f'test-{run_key(testing, self.listings)}.json'
+                todo.append((f'{side.label}, seed {seed}, test', folder / file, test_run, (testing, folder, file)))
+        results = self._run(todo, lambda r: f'{r["top1"]:.1f} %')
+        return _grouped(results, sides)
+
+    def _run(self, todo: Sequence[tuple[str, Path, Callable[..., _Result], tuple[Any, ...]]], says: Callable[[_Result], str]) -> list[_Result]:
+        """Make what is not there yet (each file once, though two sides may share it) and read everything."""
+        missing: dict[Path, Task] = {}
+        for label, file, function, arguments in todo:
+            if not file.exists():
+                missing.setdefault(file, Task(label, file.parent / 'log.txt', function, arguments))
+        count = iter(range(1, len(missing) + 1))
+        self.pool.run(list(missing.values()), lambda label, result: self.progress(f'[{next(count)}/{len(missing)}] {label}: {says(result)}'))
+        return [json.loads(file.read_text(encoding='utf-8')) for _, file, _, _ in todo]
+
+
+def _grouped(results: Iterable[_Result], sides: Sequence[Side]) -> list[list[_Result]]:
+    results = iter(results)
+    return [[next(results) for _ in side.configs] for side in sides]
+
+
+def _arm_result(side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: _Runs) -> _Result:
+    top1, recalls = [t['top1'] for t in tested], [t['recall'] for t in tested]
+    return {
+        'name': side.arm.name,
+        'options': dict(side.options),
+        'steps': trained[0]['steps'],
+        'images': spread([t['images'] for t in trained])['mean'],
+        'seconds': spread([t['seconds'] for t in trained]),
+        'images_per_second': spread([t['images_per_second'] for t in trained]),
+        'val': spread([t['val'] for t in trained]),
+        'test': spread(top1),
+        'difference': paired(top1, [t['top1'] for t in baseline]),
+        'recall': [spread(r) for r in zip(*recalls, strict=True)],
+        'class_gains': class_gains(recalls, [t['recall'] for t in baseline]),
+        'curves': [t['curve'] for t in trained],
+        'stores': [_stores(fill(side.arm.synthaug, {'seed': seed})) for seed in side.configs],
+        'runs': [str(runs.out / 'runs' / runs.key(side, seed)) for seed in side.configs],
+    }
+
+
+def _stores(synthaug: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Folder and selection of every store that an arm's mix reads."""
+    mix = synthaug.get('mix') or {}
+    stores = mix.get('stores') or ([{'store': mix['store'], 'select': mix.get('select')}] if mix.get('store') else [])
+    return [{'store': str(s['store']), 'select': s.get('select')} for s in stores]
+
+
+def _command(comparison: Comparison, out: Path, jobs: int) -> str:
+    words = ['synthaug', 'compare', str(comparison.path), '--out', str(out), '--jobs', str(jobs)]
+    for name, value in comparison.values.items():
+        words += ['--set', f'{name}={value}']
+    return shlex.join(words)

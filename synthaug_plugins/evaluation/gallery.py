@@ -1,0 +1,129 @@
+"""What a report shows of a store: images beside their sources, and how many were made, rejected and selected."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from synthaug_plugins.errors import DataError
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.selection import select
+from synthaug_plugins.store.store import Store
+
+STRENGTHS = ('t0', 'sigma')
+"""Request parameters that say how far a variant is from its source; the first that takes several values heads the columns."""
+MAX_PX = 160
+
+
+def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str, Any]:
+    """Accepted images of a store, one row per class: the real source (where there is one) and its variants by strength.
+
+    Args:
+        per_cell: images per class and strength.
+        max_classes: classes beyond these are left out.
+
+    Returns: `strength` (a name or None), `columns` (its values, or [None]), `has_sources`, `classes` (how many there are),
+        `rows`: class `name`, `source` (a data URI or None), `cells` (a list of data URIs per column).
+    """
+    table = store.index()
+    wanted = ['id', 'label', 'source', 'params', 'verdict', 'shard', 'offset', 'size']
+    records = [r for r in table.select(wanted).to_pylist() if r['verdict'] == 'kept' and r['offset'] is not None]
+    for record in records:
+        record['params'] = json.loads(record['params'])
+    strength, columns = _strengths(records)
+    reader, real = StoreReader(store.folder), _real_images(store)
+    rows = []
+    for label, name in list(enumerate(store.classes))[:max_classes]:
+        mine = sorted((r for r in records if r['label'] == label), key=lambda r: r['id'])
+        source = _best_source(mine, strength)
+        cells = []
+        for value in columns:
+            shown = [r for r in mine if r['source'] == source and (strength is None or r['params'].get(strength) == value)]
+            cells.append([data_uri(Image.open(io.BytesIO(reader.read(r['shard'], r['offset'], r['size'])))) for r in shown[:per_cell]])
+        picture = data_uri(Image.fromarray(real.load(source))) if real and source else None
+        rows.append({'name': name, 'source': picture, 'cells': cells})
+    return {'strength': strength, 'columns': columns, 'has_sources': any(r['source'] for r in rows), 'classes': len(store.classes), 'rows': rows}
+
+
+def _strengths(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[Any]]:
+    for name in STRENGTHS:
+        values = sorted({r['params'][name] for r in records if r['params'].get(name) is not None})
+        if len(values) > 1:
+            return name, values[:8]
+    return None, [None]
+
+
+def _best_source(records: Sequence[Mapping[str, Any]], strength: str | None) -> str | None:
+    """The source with variants at most strengths, the first of equals; None where images start from noise."""
+    found: dict[str, set[Any]] = {}
+    for record in records:
+        if record['source'] is not None:
+            found.setdefault(record['source'], set()).add(record['params'].get(strength))
+    return max(sorted(found), key=lambda s: len(found[s])) if found else None
+
+
+def _real_images(store: Store) -> RealImages | None:
+    """The folder that the store was made from, if it is still there."""
+    folder = (store.made_by.get('recipe') or {}).get('data')
+    try:
+        return RealImages(folder) if folder else None
+    except DataError:
+        return None
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as text for `src`: small ones as PNG, exactly; larger ones reduced, as WebP."""
+    image = image.convert('RGB')
+    small = max(image.size) <= MAX_PX
+    if not small:
+        image.thumbnail((MAX_PX, MAX_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG' if small else 'WEBP', **({} if small else {'quality': 82}))
+    kind = 'png' if small else 'webp'
+    return f'data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+def counts(store: Store, uses: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Made, rejected by reason, kept, and selected by each use.
+
+    Args:
+        uses: name of an arm and its selection (None, a condition, or a dict of `select`'s arguments), for arms that train
+            on this store.
+    """
+    per_class = store.counts()
+    reasons: dict[str, int] = {}
+    for entry in per_class.values():
+        for reason, n in entry['reasons'].items():
+            reasons[reason] = reasons.get(reason, 0) + n
+    kept, rejected = (sum(entry[key] for entry in per_class.values()) for key in ('kept', 'rejected'))
+    chosen = []
+    for name, spec in uses:
+        arguments = spec if isinstance(spec, Mapping) else {'where': spec}
+        selection = select(store, **{**arguments, 'allow_empty': True})
+        chosen.append({'name': name, 'select': selection.text if spec else None, 'n': selection.table.num_rows})
+    return {
+        'store': str(store.folder),
+        'made': kept + rejected,
+        'kept': kept,
+        'rejected': rejected,
+        'reasons': dict(sorted(reasons.items(), key=lambda item: -item[1])),
+        'uses': chosen,
+        'selected': max((c['n'] for c in chosen), default=0),
+    }
+
+
+def is_pixel_art(store: Store) -> bool:
+    """Whether images are so small that they must be enlarged with hard edges to be seen."""
+    first = next((r for r in store.index().select(['shard', 'offset', 'size']).to_pylist() if r['offset'] is not None), None)
+    if first is None:
+        return False
+    size = Image.open(io.BytesIO(StoreReader(Path(store.folder)).read(first['shard'], first['offset'], first['size']))).size
+    return bool(np.max(size) <= 64)

@@ -1,0 +1,143 @@
+"""The report: one HTML file that needs nothing else, to look at alone or to send to somebody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pluggy
+from markupsafe import Markup
+
+from synthaug_plugins.errors import DataError, StoreError
+from synthaug_plugins.evaluation import charts
+from synthaug_plugins.evaluation.gallery import counts, gallery, is_pixel_art
+from synthaug_plugins.evaluation.statistics import options_text, paired, plus_minus, sentences, signed
+from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.store import Store
+
+
+def write_report(
+    results: Sequence[Mapping[str, Any]],
+    out_html: str | Path,
+    plugin_manager: pluggy.PluginManager | None = None,
+    title: str | None = None,
+    stores: Sequence[str | Path] | None = None,
+    commands: Sequence[str] = (),
+) -> None:
+    """Write the report on one or several comparisons.
+
+    The file makes no network request: no script, font or image from elsewhere, and a content security policy that forbids
+    them, to fragments of plugins too. All text is escaped; fragments of `synthaug_report_section` are inserted as they are.
+
+    Args:
+        results: as `compare` returns them, or read from `results.json`.
+        out_html: the file; replaced atomically.
+        plugin_manager: asked for further sections, once per comparison.
+        title: heading; default: that of the first comparison.
+        stores: stores to show; default: those that the arms trained on. The gallery shows the first.
+        commands: shell commands that made the data and stores, before those of the comparisons.
+
+    Raises:
+        DataError: no results, or results of another format version.
+        StoreError: a store that an arm trained on is gone or damaged.
+    """
+    if not results:
+        raise DataError('There are no results to report.', 'Run a comparison first.')
+    for result in results:
+        if result.get('format_version') != 1:
+            raise DataError(f'The results have format_version {result.get("format_version")!r}; this version reads 1.', 'Run the comparison again.')
+    uses = _uses(results)
+    opened = [_open(folder) for folder in (list(map(str, stores)) if stores is not None else list(uses))]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(charts=charts, signed=signed, plus_minus=plus_minus, options_text=options_text)
+    html = environment.get_template('report.html.j2').render(
+        title=title or results[0]['title'],
+        notes=list(dict.fromkeys(note for result in results for note in result['notes'])),
+        comparisons=[_comparison(r) for r in results],
+        gallery=gallery(opened[0]) if opened else None,
+        pixelated=bool(opened) and is_pixel_art(opened[0]),
+        gallery_store=str(opened[0].folder) if opened else None,
+        funnels=[counts(store, uses.get(str(store.folder), [])) for store in opened],
+        costs=[_generation_cost(store) for store in opened],
+        commands=[*commands, *(r['command'] for r in results)],
+        sections=[Markup(s) for s in _plugin_sections(results, plugin_manager)],
+        versions=results[0]['versions'],
+    )
+    write_whole(Path(out_html), html.encode())
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """The results that a comparison wrote in its folder.
+
+    Raises:
+        DataError: there are none, or the file is damaged.
+    """
+    path = Path(folder) / 'results.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise DataError(f'{str(path)!r} cannot be read: {error}.', 'Run `synthaug compare` first.') from error
+
+
+def _uses(results: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, Any]]]:
+    """Per store folder, which arms of which comparison select what from it."""
+    uses: dict[str, list[tuple[str, Any]]] = {}
+    for result in results:
+        for arm in result['arms']:
+            for per_seed in arm['stores']:
+                for entry in per_seed:
+                    use = (f'{result["title"]}: {arm["name"]}' if len(results) > 1 else arm['name'], entry['select'])
+                    if use not in uses.setdefault(entry['store'], []):
+                        uses[entry['store']].append(use)
+    return uses
+
+
+def _open(folder: str) -> Store:
+    try:
+        return Store.open(folder)
+    except StoreError as error:
+        raise StoreError(f'The report shows the store {folder!r}, which cannot be opened: {error.what}', error.cure) from error
+
+
+def _comparison(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison with what the template draws: scales, reference lines, differences of the search."""
+    base = result['arms'][0]
+    searches = []
+    for search in result['search']:
+        rows = [{**c, 'difference': paired(c['val']['points'], base['val']['points'])} for c in search['candidates']]
+        span = charts.value_range([p for row in rows for p in row['val']['points']] + base['val']['points'])
+        searches.append({**search, 'rows': rows, 'span': span, 'keys': list(search['candidates'][0]['options'])})
+    return {
+        **result,
+        'sentences': sentences(result),
+        'span': charts.value_range([p for arm in result['arms'] for p in arm['test']['points']]),
+        'base': base,
+        'searches': searches,
+        'tested': sum(result['support']),
+    }
+
+
+def _generation_cost(store: Store) -> dict[str, Any]:
+    """Model, device and measured cost of a store, as far as it says."""
+    made_by = store.made_by
+    cost = made_by.get('cost') or {}
+    images, seconds = cost.get('images'), cost.get('seconds')
+    return {
+        'store': str(store.folder),
+        'model': (made_by.get('model') or {}).get('name', 'unknown'),
+        'device': made_by.get('device', 'unknown'),
+        'images': images,
+        'seconds': seconds,
+        'rate': images / seconds if images and seconds else None,
+    }
+
+
+def _plugin_sections(results: Sequence[Mapping[str, Any]], plugin_manager: pluggy.PluginManager | None) -> list[str]:
+    if plugin_manager is None:
+        return []
+    return [section for result in results for section in plugin_manager.hook.synthaug_report_section(run=dict(result)) if section]

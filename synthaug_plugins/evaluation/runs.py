@@ -1,0 +1,290 @@
+"""One run of a comparison: MMPretrain's own Runner under a fixed protocol, with its outcome in its folder.
+
+The best checkpoint is chosen on the validation images by top-1 accuracy. Test images are read by `test_run` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.hooks import Hook
+
+from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.store.files import write_whole
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+TRAINED = 'result.json'
+METRIC = 'accuracy/top1'
+_TEST_KEYS = ('test_dataloader', 'test_cfg', 'test_evaluator')
+_TRAIN_KEYS = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'val_dataloader', 'val_cfg', 'val_evaluator')
+
+
+@HOOKS.register_module()
+class RunRecord(Hook):
+    """Counts what a run really did: optimiser iterations, images, seconds of training without validation, validation curve."""
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self.iterations = self.images = 0
+        self.seconds = 0.0
+        self.curve: list[tuple[int, float]] = []
+        self._since = 0.0
+
+    def before_train(self, runner: Any) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Count the batch."""
+        self.iterations += 1
+        self.images += len(data_batch['inputs'])
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Stop the clock: validation is no training."""
+        self.seconds += time.perf_counter() - self._since
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Note the accuracy and go on."""
+        self.curve.append((self.iterations, float((metrics or {})[METRIC])))
+        self._since = time.perf_counter()
+
+    def after_train(self, runner: Any) -> None:
+        """Stop the clock."""
+        self.seconds += time.perf_counter() - self._since
+
+
+def settle(cfg: Config, seed: int) -> Config:
+    """Put a configured trainer recipe under the protocol: seed, metrics, one best checkpoint chosen on validation.
+
+    Raises:
+        RecipeError: no validation or test images.
+    """
+    cfg = copy.deepcopy(cfg)
+    for key in ('val_dataloader', 'val_cfg', 'test_dataloader', 'test_cfg'):
+        if cfg.get(key) is None:
+            raise RecipeError(f'The trainer recipe has no {key}.', 'A comparison chooses on validation images and reports on test images: give it both.')
+    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    cfg.val_evaluator = [{'type': 'mmpretrain.Accuracy', 'topk': (1,)}]
+    # thrs=None: the arg max alone decides, as for top-1.
+    per_class = {'type': 'mmpretrain.SingleLabelMetric', 'items': ('recall', 'support'), 'average': None, 'thrs': None}
+    cfg.test_evaluator = [{'type': 'mmpretrain.Accuracy', 'topk': (1,)}, per_class]
+    hooks = dict(cfg.get('default_hooks') or {})
+    hooks['checkpoint'] = {
+        'type': 'mmengine.CheckpointHook',
+        'by_epoch': by_epoch(cfg),
+        'interval': -1,
+        'save_best': METRIC,
+        'rule': 'greater',
+        'save_last': False,
+    }
+    cfg.default_hooks = hooks
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'synthaug_plugins.RunRecord'}]
+    cfg.resume = False
+    return cfg
+
+
+def refuse_leaks(cfg: Config) -> None:
+    """Refuse a recipe (before plugins edit it) of whose training, validation and test images two are the same dataset.
+
+    Raises:
+        RecipeError: it names the two.
+    """
+    names = [n for n in ('train_dataloader', 'val_dataloader', 'test_dataloader') if cfg.get(n) is not None]
+    images = {n: data_of(cfg[n]) for n in names}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            if images[a] == images[b]:
+                cure = 'Training, validation and test images must be three sets: set their data_root or ann_file.'
+                raise RecipeError(f'{a} and {b} read the same images.', cure)
+
+
+def data_of(loader: Mapping[str, Any]) -> str:
+    """What a loader reads, as text: its dataset config without the pipeline."""
+    dataset = {k: v for k, v in loader['dataset'].items() if k not in ('pipeline', '_scope_', 'test_mode', 'type')}
+    return _plain(dataset)
+
+
+def by_epoch(cfg: Config) -> bool:
+    """Whether training is counted in epochs."""
+    train_cfg = cfg.train_cfg
+    return bool(train_cfg.get('by_epoch', 'max_iters' not in train_cfg))
+
+
+def planned_steps(cfg: Config) -> int:
+    """Optimiser steps that a settled recipe will take; builds its training set when it counts in epochs.
+
+    Raises:
+        RecipeError: the train_cfg names neither max_iters nor max_epochs.
+    """
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    key = 'max_epochs' if by_epoch(cfg) else 'max_iters'
+    if not cfg.train_cfg.get(key):
+        raise RecipeError(f'train_cfg = {dict(cfg.train_cfg)} has no {key}.', f'Set train_cfg.{key}.')
+    iterations = int(cfg.train_cfg[key])
+    if by_epoch(cfg):
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        iterations *= len(Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=0))
+    return optimiser_steps(cfg, iterations)
+
+
+def optimiser_steps(cfg: Config, iterations: int) -> int:
+    """Steps of the optimiser in so many iterations (gradients may be accumulated over several)."""
+    return math.ceil(iterations / int(cfg.optim_wrapper.get('accumulative_counts', 1)))
+
+
+def training_part(cfg: Config) -> Config:
+    """A settled recipe without its test images: what decides a trained model."""
+    cfg = copy.deepcopy(cfg)
+    for key in _TEST_KEYS:
+        cfg[key] = None
+    return cfg
+
+
+def testing_part(cfg: Config) -> Config:
+    """A settled recipe without training and validation: what decides a test result, given a checkpoint."""
+    cfg = copy.deepcopy(cfg)
+    for key in _TRAIN_KEYS:
+        cfg[key] = None
+    cfg.custom_hooks = []
+    cfg.default_hooks.pop('checkpoint')
+    return cfg
+
+
+def run_key(cfg: Config, listings: dict[str, str] | None = None) -> str:
+    """Hash of a resolved config and of the folders and files that its loaders read (names, sizes, times of change).
+
+    Args:
+        listings: remembers folders that were already listed, so that a large one is walked once.
+    """
+    listings = {} if listings is None else listings
+    digest = hashlib.sha256(_plain(cfg.to_dict()).encode())
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for path in sorted(_paths(cfg.get(loader))):
+            if path not in listings:
+                listings[path] = _listing(Path(path))
+            digest.update(f'\n{path} {listings[path]}'.encode())
+    return digest.hexdigest()[:16]
+
+
+def _plain(tree: Any) -> str:
+    def name(value: Any) -> str:
+        return f'{value.__module__}.{value.__qualname__}' if hasattr(value, '__qualname__') else repr(value)
+
+    return json.dumps(tree, sort_keys=True, default=name)
+
+
+def _paths(tree: Any) -> set[str]:
+    """Every string in a loader's config that names a file or folder."""
+    if isinstance(tree, Mapping):
+        return set().union(*map(_paths, tree.values()))
+    if isinstance(tree, list | tuple):
+        return set().union(*map(_paths, tree))
+    return {tree} if isinstance(tree, str) and tree.strip('./') and len(tree) < 4096 and '\0' not in tree and os.path.exists(tree) else set()
+
+
+def _listing(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file())
+    lines = []
+    for file in files:
+        stat = file.stat()
+        lines.append(f'{file.relative_to(path).as_posix()} {stat.st_size} {stat.st_mtime_ns}')
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+
+
+def train_run(cfg: Config, folder: Path, steps: int) -> dict[str, Any]:
+    """Train one settled recipe (its training part) in its folder, from the start, and write `result.json` last.
+
+    Returns: steps, images, seconds (training without validation), images_per_second, val (best top-1, percent), best_step,
+        curve [[step, top-1], ...], checkpoint (file name), classes.
+
+    Raises:
+        RecipeError: it took another number of steps than the comparison was promised.
+        DataError: training and validation have other classes, or another order.
+    """
+    from synthaug_plugins.training.run import train
+
+    shutil.rmtree(folder / 'train', ignore_errors=True)  # of a run that was killed
+    runner = train(_named(cfg, folder), str(folder / 'train'))
+    record = next(h for h in runner.hooks if isinstance(h, RunRecord))
+    done = optimiser_steps(cfg, record.iterations)
+    if done != steps:
+        cure = 'Remove what ends it early (EarlyStoppingHook): the arms are compared at equal steps.'
+        raise RecipeError(f'Training took {done} optimiser steps instead of {steps}.', cure)
+    classes, held_out = (list(loader.dataset.metainfo['classes']) for loader in (runner.train_dataloader, runner.val_dataloader))
+    _same_classes(training=classes, validation=held_out)
+    best_step, val = max(record.curve, key=lambda point: (point[1], -point[0]))
+    checkpoint = Path(runner.message_hub.get_info('best_ckpt'))
+    result = {
+        'steps': done,
+        'images': record.images,
+        'seconds': record.seconds,
+        'images_per_second': record.images / record.seconds,
+        'val': val,
+        'best_step': best_step,
+        'curve': record.curve,
+        'checkpoint': checkpoint.name,
+        'classes': classes,
+    }
+    write_json(folder / TRAINED, result)
+    return result
+
+
+def test_run(cfg: Config, folder: Path, file: str) -> dict[str, Any]:
+    """Evaluate the best checkpoint of a finished training once on the test images, and write `file`.
+
+    Returns: top1 (percent), recall (percent per class), support (images per class), classes.
+
+    Raises:
+        DataError: the test folder's classes are not those that were trained, in the same order.
+    """
+    from mmengine.runner import Runner
+
+    trained = json.loads((folder / TRAINED).read_text(encoding='utf-8'))
+    cfg = _named(cfg, folder)
+    cfg.work_dir = str(folder / 'test')
+    cfg.load_from = str(folder / 'train' / trained['checkpoint'])
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    classes = list(runner.test_dataloader.dataset.metainfo['classes'])
+    _same_classes(training=trained['classes'], test=classes)
+    result = {
+        'top1': metrics[METRIC],
+        'recall': metrics['single-label/recall_classwise'],
+        'support': metrics['single-label/support_classwise'],
+        'classes': classes,
+    }
+    write_json(folder / file, result)
+    return result
+
+
+def _same_classes(**classes: list[str]) -> None:
+    (a, first), (b, second) = classes.items()
+    if first != second:
+        raise DataError(f'The classes of {a} {first} and of {b} {second} differ.', 'Give both the same class folders: a label is a position in their order.')
+
+
+def _named(cfg: Config, folder: Path) -> Config:
+    """MMEngine keeps loggers and message hubs by experiment name, for the whole process: every run needs its own."""
+    cfg = copy.deepcopy(cfg)
+    cfg.experiment_name = f'{folder.name}-{time.time_ns()}'
+    return cfg
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + '\n').encode())

@@ -1,0 +1,38 @@
+"""Everything that a recipe can name, with a line on each: `synthaug list`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from fnmatch import fnmatch
+from typing import Any
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or '').strip().split('\n')[0]
+
+
+def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
+    """Section -> name -> one line of help, for the names that match `pattern` (with * and ?, any case)."""
+    from synthaug_plugins.engine.recipe import KEYS
+    from synthaug_plugins.plugins import BUILT_IN, register_nouns
+    from synthaug_plugins.recipes import ROOT, shipped_recipes
+    from synthaug_plugins.registry import GENERATORS, INSPECTORS
+    from synthaug_plugins.weights import embedded_models
+
+    register_nouns()
+    sections: dict[str, dict[str, str]] = {}
+    for title, registry in (('generators', GENERATORS), ('inspectors', INSPECTORS)):
+        registry.import_from_location()
+        sections[title] = {name: _first_line(cls) for name, cls in sorted(registry.module_dict.items())}
+    sections['recipes'] = {name: _first_line_of_file(ROOT / name) for name in shipped_recipes()}
+    sections['embedded models'] = {f'embedded:{name}': '' for name in embedded_models()}
+    sections['keys of a generation recipe'] = dict(KEYS)
+    for key, module in BUILT_IN.items():
+        sections[f'keys of synthaug = dict({key}=dict(...)) in a training recipe'] = dict(importlib.import_module(module).OPTIONS)
+    found = {title: {n: t for n, t in entries.items() if fnmatch(n.lower(), pattern.lower())} for title, entries in sections.items()}
+    return {title: entries for title, entries in found.items() if entries}
+
+
+def _first_line_of_file(path: Any) -> str:
+    return path.read_text(encoding='utf-8').lstrip().strip('"\'#').split('\n')[0].strip(' "\'#')

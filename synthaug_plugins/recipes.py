@@ -1,0 +1,51 @@
+"""The recipes that the package carries: finding one by name, copying one into the user's folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from synthaug_plugins.errors import RecipeError, nearest
+
+_INSTALLED = Path(__file__).parent / 'registry_configs'
+ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / 'registry_configs'
+"""Inside the installed package, or beside it in a source checkout."""
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the shipped recipes, such as `generate/digits_edm.py`."""
+    return sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
+
+
+def find_recipe(name: str) -> str:
+    """The path of a recipe: a file as given, an `mmpretrain::...` reference as given, or a shipped one by its name.
+
+    A shipped recipe is named with or without its folder and suffix: `generate/digits_edm.py`, `digits_edm`.
+
+    Raises:
+        RecipeError: nothing of that name; the nearest shipped names are offered.
+    """
+    if '::' in name or Path(name).is_file():
+        return name
+    known = shipped_recipes()
+    matches = [k for k in known if name in (k, k.removesuffix('.py'), Path(k).name, Path(k).stem)]
+    if len(matches) == 1:
+        return str(ROOT / matches[0])
+    if matches:
+        raise RecipeError(f'The recipe name {name!r} is shared by {matches}.', 'Name it with its folder.')
+    raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', nearest(name, [*known, *(Path(k).stem for k in known)]))
+
+
+def copy_recipe(name: str, folder: Path) -> Path:
+    """Copy a shipped recipe into `folder` and return the new file.
+
+    Raises:
+        RecipeError: unknown name, or a file of that name is already there (it is not overwritten).
+    """
+    source = Path(find_recipe(name))
+    target = folder / source.name
+    if target.exists():
+        raise RecipeError(f'{str(target)!r} exists already.', 'Move it away or choose another folder with --out.')
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,92 @@
+"""`store.json`, the card of a store: the plan it follows and what made it, as JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.plan import Plan
+
+CARD = 'store.json'
+FORMAT_VERSION = 1
+
+
+def card_text(plan: Plan, made_by: Mapping[str, Any]) -> str:
+    """The card as it is written."""
+    card = {'format_version': FORMAT_VERSION, 'fingerprint': plan.fingerprint, 'made_by': made_by, **plan.content()}
+    return json.dumps(card, indent=1, ensure_ascii=False) + '\n'
+
+
+def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
+    """The plan and `made_by` of the store in `folder`.
+
+    Raises:
+        StoreError: no card, another format version, or a card that is damaged or was edited.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f'{str(folder)!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f'{str(path)!r} cannot be read: {error}.', 'Restore it from a copy, or generate into a new folder.') from error
+    version = card.get('format_version') if isinstance(card, dict) else None
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f'{str(path)!r} has format_version {version!r}; this version reads {FORMAT_VERSION}.', 'Use the version of synthaug-plugins that made it.'
+        )
+    try:
+        plan = Plan.from_content(card)
+        fingerprint, made_by = card['fingerprint'], dict(card['made_by'])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise StoreError(f'{str(path)!r} is damaged ({error!r}).', 'Restore it from a copy, or generate into a new folder.') from error
+    if plan.fingerprint != fingerprint:
+        raise StoreError(f'{str(path)!r} was changed: its fingerprint does not match its content.', 'Restore it from a copy, or generate into a new folder.')
+    return plan, made_by
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """What differs between two plans, one line each: recipe keys (dotted), classes, blocks, with old and new values."""
+    lines = []
+    a, b = dict(_flat(old.recipe)), dict(_flat(new.recipe))
+    for key in [*a, *(k for k in b if k not in a)]:
+        if a.get(key) != b.get(key):
+            lines.append(f'{key}: {_short(a.get(key, "absent"))} -> {_short(b.get(key, "absent"))}')
+    if old.classes != new.classes:
+        lines.append(f'classes: {_short(json.dumps(old.classes, ensure_ascii=False))} -> {_short(json.dumps(new.classes, ensure_ascii=False))}')
+    if len(old.blocks) != len(new.blocks):
+        lines.append(f'number of blocks: {len(old.blocks)} -> {len(new.blocks)}')
+    lines += _block_differences(old, new)
+    return lines or ['the fingerprint alone: the plans are equal key by key']
+
+
+def _block_differences(old: Plan, new: Plan) -> Iterator[str]:
+    """One line per field of the blocks, at the first block where it differs."""
+    seen: set[str] = set()
+    for a, b in zip(old.blocks, new.blocks, strict=False):
+        for name in ('label', 'class_name', 'target', 'max_tries', 'first', 'sources'):
+            x, y = getattr(a, name), getattr(b, name)
+            if x != y and name not in seen:
+                seen.add(name)
+                if name == 'sources':
+                    changed = sorted(set(x) ^ set(y))
+                    x, y = f'{len(x)} images', f'{len(y)} images, {changed[0]!r} in one only' if changed else 'another order'
+                yield f'block {a.index} {name}: {x} -> {y}'
+
+
+def _flat(value: Any, key: str = '') -> Iterator[tuple[str, str]]:
+    """Dotted key and JSON text of every leaf of nested dicts and of lists that hold dicts."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping) and value:
+        for name in value:
+            yield from _flat(value[name], f'{key}.{name}' if key else str(name))
+    else:
+        yield key or 'recipe', json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _short(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 3] + '...'

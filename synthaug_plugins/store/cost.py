@@ -1,0 +1,41 @@
+"""`cost.json`: what generation took. A file of its own, since `store.json` is what the writer's lock is held on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.files import write_whole
+
+COST = 'cost.json'
+
+
+def add_cost(folder: Path, images: int, seconds: float, batch_size: int) -> dict[str, Any]:
+    """Note one completed run; a killed one adds neither images nor seconds. Returns the new `read_cost`."""
+    runs = [*_runs(folder), {'images': int(images), 'seconds': round(float(seconds), 3), 'batch_size': int(batch_size)}]
+    write_whole(folder / COST, (json.dumps(runs, indent=1) + '\n').encode())
+    return read_cost(folder)
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """Sums of `images` and `seconds` over all runs, number of `runs`, last `batch_size`; empty if none is noted.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    runs = _runs(folder)
+    if not runs:
+        return {}
+    sums = {key: sum(run[key] for run in runs) for key in ('images', 'seconds')}
+    return {**sums, 'batch_size': runs[-1]['batch_size'], 'runs': len(runs)}
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    path = folder / COST
+    try:
+        runs = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+        return [{'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size'])} for r in runs]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f'{str(path)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error

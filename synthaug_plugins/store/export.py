@@ -1,0 +1,47 @@
+"""A store as a plain folder of class folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.encode import suffix_of
+from synthaug_plugins.store.files import refusal
+from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.selection import Selection, select
+from synthaug_plugins.store.store import Store
+
+
+def export_imagefolder(store: Store, out: str | Path, selection: Selection | None = None) -> dict[str, int]:
+    """Write `out/<class>/<id>.<suffix>` for every selected image (default: all kept ones).
+
+    A folder is made for every class, also for one without images: readers such as torchvision's `ImageFolder` number the
+    folders they find, by name. The export appears whole or not at all.
+
+    Returns: images per class name.
+
+    Raises:
+        StoreError: `out` exists and is not an empty folder; a shard is damaged; the disk is full.
+    """
+    out = Path(out).expanduser().absolute()
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise StoreError(f'The export folder {str(out)!r} is not empty.', 'Give a new or empty folder; nothing was touched.')
+    selection = selection or select(store, allow_empty=True)
+    reader = StoreReader(store.folder)
+    building = out.with_name(f'.partial-export-{out.name}')
+    try:
+        shutil.rmtree(building, ignore_errors=True)  # of a killed export to the same place
+        for name in store.classes:
+            (building / name).mkdir(parents=True)
+        rows = selection.table.select(['id', 'label', 'shard', 'offset', 'size']).to_pylist()
+        for row in sorted(rows, key=lambda r: (r['shard'], r['offset'])):
+            data = reader.read(row['shard'], row['offset'], row['size'])
+            (building / store.classes[row['label']] / f'{row["id"]}.{suffix_of(data)}').write_bytes(data)
+        building.rename(out)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise refusal(error, f'The export to {str(out)!r} was not written') from error
+        raise
+    return dict(selection.counts)

@@ -1,0 +1,278 @@
+"""One finished block on disk: a tar of images and a Parquet index of all that was tried.
+
+The tar has the WebDataset layout, `<id>.png|jpg|webp`, `<id>.cls` (the label) and `<id>.json` (the request). Rejected
+images, when they are stored at all, follow as a second archive behind the end mark of the first: tar, WebDataset, timm
+and HF datasets stop at that mark and see kept images only, while the index reaches both. Member headers hold no time
+and no owner, so a tar's bytes are a function of its images and its index; `verify` checks it by writing it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store import files
+from synthaug_plugins.store.encode import FORMATS, suffix_of
+from synthaug_plugins.store.plan import Block, Request
+
+KEPT, REJECTED = 'kept', 'rejected'
+SHARD_NAME = '{:05d}.tar'
+INDEX_SCHEMA = pa.schema(
+    [
+        ('id', pa.string()),
+        ('label', pa.int32()),
+        ('source', pa.string()),
+        ('prompt', pa.string()),
+        ('seed', pa.int64()),
+        ('params', pa.string()),
+        ('offset', pa.int64()),
+        ('size', pa.int64()),
+        ('sha256', pa.string()),
+        ('verdict', pa.string()),
+        ('reason', pa.string()),
+    ]
+)
+RESERVED = frozenset([*INDEX_SCHEMA.names, 'shard', 'class', 'class_name'])
+"""Names that a score column cannot have."""
+_ID = re.compile(r'[A-Za-z0-9_-]{1,90}')
+_DIGEST = b'synthaug.content_sha256'
+_COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tried image, as it will stand in the index.
+
+    Attributes:
+        request: what was asked for.
+        verdict: 'kept' or 'rejected'.
+        reason: why it is rejected; None when kept.
+        suffix: 'png', 'jpg' or 'webp', the format of `image`.
+        image: the encoded file, or None when there never was one (NaN pixels). A kept row has one.
+        scores: score columns by name; NaN is stored as null.
+    """
+
+    request: Request
+    verdict: str
+    reason: str | None
+    suffix: str
+    image: bytes | None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def shard_path(folder: Path, block: int) -> Path:
+    """The tar of a block."""
+    return folder / 'shards' / SHARD_NAME.format(block)
+
+
+def index_path(folder: Path, block: int) -> Path:
+    """The index of a block; that it exists means that the block is finished."""
+    return folder / 'index' / f'{block:05d}.parquet'
+
+
+def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: bool) -> None:
+    """Publish a block: tar first, index second, each whole or not at all. The index is the commit mark.
+
+    Args:
+        folder: the store's folder.
+        rows: in the order of making, rejected ones included.
+        keep_rejected: whether images of rejected rows are stored; their rows are stored always.
+
+    Raises:
+        StoreError: a row that does not fit the block; a block that is published already; a failed write (disk full), which
+            leaves nothing of this block behind.
+    """
+    tar, index = shard_path(folder, block.index), index_path(folder, block.index)
+    if index.exists():
+        raise StoreError(f'Block {block.index} is published already in {str(folder)!r}.', 'Run verify and repair to redo a damaged block.')
+    records = _records(block, rows)
+    images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
+    chunks, offsets = archive(records, images, block.class_name)
+    for record in records:
+        record['offset'], record['size'] = offsets.get(record['id'], (None, None))
+    made: list[Path] = []
+    try:
+        made.append(staged_tar := files.stage(tar, chunks))
+        made.append(staged_index := files.stage(index, [_parquet(records, rows)]))
+        made.append(tar)
+        files.commit(staged_tar, tar)
+        made.append(index)
+        files.commit(staged_index, index)
+    except BaseException as error:
+        for path in reversed(made):  # the index first: without it the tar counts for nothing
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            done = sum(1 for _ in index.parent.glob('[0-9]*.parquet')) if index.parent.is_dir() else 0
+            raise files.refusal(error, f'Block {block.index} of {str(folder)!r} was not written', f'The {done} finished blocks are kept') from error
+        raise
+
+
+def archive(records: Iterable[Mapping[str, Any]], images: Mapping[str, bytes], class_name: str) -> tuple[list[bytes], dict[str, tuple[int, int]]]:
+    """The bytes of a block's tar.
+
+    Args:
+        records: index rows (offset and size are not used).
+        images: encoded image by id; a record without one gets no members.
+
+    Returns: the file's pieces in order, and (offset, size) of each image's data by id.
+    """
+    chunks: list[bytes] = []
+    offsets: dict[str, tuple[int, int]] = {}
+    position = 0
+
+    def add(name: str, content: bytes) -> tuple[int, int]:
+        nonlocal position
+        header = tarfile.TarInfo(name)
+        header.size = len(content)
+        chunks.extend([header.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)])
+        start = position + tarfile.BLOCKSIZE
+        position = start + len(content) + -len(content) % tarfile.BLOCKSIZE
+        return start, len(content)
+
+    stored = [r for r in records if r['id'] in images]
+    for verdict in (KEPT, REJECTED):
+        part = [r for r in stored if r['verdict'] == verdict]
+        for record in part:
+            name, image = record['id'], images[record['id']]
+            offsets[name] = add(f'{name}.{suffix_of(image)}', image)
+            add(f'{name}.cls', str(record['label']).encode())
+            add(f'{name}.json', _sidecar(record, class_name))
+        if part or verdict == KEPT:
+            chunks.append(bytes(2 * tarfile.BLOCKSIZE))
+            position += 2 * tarfile.BLOCKSIZE
+    return chunks, offsets
+
+
+def read_index(path: Path) -> pa.Table:
+    """The index of one block, page checksums verified.
+
+    Raises:
+        StoreError: missing, damaged, or columns that are not an index's.
+    """
+    table = read_parquet(path)
+    if table.schema.names[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.names or table.schema.types[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.types:
+        raise StoreError(f'The index {str(path)!r} has unexpected columns: {", ".join(table.schema.names)}.', 'Run verify, then repair.')
+    return table
+
+
+def read_parquet(path: Path, cure: str = 'Run verify, then repair.') -> pa.Table:
+    """A Parquet file of the store.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f'The file {str(path)!r} cannot be read: {str(error).splitlines()[0]}.', cure) from error
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file of the store.
+
+    NaN in float columns becomes null, so that no condition is true of it. Pages carry checksums; column names and types,
+    which Parquet leaves unguarded, are covered by a digest in the file's metadata.
+    """
+    for i, column in enumerate(table.columns):
+        if pa.types.is_floating(column.type):
+            table = table.set_column(i, table.field(i), pa.array(column.to_numpy(), column.type, from_pandas=True))
+    table = table.replace_schema_metadata({_DIGEST: _digest(table)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression='zstd', write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
+def content_is_whole(table: pa.Table) -> bool:
+    """Whether a table that was read from the store is what was written there: names, types and every value."""
+    return (table.schema.metadata or {}).get(_DIGEST) == _digest(table)
+
+
+def _digest(table: pa.Table) -> bytes:
+    content = [table.column_names, [str(t) for t in table.schema.types], [c.to_pylist() for c in table.columns]]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest().encode()
+
+
+def check_column(name: str) -> None:
+    """Refuse a score column's name that clashes with the index or cannot be written in a condition (StoreError)."""
+    if name.lower() in RESERVED or not _COLUMN.fullmatch(name):
+        raise StoreError(f'The score column {name!r} is reserved or not a plain name.', 'Use letters, digits and underscores.')
+
+
+def _parquet(records: list[dict[str, Any]], rows: Sequence[Row]) -> bytes:
+    table = pa.Table.from_pylist(records, schema=INDEX_SCHEMA)
+    for name in dict.fromkeys(name for row in rows for name in row.scores):
+        check_column(name)
+        table = table.append_column(name, pa.array([float(row.scores.get(name, math.nan)) for row in rows], pa.float64()))
+    return parquet_bytes(table)
+
+
+def _records(block: Block, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Index rows without offsets, checked."""
+    records: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for row in rows:
+        request = row.request
+        wrong = _wrong(block, row, seen)
+        if wrong:
+            raise StoreError(f'Block {block.index}, image {request.id!r}: {wrong}.', 'Correct the generator or inspector that made it.')
+        seen.add(request.id)
+        records.append(
+            {
+                'id': request.id,
+                'label': request.label,
+                'source': request.source,
+                'prompt': request.prompt,
+                'seed': request.seed,
+                'params': _params(block, request),
+                'sha256': None if row.image is None else hashlib.sha256(row.image).hexdigest(),
+                'verdict': row.verdict,
+                'reason': row.reason,
+            }
+        )
+    return records
+
+
+def _wrong(block: Block, row: Row, seen: set[str]) -> str | None:
+    request = row.request
+    if not _ID.fullmatch(request.id):
+        return 'the id is not 1 to 90 letters, digits, - and _'
+    if request.id in seen:
+        return 'the id is repeated'
+    if request.label != block.label:
+        return f'its label is {request.label}, that of the block is {block.label}'
+    if not 0 <= request.seed < 2**53:
+        return f'its seed {request.seed} is outside [0, 2**53)'
+    if row.verdict not in (KEPT, REJECTED) or (row.verdict == KEPT) != (row.reason is None):
+        return f'verdict {row.verdict!r} with reason {row.reason!r}'
+    if row.verdict == KEPT and row.image is None:
+        return 'it is kept but has no image'
+    if row.image is not None and (row.suffix not in FORMATS or suffix_of(row.image) != row.suffix):
+        return f'its data is not a {row.suffix} file'
+    return None
+
+
+def _params(block: Block, request: Request) -> str:
+    try:
+        return json.dumps(dict(request.params), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f'Block {block.index}, image {request.id!r}: its params are not plain JSON ({error}).', 'Use numbers, text, lists and dicts.'
+        ) from error
+
+
+def _sidecar(record: Mapping[str, Any], class_name: str) -> bytes:
+    content = {k: record[k] for k in ('id', 'label', 'source', 'prompt', 'seed', 'sha256')}
+    content |= {'class_name': class_name, 'params': json.loads(record['params'])}
+    return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,290 @@
+"""The store: a folder of finished blocks.
+
+```
+store.json            the plan (recipe, classes, blocks), its fingerprint, and what made it
+shards/00000.tar      images of a block, WebDataset layout; _info.json once all blocks are there, for timm's wds reader
+index/00000.parquet   one row per tried image; its existence marks the block as finished
+scores/<name>.parquet columns added later, keyed by id
+cost.json             images and seconds of each completed run
+```
+There is no ledger: what is published is done, what is not is redone with the same seeds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store import files, reader
+from synthaug_plugins.store.card import CARD, card_text, differences, read_card
+from synthaug_plugins.store.cost import add_cost, read_cost
+from synthaug_plugins.store.plan import Block, Plan, check_class_names
+from synthaug_plugins.store.shard import INDEX_SCHEMA, KEPT, Row, check_column, index_path, parquet_bytes, read_index, read_parquet, shard_path, write_block
+
+FOLDERS = ('shards', 'index', 'scores')
+INFO = '_info.json'
+_SCORES_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
+_INDEX_FILE = re.compile(r'\d{5,}\.parquet')
+
+
+class Store:
+    """A store folder. Make one with `Store.create`, read one with `Store.open`.
+
+    Attributes:
+        folder: where it is.
+        plan: the plan that it follows.
+        classes: class names; a label is an index into them.
+        made_by: model, licence and versions, as noted when it was created; `cost` holds the sums of `add_cost`.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, made_by: Mapping[str, Any]) -> None:
+        self.folder, self.plan, self.made_by = folder, plan, dict(made_by)
+        if cost := read_cost(folder):
+            self.made_by['cost'] = cost
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.plan.classes
+
+    @classmethod
+    def create(cls, folder: str | Path, plan: Plan, made_by: Mapping[str, Any]) -> Store:
+        """Start a store in a new or empty folder, or go on with the one that the same plan started there.
+
+        A resumed store keeps its first `made_by`.
+
+        Raises:
+            StoreError: the folder holds something else, or a store of another plan (it says what differs); nothing is
+                touched then. Or the folder cannot be written.
+        """
+        folder = Path(folder).expanduser()
+        check_class_names(plan.classes)
+        if (folder / CARD).exists():
+            store = cls.open(folder)
+            if store.plan.fingerprint != plan.fingerprint:
+                lines = differences(store.plan, plan)
+                more = f' and {len(lines) - 12} more' if len(lines) > 12 else ''
+                raise StoreError(
+                    f'The store {str(folder)!r} was made by another recipe; these differ: {"; ".join(lines[:12])}{more}.',
+                    'Give another folder with --out, or set the recipe back.',
+                )
+            store._write_info()
+            return store
+        _refuse_foreign(folder)
+        if not files.write_first(folder / CARD, card_text(plan, made_by).encode()):
+            return cls.create(folder, plan, made_by)  # another process was quicker: go on with its store
+        return cls(folder, plan, made_by)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """Open an existing store, finished or not.
+
+        Raises:
+            StoreError: not a store, an unknown format version, or a damaged card.
+        """
+        folder = Path(folder).expanduser()
+        return cls(folder, *read_card(folder))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the right to write. The kernel frees it when the process ends, however it ends.
+
+        Raises:
+            StoreError: another process (or another `lock()` of this one) holds it.
+        """
+        path = self.folder / CARD
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise files.refusal(error, f'The store {str(self.folder)!r} cannot be opened for writing') from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StoreError(f'Another process is writing to the store {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
+            raise StoreError(f'The store {str(self.folder)!r} cannot be locked: {error.strerror}.', 'Generate on a local disk and copy the store.') from error
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def finished(self) -> set[int]:
+        """Numbers of the plan's blocks that are published."""
+        folder = self.folder / 'index'
+        found = {int(p.stem) for p in folder.iterdir() if _INDEX_FILE.fullmatch(p.name)} if folder.is_dir() else set()
+        return found & {b.index for b in self.plan.blocks}
+
+    def unfinished(self) -> list[Block]:
+        """Blocks still to be made, in the plan's order."""
+        done = self.finished()
+        return [b for b in self.plan.blocks if b.index not in done]
+
+    def partials(self) -> list[Path]:
+        """Temporary files of a killed run."""
+        return [p for name in ('', *FOLDERS) for p in files.partials(self.folder / name)]
+
+    def clean_partials(self) -> None:
+        """Remove temporary files of a killed run. Call it under `lock()`: those of a running writer look the same."""
+        for path in self.partials():
+            path.unlink(missing_ok=True)
+
+    def publish(self, block: Block, rows: Sequence[Row], keep_rejected: bool) -> None:
+        """Write a finished block (see `write_block`).
+
+        Raises:
+            StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
+        """
+        if block not in self.plan.blocks:
+            raise StoreError(f'Block {block.index} ({block.class_name!r}) is not in the plan of {str(self.folder)!r}.', 'Use the blocks of store.plan.')
+        write_block(self.folder, block, rows, keep_rejected)
+        reader.forget_open_files()
+        self._write_info()
+
+    def index(self) -> pa.Table:
+        """All rows of all finished blocks, in the order of the blocks.
+
+        Columns: those of `INDEX_SCHEMA`, `shard` (int32), then score columns, null where a row has none.
+
+        Raises:
+            StoreError: a damaged index or scores file, or two score columns of the same name.
+        """
+        tables = [INDEX_SCHEMA.empty_table().append_column('shard', pa.array([], pa.int32()))]
+        for number in sorted(self.finished()):
+            part = read_index(index_path(self.folder, number))
+            tables.append(part.add_column(len(INDEX_SCHEMA), 'shard', pa.array([number] * len(part), pa.int32())))
+        table = pa.concat_tables(tables, promote_options='permissive').combine_chunks()
+        for path in self.score_files():
+            scores = read_parquet(path, 'Score again, or remove the file.')
+            place = pc.index_in(table['id'], value_set=scores['id'])
+            for name in scores.column_names:
+                if name == 'id':
+                    continue
+                if name in table.column_names:
+                    raise StoreError(f'{str(path)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
+                table = table.append_column(name, scores[name].take(place))
+        return table.replace_schema_metadata(None)
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by reason.
+
+        Reasons are grouped by the text before ' (': 'blank (contrast 1.20 below 2)' counts as 'blank'.
+        """
+        result: dict[str, dict[str, Any]] = {name: {'kept': 0, 'rejected': 0, 'target': 0, 'reasons': {}} for name in self.classes}
+        for block in self.plan.blocks:
+            result[block.class_name]['target'] += block.target
+        tried: Counter[tuple[int, str | None]] = Counter()
+        for number in self.finished():
+            part = read_index(index_path(self.folder, number))
+            tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
+        for (label, reason), n in sorted(tried.items(), key=lambda item: (item[0][0], item[0][1] or '')):
+            entry = result[self.classes[label]]
+            entry['kept' if reason is None else 'rejected'] += n
+            if reason is not None:
+                group = reason.partition(' (')[0]
+                entry['reasons'][group] = entry['reasons'].get(group, 0) + n
+        return result
+
+    def score_files(self) -> list[Path]:
+        """The files of added score columns, sorted by name."""
+        return sorted(p for p in (self.folder / 'scores').glob('*.parquet') if not p.name.startswith(files.PARTIAL))
+
+    def add_scores(self, name: str, table: pa.Table) -> None:
+        """Write columns for images that are there already; a file of the same name is replaced. No image is touched.
+
+        Args:
+            name: of the file: letters, digits, `-` and `_`.
+            table: a column `id` and one or more columns with new names; images left out get null.
+
+        Raises:
+            StoreError: an unsafe name, unknown or repeated ids, or a column that the store has already.
+        """
+        path = self.folder / 'scores' / f'{name}.parquet'
+        if not _SCORES_NAME.fullmatch(name):
+            raise StoreError(f'The scores name {name!r} is not a plain name.', 'Use letters, digits, - and _.')
+        if 'id' not in table.column_names or len(table.column_names) < 2:
+            raise StoreError(f'Scores {name!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
+        taken = {c for p in self.score_files() if p != path for c in read_parquet(p).column_names if c != 'id'}
+        known: set[str] = set()
+        for number in sorted(self.finished()):
+            part = read_index(index_path(self.folder, number))
+            taken.update(part.column_names[len(INDEX_SCHEMA) :])
+            known.update(part['id'].to_pylist())
+        for column in table.column_names:
+            if column == 'id':
+                continue
+            check_column(column)
+            if column in taken or table.column_names.count(column) > 1:
+                raise StoreError(f'The store has a score column {column!r} already.', 'Give the new column another name.')
+        ids = table['id'].to_pylist()
+        unknown = [i for i in ids if i not in known]
+        if unknown or len(set(ids)) != len(ids):
+            what = f'{len(unknown)} ids that are not in the store, such as {unknown[0]!r}' if unknown else 'repeated ids'
+            raise StoreError(f'Scores {name!r} hold {what}.', 'Score the images of store.index().')
+        files.write_whole(path, parquet_bytes(table.combine_chunks()))
+
+    def add_cost(self, images: int, seconds: float, batch_size: int) -> None:
+        """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
+        self.made_by['cost'] = add_cost(self.folder, images, seconds, batch_size)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse class names that are not this store's, in its order.
+
+        Raises:
+            StoreError: it says whether names differ or only their order.
+        """
+        mine, other = list(self.classes), list(classes)
+        if mine == other:
+            return
+        if sorted(mine) == sorted(other):
+            at = next(i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b)
+            raise StoreError(
+                f'The class order differs: label {at} is {mine[at]!r} in the store {str(self.folder)!r} and {other[at]!r} here.',
+                "Give the training set the store's order: its classes are listed in store.json.",
+            )
+        only_store, only_here = [c for c in mine if c not in other], [c for c in other if c not in mine]
+        raise StoreError(
+            f'The class names differ: only in the store {str(self.folder)!r}: {only_store[:8]}; only here: {only_here[:8]}.',
+            'Train with the classes that the store was made for, or generate a store for these.',
+        )
+
+    def info_text(self) -> str:
+        """What timm's `wds/` reader wants to know: the shards that hold kept images, and how many each."""
+        lengths = {}
+        for number in sorted(self.finished()):
+            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number))['verdict'], KEPT)).as_py()
+            if kept:
+                lengths[shard_path(self.folder, number).name] = kept
+        split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}
+        return json.dumps({'name': self.folder.resolve().name, 'version': '1', 'splits': {'train': split}}, indent=1) + '\n'
+
+    def _write_info(self) -> None:
+        """Once per finished store; writing it per block would cost a pass over all of them each time."""
+        path = self.folder / 'shards' / INFO
+        if not self.unfinished() and not path.exists():
+            files.write_whole(path, self.info_text().encode())
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Accept a missing or empty folder, or one where a killed `create` left empty folders or a partial card; else StoreError."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise StoreError(f'{str(folder)!r} is not a folder.', 'Give another folder with --out.')
+    for path in folder.iterdir():
+        ours = (path.is_file() and path.name.startswith(f'{files.PARTIAL}{CARD}-')) or (path.name in FOLDERS and path.is_dir() and not any(path.iterdir()))
+        if not ours and not (folder / CARD).exists():  # another process may have started this store just now
+            raise StoreError(
+                f'The folder {str(folder)!r} is not empty and not a store: it holds {path.name!r}.', 'Give a new or empty folder; nothing was touched.'
+            )

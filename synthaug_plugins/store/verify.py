@@ -1,0 +1,218 @@
+"""Find damage in a store, and clear damaged blocks away so that they are made again.
+
+The bytes of a shard follow from its images and its index, so each one is checked by writing it again in memory: a
+flipped bit anywhere, headers and padding included, is a difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store import files, reader
+from synthaug_plugins.store.card import CARD
+from synthaug_plugins.store.cost import COST
+from synthaug_plugins.store.plan import Block
+from synthaug_plugins.store.shard import INDEX_SCHEMA, KEPT, archive, content_is_whole, index_path, read_index, read_parquet, shard_path
+from synthaug_plugins.store.store import FOLDERS, INFO, Store
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One finding.
+
+    Attributes:
+        block: number of the block to redo, or None if no block is at fault.
+        file: the file, relative to the store's folder.
+        what: what is wrong with it.
+    """
+
+    block: int | None
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f'{self.file}: {self.what}'
+
+
+def verify(store: Store) -> list[Fault]:
+    """Read every byte of a store and compare it with the index and the plan.
+
+    Finds: blocks not finished or lost, shards cut short or changed anywhere, missing members, unreadable indexes and
+    scores, rows that the plan does not allow (label, repeated ids, quota missed with tries left), files that are not part
+    of the store, and temporary files of a killed run. Changes nothing.
+    """
+    with ThreadPoolExecutor(4) as pool:  # hashing and reading release the GIL
+        faults = [fault for found in pool.map(lambda block: list(block_faults(store, block)), store.plan.blocks) for fault in found]
+    damaged = {f.block for f in faults}
+    owner: dict[str, int] = {}
+    columns: dict[str, str] = {}
+    for block in store.plan.blocks:
+        if block.index in damaged:
+            continue
+        file = index_path(store.folder, block.index)
+        table = read_index(file)
+        for name in table['id'].to_pylist():
+            if owner.setdefault(name, block.index) != block.index:
+                faults.append(Fault(block.index, _name(store, file), f'the id {name!r} is in block {owner[name]} too'))
+                break
+        columns.update(dict.fromkeys(table.column_names[len(INDEX_SCHEMA) :], 'the index'))
+    faults += _score_faults(store, owner, columns, complete=not damaged)
+    faults += _folder_faults(store)
+    return faults
+
+
+def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
+    """Remove the files of damaged blocks and temporary files of killed runs; generation then makes just these blocks again.
+
+    Files that are not part of the store, and score files, are never removed. Call it under `store.lock()`.
+
+    Returns: the numbers of the blocks to redo, sorted.
+    """
+    faults = list(faults)
+    blocks = sorted({f.block for f in faults if f.block is not None})
+    for number in blocks:
+        index_path(store.folder, number).unlink(missing_ok=True)  # first: without it the block is not finished
+        shard_path(store.folder, number).unlink(missing_ok=True)
+    if blocks or any(f.file == f'shards/{INFO}' for f in faults):
+        (store.folder / 'shards' / INFO).unlink(missing_ok=True)  # written again when all blocks are there
+    store.clean_partials()
+    for name in FOLDERS[:2]:
+        if (store.folder / name).is_dir():
+            files.sync_folder(store.folder / name)
+    reader.forget_open_files()
+    return blocks
+
+
+def block_faults(store: Store, block: Block) -> Iterable[Fault]:
+    """What is wrong with one block's index and shard."""
+    tar, index = shard_path(store.folder, block.index), index_path(store.folder, block.index)
+
+    def fault(path: Path, what: str) -> Fault:
+        return Fault(block.index, _name(store, path), what)
+
+    if not index.is_file():
+        yield fault(index, 'missing, so its shard counts as not finished' if tar.exists() else 'not made yet, or lost together with its shard')
+        return
+    try:
+        table = read_index(index)
+    except StoreError as error:
+        yield fault(index, f'damaged ({error.what})')
+        return
+    if not content_is_whole(table):
+        yield fault(index, 'damaged (its content differs from its own digest)')
+        return
+    records = table.select(INDEX_SCHEMA.names).to_pylist()
+    for what in _plan_faults(block, records):
+        yield fault(index, what)
+    try:
+        data = tar.read_bytes()
+    except FileNotFoundError:
+        yield fault(tar, 'missing')
+        return
+    except OSError as error:
+        yield fault(tar, f'cannot be read ({error.strerror})')
+        return
+    for what in _tar_faults(data, records, block.class_name):
+        yield fault(tar, what)
+
+
+def _plan_faults(block: Block, records: Sequence[dict[str, Any]]) -> Iterable[str]:
+    if len({r['id'] for r in records}) != len(records):
+        yield 'ids are repeated'
+    if any(r['label'] != block.label for r in records):
+        yield f'rows have another label than {block.label}, that of the block'
+    if any(r['verdict'] == KEPT and r['offset'] is None for r in records):
+        yield 'kept rows have no image'
+    if any((r['verdict'] == KEPT) != (r['reason'] is None) for r in records):
+        yield 'verdicts and reasons do not fit together'
+    kept = sum(r['verdict'] == KEPT for r in records)
+    if kept < block.target and len(records) < block.max_tries:
+        yield f'{kept} of {block.target} images after {len(records)} of {block.max_tries} tries: the block was not finished'
+
+
+def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_name: str) -> Iterable[str]:
+    """Differences between a tar's bytes and what index and images say they must be."""
+    stored = [r for r in records if r['offset'] is not None]
+    end = max((r['offset'] + r['size'] for r in stored), default=0)
+    if len(data) < end:
+        yield f'cut short: {len(data)} bytes, the index needs at least {end}'
+        return
+    images = {r['id']: data[r['offset'] : r['offset'] + r['size']] for r in stored}
+    changed = [r['id'] for r in stored if hashlib.sha256(images[r['id']]).hexdigest() != r['sha256']]
+    if changed:
+        yield f'{len(changed)} images are missing or changed (their sha256 differs), the first is {changed[0]!r}'
+        return
+    try:
+        chunks, offsets = archive(records, images, class_name)
+    except (ValueError, TypeError) as error:
+        yield f'cannot be compared with its index ({error})'
+        return
+    expected = b''.join(chunks)
+    if data == expected and all(offsets[r['id']] == (r['offset'], r['size']) for r in stored):
+        return
+    if len(data) < len(expected) and expected.startswith(data):
+        yield f'cut short: {len(data)} of {len(expected)} bytes'
+        return
+    at = next((i for i, (a, b) in enumerate(zip(data, expected, strict=False)) if a != b), min(len(data), len(expected)))
+    starts = accumulate((len(c) for c in chunks), initial=0)
+    headers = [(start, c) for start, c in zip(starts, chunks, strict=False) if start <= at and len(c) == 512 and c[257:262] == b'ustar']
+    member = headers[-1][1][:100].rstrip(b'\0').decode() if headers else 'its beginning'
+    yield f'{len(data)} bytes for {len(expected)}, different from the index from byte {at} on, at {member}'
+
+
+def _score_faults(store: Store, ids: dict[str, int], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
+    for path in store.score_files():
+        name = _name(store, path)
+        try:
+            table = read_parquet(path)
+        except StoreError as error:
+            yield Fault(None, name, f'damaged ({error.what}); score again')
+            continue
+        if 'id' not in table.column_names or not pa.types.is_string(table.schema.field('id').type):
+            yield Fault(None, name, 'has no column id')
+            continue
+        if not content_is_whole(table):
+            yield Fault(None, name, 'damaged (its content differs from its own digest); score again')
+            continue
+        unknown = [i for i in table['id'].to_pylist() if i not in ids]
+        if unknown and complete:
+            yield Fault(None, name, f'scores {len(unknown)} ids that are not in the store, the first is {unknown[0]!r}; score again')
+        for column in table.column_names:
+            if column != 'id' and columns.setdefault(column, name) != name:
+                yield Fault(None, name, f'its column {column!r} is in {columns[column]} too; remove one of them')
+
+
+def _folder_faults(store: Store) -> Iterable[Fault]:
+    """Temporary files, files that are not part of the store, and a wrong or missing list of shards."""
+    leftover = set(store.partials())
+    for path in sorted(leftover):
+        yield Fault(None, _name(store, path), 'left by a killed run')
+    known = {store.folder / CARD, store.folder / COST, store.folder / 'shards' / INFO, *store.score_files()}
+    for block in store.plan.blocks:
+        known |= {shard_path(store.folder, block.index), index_path(store.folder, block.index)}
+    folders = {store.folder / name for name in FOLDERS}
+    for folder in (store.folder, *sorted(folders)):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path not in known and path not in leftover and path not in folders:
+                yield Fault(None, _name(store, path), 'not part of the store; it is left alone')
+    info = store.folder / 'shards' / INFO
+    if not store.unfinished():
+        try:
+            wrong = not info.is_file() or info.read_text(encoding='utf-8') != store.info_text()
+        except (StoreError, OSError, ValueError):  # a damaged index is reported with its block
+            return
+        if wrong:
+            yield Fault(None, _name(store, info), 'missing or different from the shards; repair writes it again')
+
+
+def _name(store: Store, path: Path) -> str:
+    return path.relative_to(store.folder).as_posix()

@@ -1,0 +1,263 @@
+"""One dataset of real images and synthetic records, behind one pipeline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS as ALL_DATASETS
+from torch.utils.data import Dataset
+
+from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.registry import DATASETS
+from synthaug_plugins.store.reader import read_uri
+from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
+from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
+from synthaug_plugins.training.partners import PartnerTable, Walk
+from synthaug_plugins.training.records import Groups, Records, read_records, relative_source, source_numbers
+
+SOURCES = {
+    'in_real_set': 'drop synthetic images whose source image is not in the real training set',
+    'any': 'keep them all; the sources may then include images held out for validation',
+}
+_MAX_ATTEMPTS = 20
+
+
+@DATASETS.register_module()
+class MixedDataset(Dataset):
+    """A recipe's real dataset, and beside it the synthetic records of one or more stores.
+
+    Indices below `len(real)` are real images, exactly as the real dataset gives them; those from there on are synthetic
+    records, store after store. `len()` counts the real images only (or both, with `concat`), so the recipe's own sampler
+    works unchanged; `MixBatchSampler` puts synthetic indices into its batches. Synthetic records run through the real
+    dataset's own pipeline object, so a pipeline that is switched during training switches for both.
+
+    Every sample carries `is_synthetic` (bool) and `sample_weight` (float) in its DataSample, a synthetic one also
+    `synthetic_id` and `source`; with soft labels every sample carries `gt_score`.
+
+    Args:
+        real: config of the real dataset, unchanged; wrappers (RepeatDataset, KFoldDataset, ...) are fine.
+        stores: `[dict(store=folder, weight=1.0, select=None), ...]`, see `records.check_store_spec`.
+        concat: let `len()` count synthetic records too.
+        sources: 'in_real_set' or 'any' (see `SOURCES`). Default: 'in_real_set' wherever it can be checked.
+        source_root: folder that the stores' sources (`<class>/<file>`) are relative to. Default: the real dataset's own.
+        soft_labels: `dict(column=..., blend=1.0)`: synthetic samples get (1 - blend) * one-hot + blend * the column's
+            class probabilities, real ones their one-hot label.
+        channel_order: of real images that are kept in memory ('rgb' or 'bgr'); files are loaded by the pipeline instead.
+
+    Raises:
+        RecipeError, StoreError, DataError: a wrong option; class names that differ; no record left to draw.
+    """
+
+    def __init__(
+        self,
+        real: Any,
+        stores: Sequence[Mapping[str, Any]],
+        concat: bool = False,
+        sources: str | None = None,
+        source_root: str | None = None,
+        soft_labels: Mapping[str, Any] | None = None,
+        channel_order: str = 'rgb',
+    ) -> None:
+        if sources is not None and sources not in SOURCES:
+            raise RecipeError(f'sources = {sources!r} is unknown.', nearest(sources, SOURCES))
+        if channel_order not in CHANNEL_ORDERS:
+            raise RecipeError(f'channel_order = {channel_order!r} is unknown.', nearest(channel_order, CHANNEL_ORDERS))
+        if not stores:
+            raise RecipeError('stores is empty.', "Name at least one: stores=[dict(store='stores/name')].")
+        self._column, self._blend = check_soft_labels(soft_labels)
+        self.dataset = ALL_DATASETS.build(real) if isinstance(real, Mapping) else real
+        self.dataset.full_init()
+        self.offset = len(self.dataset)
+        self._leaves = list(_leaves(self.dataset))
+        if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1:
+            raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
+        self._source_roots = [source_root] if source_root else _image_roots(self._leaves)
+        first = self.dataset.get_data_info(0)
+        self._in_memory: np.ndarray | None = None if 'img_path' in first else np.empty_like(first['img'])
+        self._channel_order = channel_order
+        self._infos: tuple[np.ndarray, pa.Array] | None = None
+        classes = self.metainfo.get('classes')
+        if classes is None and 'gt_label' in first:
+            raise DataError('The real dataset does not name its classes, so their order cannot be checked.', 'Set metainfo=dict(classes=[...]) in its config.')
+        self._n_classes = len(classes) if classes else 0
+        self.records = [self._admit(read_records(spec, classes if 'gt_label' in first else None, self._column), sources) for spec in stores]
+        self._first = self.offset + np.concatenate([[0], np.cumsum([len(r) for r in self.records])])
+        self._length = int(self._first[-1]) if concat else self.offset
+
+    # --- what the trainer asks of a dataset
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """The real dataset's."""
+        return copy.deepcopy(getattr(self.dataset, 'metainfo', {}))
+
+    def full_init(self) -> None:
+        """Nothing is left to do: a mixed dataset is complete once it is built."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        """What the pipeline starts from, for a real or a synthetic index."""
+        if index < self.offset:
+            return self.dataset.get_data_info(index)
+        records, row = self._locate(index)
+        info: dict[str, Any] = {'gt_label': int(records.labels[row]), 'sample_idx': index}
+        if self._in_memory is None:
+            info['img_path'] = records.uri(row)
+        else:
+            info['img'] = decode_like(read_uri(records.uri(row)), self._in_memory, self._channel_order)
+        return info
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """The class of an image, as class-balancing wrappers ask for it."""
+        return [int(self.get_data_info(index)['gt_label'])]
+
+    def __getitem__(self, index: int | tuple[int, float]) -> dict[str, Any]:
+        """A packed sample. `index` may come with its loss weight, `(index, weight)`; alone it weighs 1."""
+        number, weight = index if isinstance(index, tuple) else (index, 1.0)
+        if number < self.offset:
+            item = self.dataset[number]
+            sample = _data_sample(item)
+            sample.set_field(False, 'is_synthetic', field_type='metainfo')
+            if self._column is not None and 'gt_score' not in sample:
+                sample.set_gt_score(self._one_hot(int(sample.gt_label)))
+        else:
+            records, row = self._locate(number)
+            item = self._through_pipeline(number)
+            sample = _data_sample(item)
+            sample.set_field(True, 'is_synthetic', field_type='metainfo')
+            sample.set_field(records.ids[row].as_py(), 'synthetic_id', field_type='metainfo')
+            sample.set_field(records.sources[row].as_py(), 'source', field_type='metainfo')
+            if records.soft_labels is not None:
+                hard = self._one_hot(int(records.labels[row]))
+                sample.set_gt_score((1 - self._blend) * hard + self._blend * records.soft_labels[row])
+        sample.set_field(weight, 'sample_weight', field_type='metainfo')
+        return item
+
+    # --- what the batch sampler asks
+
+    def partner_table(self, partner: str) -> PartnerTable:
+        """For partner 'source' or 'class': which records may take each real image's place.
+
+        Raises:
+            RecipeError: real images without paths or labels, or no real image has a partner.
+        """
+        labels, sources = self._scan()
+        if partner == 'source':
+            if self._in_memory is not None:
+                raise RecipeError("partner='source' needs real images with file paths; this dataset keeps its images in memory.", "Use partner='class'.")
+            unique = sources.unique().drop_null()
+            group_of = source_numbers(sources, unique)
+            groups = [Groups.of(source_numbers(r.sources, unique), len(unique)) for r in self.records]
+        else:
+            if (labels < 0).any():
+                raise RecipeError("partner='class' needs real images with labels.", "Use partner='any'.")
+            group_of, groups = labels, [Groups.of(r.labels, self._n_classes) for r in self.records]
+        return PartnerTable(group_of, groups, self._weights(), self._first[:-1])
+
+    def walk(self, seed: int) -> Walk:
+        """All records in a random order, for partner 'any'."""
+        return Walk(np.array([len(r) for r in self.records]), self._weights(), self._first[:-1], seed)
+
+    # --- within
+
+    def _weights(self) -> np.ndarray:
+        return np.array([r.weight for r in self.records])
+
+    def _locate(self, index: int) -> tuple[Records, int]:
+        if not self.offset <= index < self._first[-1]:
+            raise IndexError(f'index {index} is outside the {self._first[-1]} real and synthetic images')
+        store = int(np.searchsorted(self._first, index, side='right')) - 1
+        return self.records[store], index - int(self._first[store])
+
+    def _through_pipeline(self, index: int) -> dict[str, Any]:
+        for _ in range(_MAX_ATTEMPTS):
+            item = self._leaves[0].pipeline(self.get_data_info(index))
+            if item is not None:  # a random transform may refuse an image, as it may a real one
+                return item
+        records, row = self._locate(index)
+        raise DataError(
+            f'The pipeline refused the synthetic image {records.ids[row]} of {records.folder!r} {_MAX_ATTEMPTS} times.',
+            'Leave it out with select, or correct the transform that returns None.',
+        )
+
+    def _one_hot(self, label: int) -> np.ndarray:
+        hot = np.zeros(self._n_classes, np.float32)
+        hot[label] = 1.0
+        return hot
+
+    def _scan(self) -> tuple[np.ndarray, pa.Array]:
+        """Labels (-1 where there is none) and sources (null in memory or outside the root) of all real images, read once."""
+        if self._infos is None:
+            infos = (self.dataset.get_data_info(i) for i in range(self.offset))
+            pairs = [(int(i.get('gt_label', -1)), relative_source(i['img_path'], self._source_roots) if 'img_path' in i else None) for i in infos]
+            self._infos = np.array([p[0] for p in pairs], np.int64), pa.array([p[1] for p in pairs], pa.string())
+        return self._infos
+
+    def _admit(self, records: Records, sources: str | None) -> Records:
+        """The records that may be trained on: those made from images outside the real training set leave, and the log says so."""
+        print_log(records.description, logger='current')
+        if records.sources.null_count == len(records):
+            return records
+        if self._in_memory is not None:
+            if sources == 'in_real_set':
+                raise RecipeError("sources='in_real_set' cannot be checked: the real dataset keeps its images in memory.", "Use sources='any'.")
+            print_log(f'{records.folder}: made from real images that cannot be compared with this dataset, since it has no file paths.', logger='current')
+            return records
+        if sources == 'any':
+            return records
+        known = source_numbers(records.sources, self._scan()[1].unique().drop_null()) >= 0
+        kept = records.keep(known | ~records.sources.is_valid().to_numpy(zero_copy_only=False))
+        if len(kept) == 0:
+            raise DataError(
+                f'None of the {len(records)} selected records of {records.folder!r} has a source image in the real training set.',
+                "Set source_root to the folder that the store's sources are relative to, or sources='any' to train on them all the same.",
+            )
+        if len(kept) < len(records):
+            print_log(f'{records.folder}: {len(records) - len(kept)} of {len(records)} records left out: source not in the real set.', logger='current')
+        return kept
+
+
+def check_soft_labels(soft_labels: Mapping[str, Any] | None) -> tuple[str | None, float]:
+    """Column and blend of `dict(column=..., blend=1.0)`, or (None, 0). Raises RecipeError on anything else."""
+    if soft_labels is None:
+        return None, 0.0
+    if not isinstance(soft_labels, Mapping) or not isinstance(soft_labels.get('column'), str):
+        raise RecipeError(f'soft_labels = {soft_labels!r} names no column.', "Write soft_labels=dict(column='clip_probabilities', blend=0.5).")
+    for key in soft_labels:
+        if key not in ('column', 'blend'):
+            raise RecipeError(f'soft_labels has no key {key!r}.', nearest(key, ('column', 'blend')))
+    blend = soft_labels.get('blend', 1.0)
+    if isinstance(blend, bool) or not isinstance(blend, int | float) or not 0 <= blend <= 1:
+        raise RecipeError(f'soft_labels: blend = {blend!r} is outside [0, 1].', 'Use 1 for the soft label alone, 0 for the hard one.')
+    return soft_labels['column'], float(blend)
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The datasets that hold a pipeline, found as MMPretrain's SwitchRecipeHook finds them."""
+    if hasattr(dataset, 'pipeline'):
+        yield dataset
+    elif hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from _leaves(part)
+    elif hasattr(dataset, 'dataset'):
+        yield from _leaves(dataset.dataset)
+    else:
+        raise RecipeError(f'The real dataset {type(dataset).__name__} has no pipeline.', 'Use one that is built on mmengine.dataset.BaseDataset.')
+
+
+def _image_roots(leaves: Sequence[Any]) -> list[str]:
+    roots = [str(p) for leaf in leaves for p in (*getattr(leaf, 'data_prefix', {}).values(), getattr(leaf, 'data_root', ''))]
+    return [r for r in roots if r]
+
+
+def _data_sample(item: Any) -> Any:
+    if not isinstance(item, dict) or not hasattr(item.get('data_samples'), 'set_field'):
+        raise RecipeError('The pipeline of the real dataset gives no data_samples.', "End it with dict(type='PackInputs').")
+    return item['data_samples']

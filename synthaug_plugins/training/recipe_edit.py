@@ -1,0 +1,61 @@
+"""What the built-in trainer plugins share: reading their options, finding their place in a recipe. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from synthaug_plugins.errors import RecipeError, nearest
+
+
+def take_options(options: dict[str, Any], key: str, known: Mapping[str, str]) -> dict[str, Any] | None:
+    """Take a plugin's own dict out of the recipe's `synthaug` dict; None if it is not there (or set to None).
+
+    Raises:
+        RecipeError: not a dict, or an unknown option; the nearest known ones are offered.
+    """
+    given = options.pop(key, None)
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise RecipeError(f'synthaug: {key} = {given!r} is not a dict.', f'Write {key}=dict(...) with any of {", ".join(known)}.')
+    for name in given:
+        if name not in known:
+            raise RecipeError(f'synthaug: {key} has no option {name!r}.', nearest(str(name), known))
+    return dict(given)
+
+
+def train_loader(cfg: Any, key: str) -> Any:
+    """The recipe's train_dataloader. Raises RecipeError if it has none."""
+    loader = cfg.get('train_dataloader')
+    if not loader or 'dataset' not in loader:
+        raise RecipeError(f'synthaug: {key} needs a recipe that trains, and this one has no train_dataloader.', 'Start from a recipe that trains.')
+    return loader
+
+
+def type_name(cfg: Mapping[str, Any]) -> str:
+    """A config entry's class name without scope: 'mmpretrain.LinearClsHead', or the class itself, gives 'LinearClsHead'."""
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def leaf_datasets(dataset: Any) -> Iterator[Any]:
+    """The dataset configs inside wrappers (RepeatDataset, KFoldDataset, ConcatDataset, MixedDataset)."""
+    parts = [dataset[k] for k in ('real', 'dataset') if dataset.get(k)] + list(dataset.get('datasets') or [])
+    if not parts:
+        yield dataset
+    for part in parts:
+        yield from leaf_datasets(part)
+
+
+def preprocessor(cfg: Any) -> Any:
+    """The data_preprocessor config that the model will get: its own, else the recipe's; created in the model if there is none."""
+    model = cfg['model']
+    if model.get('data_preprocessor') is None and cfg.get('data_preprocessor') is None:
+        model['data_preprocessor'] = {}
+    return model['data_preprocessor'] if model.get('data_preprocessor') is not None else cfg['data_preprocessor']
+
+
+def add_hook(cfg: Any, hook: dict[str, Any]) -> None:
+    """Append to the recipe's custom_hooks."""
+    cfg['custom_hooks'] = [*(cfg.get('custom_hooks') or []), hook]

@@ -1,0 +1,182 @@
+"""The synthetic records that a training run may draw, as arrays: where each lies, its label and its source.
+
+Arrow and NumPy columns only: millions of records cost tens of bytes each, and forked workers share them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.store.reader import image_uri
+from synthaug_plugins.store.selection import select
+from synthaug_plugins.store.store import Store
+
+_SPEC_KEYS = ('store', 'weight', 'select')
+_SELECT_KEYS = ('where', 'top_k', 'by', 'sample', 'seed', 'allow_empty')
+
+
+def check_store_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of `stores`, checked: `dict(store=folder, weight=1.0, select=None)`.
+
+    `weight` is the store's share of the draws beside other stores; `select` is a condition such as `'clip_p > 0.1'`, or a
+    dict of the arguments of `store.selection.select` (where, top_k, by, sample, seed, allow_empty).
+
+    Raises:
+        RecipeError: an unknown key, no folder, a weight that is not positive.
+    """
+    for key in spec:
+        if key not in _SPEC_KEYS:
+            raise RecipeError(f'stores: unknown key {key!r}.', nearest(key, _SPEC_KEYS))
+    if not isinstance(spec.get('store'), str | os.PathLike) or not str(spec['store']):
+        raise RecipeError(f'stores: store = {spec.get("store")!r} is not a folder.', "Write dict(store='stores/name', weight=1.0).")
+    weight = spec.get('weight', 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float('inf'):
+        raise RecipeError(f'stores: weight = {weight!r} is not a positive number.', 'Leave the store out to draw nothing from it.')
+    chosen = spec.get('select')
+    if isinstance(chosen, Mapping):
+        for key in chosen:
+            if key not in _SELECT_KEYS:
+                raise RecipeError(f'select has no key {key!r}.', nearest(key, _SELECT_KEYS))
+    elif chosen is not None and not isinstance(chosen, str):
+        raise RecipeError(f'select = {chosen!r} is not a condition.', "Write it like 'clip_p > 0.1', or as dict(where=..., top_k=..., by=...).")
+    return {'store': str(spec['store']), 'weight': float(weight), 'select': dict(chosen) if isinstance(chosen, Mapping) else chosen}
+
+
+@dataclass(frozen=True)
+class Records:
+    """The selected records of one store.
+
+    Attributes:
+        folder: the store.
+        weight: its share of the draws.
+        classes: its class names in label order.
+        labels: (M,) int64.
+        places: (M, 3) int64: shard, offset, size of each image.
+        ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
+        soft_labels: (M, K) float32 class probabilities, or None.
+        description: what was selected, with counts per class, for the log.
+    """
+
+    folder: str
+    weight: float
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    places: np.ndarray
+    ids: pa.Array
+    sources: pa.Array
+    soft_labels: np.ndarray | None
+    description: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def uri(self, row: int) -> str:
+        """The address of a record's image, as LoadImageFromFile takes it."""
+        return image_uri(self.folder, *self.places[row].tolist())
+
+    def keep(self, mask: np.ndarray) -> Records:
+        """The records where `mask` is true."""
+        chosen = pa.array(mask)
+        soft = None if self.soft_labels is None else self.soft_labels[mask]
+        return replace(
+            self, labels=self.labels[mask], places=self.places[mask], ids=self.ids.filter(chosen), sources=self.sources.filter(chosen), soft_labels=soft
+        )
+
+
+def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, soft_labels: str | None = None) -> Records:
+    """Open a store and read the records that `spec` selects.
+
+    Args:
+        spec: as `check_store_spec` takes it.
+        classes: the trainer's class names in label order, which the store's must equal; None where labels are not used.
+        soft_labels: name of a column that holds a list of K probabilities per record.
+
+    Raises:
+        StoreError, RecipeError: as `Store.open` and `select`; other classes or another order; a soft-label column that is missing or holds no distributions.
+    """
+    spec = check_store_spec(spec)
+    store = Store.open(spec['store'])
+    if classes is not None:
+        store.check_classes(classes)
+    chosen = spec['select'] if isinstance(spec['select'], dict) else {'where': spec['select']}
+    selection = select(store, **chosen)
+    table = selection.table.combine_chunks()
+    places = np.stack([table[name].to_numpy().astype(np.int64) for name in ('shard', 'offset', 'size')], axis=1)
+    return Records(
+        folder=os.path.abspath(store.folder),
+        weight=spec['weight'],
+        classes=tuple(store.classes),
+        labels=table['label'].to_numpy().astype(np.int64),
+        places=places,
+        ids=table['id'].combine_chunks(),
+        sources=table['source'].combine_chunks(),
+        soft_labels=None if soft_labels is None else _soft_labels(table, soft_labels, len(store.classes)),
+        description=selection.describe(),
+    )
+
+
+def _soft_labels(table: pa.Table, name: str, n_classes: int) -> np.ndarray:
+    if name not in table.column_names:
+        raise RecipeError(f'soft_labels: the store has no column {name!r}.', nearest(name, table.column_names))
+    column = table[name].combine_chunks()
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
+        raise RecipeError(f'soft_labels: the column {name!r} holds {kind}, not lists of probabilities.', f'Give a column with {n_classes} of them per record.')
+    if column.null_count:
+        raise RecipeError(f'soft_labels: {column.null_count} selected records have no {name!r}.', f"Score them first, or add '{name} is not null' to select.")
+    if set(pc.unique(pc.list_value_length(column)).to_pylist()) != {n_classes}:
+        raise RecipeError(f'soft_labels: the lists in {name!r} do not all have {n_classes} entries, one per class.', 'Score the store again.')
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, n_classes)
+    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values.sum(1, dtype=np.float64) - 1).max() > 1e-3:
+        raise RecipeError(f'soft_labels: the lists in {name!r} are not probabilities that sum to 1.', 'Score the store again.')
+    return values
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which records belong to which group (a class, a source image): members of group g are order[start[g]:start[g + 1]]."""
+
+    order: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, keys: np.ndarray, n_groups: int) -> Groups:
+        """Group records by `keys`: (M,) int64; a key below 0 belongs to no group."""
+        order = np.argsort(keys, kind='stable')
+        return cls(order, np.searchsorted(keys[order], np.arange(n_groups + 1)))
+
+    def count(self, groups: np.ndarray) -> np.ndarray:
+        """Members of each asked group: (N,) int64; 0 for a group below 0."""
+        return np.where(groups < 0, 0, self.start[groups + 1] - self.start[groups])
+
+    def member(self, groups: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """A member of each (non-empty) group, chosen by u in [0, 1): (N,) int64 record numbers."""
+        return self.order[self.start[groups] + (u * self.count(groups)).astype(np.int64)]
+
+
+def source_numbers(sources: pa.Array, real_sources: Sequence[str]) -> np.ndarray:
+    """For each record the number of its source in the sorted, unique `real_sources`: (M,) int64, -1 where it is not among them."""
+    return pc.index_in(sources, value_set=pa.array(list(real_sources), pa.string())).fill_null(-1).to_numpy().astype(np.int64)
+
+
+def relative_source(img_path: str, roots: Sequence[str]) -> str | None:
+    """An image's path relative to the innermost root that holds it, with forward slashes; None if none does.
+
+    >>> relative_source('data/train/cat/1.png', ['data', 'data/train/'])
+    'cat/1.png'
+    """
+    path = os.path.normpath(img_path)
+    for root in sorted((os.path.normpath(r) for r in roots), key=len, reverse=True):
+        if root == os.curdir and not os.path.isabs(path):
+            return path.replace(os.sep, '/')
+        if path.startswith(root.rstrip(os.sep) + os.sep):
+            return path[len(root.rstrip(os.sep)) + 1 :].replace(os.sep, '/')
+    return None

@@ -1,0 +1,132 @@
+"""From a recipe to a trained model: read it, let the plugins edit it, run it. Numbers equal those of MMPretrain's own tools."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins import compat
+from synthaug_plugins.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    import pluggy
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+KEY = 'synthaug'
+_MMPRETRAIN = 'mmpretrain::'
+
+
+def load_recipe(recipe: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """Read a trainer recipe.
+
+    Args:
+        recipe: a config file, or one of MMPretrain's own as `mmpretrain::resnet/resnet18_8xb16_cifar10.py`.
+        cfg_options: overrides by dotted key, such as `{'train_dataloader.batch_size': 32}`.
+
+    Raises:
+        RecipeError: no such file, or a file that is not a config.
+    """
+    compat.apply()
+    from mmengine.config import Config
+
+    path = _mmpretrain_file(str(recipe)) if str(recipe).startswith(_MMPRETRAIN) else Path(recipe).expanduser()
+    if not path.is_file():
+        raise RecipeError(f'The recipe {str(recipe)!r} does not exist.', "Give a config file, or one of MMPretrain's as 'mmpretrain::folder/name.py'.")
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, AttributeError, KeyError, TypeError, ValueError, OSError, AssertionError) as error:
+        raise RecipeError(f'The recipe {str(recipe)!r} cannot be read: {error}.', 'Correct the file.') from error
+    if cfg_options:
+        cfg.merge_from_dict(dict(cfg_options))
+    return cfg
+
+
+def _mmpretrain_file(reference: str) -> Path:
+    import mmpretrain
+
+    root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+    name = reference.removeprefix(_MMPRETRAIN)
+    path = root / name
+    if not path.is_file():
+        known = [p.relative_to(root).as_posix() for p in root.rglob('*.py')]
+        raise RecipeError(f'MMPretrain has no recipe {name!r}.', nearest(name, known) if known else 'Install mmpretrain again.')
+    return path
+
+
+def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: Mapping[str, Any] | None = None) -> Config:
+    """Turn the recipe's `synthaug` dict into plain registry entries; the result runs under any MMEngine launcher.
+
+    Args:
+        cfg: the recipe; it is not changed.
+        plugin_manager: from `synthaug_plugins.plugins`.
+        extra_options: laid over the recipe's own, key by key, such as `{'mix': {'alpha': 0.2}}` from the command line.
+
+    Raises:
+        RecipeError: an option that no plugin knows, or one that is wrong.
+    """
+    from mmengine.config import ConfigDict
+
+    cfg = copy.deepcopy(cfg)
+    own = cfg.pop(KEY, None) or {}
+    if not isinstance(own, Mapping):
+        raise RecipeError(f'{KEY} = {own!r} is not a dict.', f"Write {KEY} = dict(mix=dict(store='stores/name')).")
+    options = _plain(own.to_dict() if isinstance(own, ConfigDict) else own)
+    for key, value in (extra_options or {}).items():
+        mine = options.get(key)
+        options[key] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, Mapping) else copy.deepcopy(value)
+    plugin_manager.hook.synthaug_configure(cfg=cfg, options=options)
+    if options:
+        known = [name for names in plugin_manager.hook.synthaug_option_names() for name in names]
+        left = next(iter(options))
+        raise RecipeError(f'{KEY}: no plugin reads {left!r}.', nearest(left, known))
+    return cfg
+
+
+def _plain(value: Any) -> Any:
+    """Plain dicts and lists all the way down, without the `_scope_` marks of package bases."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items() if k != '_scope_'}
+    return type(value)(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def explain(cfg: Config) -> str:
+    """A configured recipe as the text of a config file, for MMPretrain's own tools/train.py or any other launcher."""
+    return cfg.pretty_text
+
+
+def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, launcher: str = 'none') -> Runner:
+    """Train a configured recipe and return its Runner.
+
+    Args:
+        cfg: from `configure`; it is not changed.
+        work_dir: where logs and checkpoints go.
+        resume: True: from the latest checkpoint in `work_dir` if there is one; a path: from that checkpoint.
+        launcher: 'none', or 'pytorch' under torchrun, as for MMEngine.
+
+    Raises:
+        RecipeError: the recipe does not train.
+    """
+    compat.apply()
+    import torch
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    cfg = copy.deepcopy(cfg)
+    if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
+        raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
+    cfg.work_dir, cfg.launcher = str(work_dir), launcher
+    if resume:
+        cfg.resume, cfg.load_from = True, None if resume is True else str(resume)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is not None:
+            # What MMPretrain's tools/train.py sets, where the recipe does not.
+            loader.setdefault('collate_fn', {'type': 'default_collate'})
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    return runner

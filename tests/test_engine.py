@@ -1,0 +1,349 @@
+"""Generation survives everything: kills, disk, memory, NaN, broken sources; and gives the same bytes afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synthaug_plugins.engine.generate import generate, repair
+from synthaug_plugins.engine.recipe import complete, prepare
+from synthaug_plugins.errors import DataError, ModelError, QuotaShortfall, RecipeError, StoreError
+from synthaug_plugins.generators.base import Generator, NonFiniteImages
+from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.store.plan import Request, request_id, request_seed
+from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.verify import verify
+
+DIGITS = {'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'num_steps': 6}, 'per_class': 12, 'block_size': 6, 'batch_size': 4}
+
+
+def recipe(**keys: object) -> dict:
+    return complete({**DIGITS, **keys})
+
+
+def content(folder: Path) -> list[tuple]:
+    """What must be equal between two stores: every row of the index, sha256 of the image among it."""
+    table = Store.open(folder).index()
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+class Scripted(Generator):
+    """Grey images; `trouble(request number) -> str` says what goes wrong with a request."""
+
+    trouble = staticmethod(lambda number: '')
+    largest_batch = 10**9
+    seen: list[int] = []
+
+    def identity(self):
+        return {'type': 'Scripted'}
+
+    def model_classes(self):
+        return ['a', 'b']
+
+    def requests(self, block, recipe_seed):
+        number = 0
+        while True:
+            yield Request(request_id(block, number), block.label, block.class_name, request_seed(recipe_seed, block, number), params={'number': number})
+            number += 1
+
+    def generate(self, requests):
+        type(self).seen.append(len(requests))
+        if len(requests) > self.largest_batch:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        images = np.stack([np.random.default_rng(r.seed).integers(0, 256, (8, 8, 3)).astype(np.uint8) for r in requests])
+        bad = {}
+        for i, r in enumerate(requests):
+            trouble = self.trouble(r.params['number'])
+            if trouble == 'constant':
+                images[i] = 7
+            if trouble == 'nan':
+                bad[i] = f'{r.id}, step 3'
+            if trouble == 'disk full':
+                raise OSError(28, 'No space left on device')
+        if bad:
+            raise NonFiniteImages(images, bad)
+        return images
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setitem(GENERATORS._module_dict, 'Scripted', Scripted)
+    monkeypatch.setattr(Scripted, 'seen', [])
+    return lambda **keys: complete({'generator': {'type': 'Scripted'}, 'per_class': 6, 'block_size': 6, 'batch_size': 4, **keys})
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('engine') / 'whole'
+    generate(recipe(), out, 'cpu', quiet=True)
+    return out
+
+
+KILLED_AT_RANDOM = """
+import json, os, signal, sys, time, random
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from synthaug_plugins.engine.generate import generate
+recipe, root, seed = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+def child(out):
+    pid = os.fork()
+    if pid == 0:
+        generate(recipe, out, 'cpu', quiet=True)
+        os._exit(0)
+    return pid
+
+start = time.monotonic()
+os.waitpid(child(root / 'timing'), 0)
+whole_s = time.monotonic() - start
+rng = random.Random(seed)
+for i in range(20):
+    out = root / f'killed-{i}'
+    pid = child(out)
+    time.sleep(rng.uniform(0, whole_s))
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    index = out / 'index'
+    published = {p.name: p.stat().st_mtime_ns for p in index.glob('0*.parquet')} if index.is_dir() else {}
+    assert os.waitpid(child(out), 0)[1] == 0
+    kept = {n: (index / n).stat().st_mtime_ns for n in published}
+    print(json.dumps(dict(killed=os.WIFSIGNALED(status), published=len(published), untouched=kept == published)))
+"""
+
+
+def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Path) -> None:
+    """kill -9 at 20 random moments; ids, seeds and content hashes equal the uninterrupted run's, nothing published is redone."""
+    seed = int.from_bytes(os.urandom(4), 'big')
+    print('seed of the moments:', seed)
+    done = subprocess.run([sys.executable, '-c', KILLED_AT_RANDOM, json.dumps(recipe()), str(tmp_path), str(seed)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) == 20
+    assert all(r['untouched'] for r in reports)
+    assert sum(r['killed'] for r in reports) >= 10, 'too few kills hit a running process'
+    assert len({r['published'] for r in reports}) > 3, 'the kills did not spread over the run'
+    whole = content(uninterrupted)
+    for i in range(20):
+        assert content(tmp_path / f'killed-{i}') == whole
+        left = [p.name for p in (tmp_path / f'killed-{i}').rglob('*') if 'partial' in p.name]
+        assert not left
+
+
+def test_killed_command_line_resumes(uninterrupted: Path, tmp_path: Path) -> None:
+    """The same through the real command: a SIGKILLed `synthaug generate`, then the same command again."""
+    options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.num_steps=6']
+    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'digits_edm', '--out', str(tmp_path / 's'), '--device', 'cpu', '--cfg-options', *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while process.poll() is None and len(list((tmp_path / 's' / 'index').glob('0*.parquet'))) < 3:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(Store.open(tmp_path / 's').finished()) < 20
+    subprocess.run(command, check=True, capture_output=True)
+    assert [r[:7] for r in content(tmp_path / 's')] == [r[:7] for r in content(uninterrupted)]
+    assert not verify(Store.open(tmp_path / 's'))
+
+
+def test_second_process_on_one_folder_is_refused(tmp_path: Path) -> None:
+    generate(recipe(per_class=1), tmp_path / 's', 'cpu', quiet=True)
+    with Store.open(tmp_path / 's').lock(), pytest.raises(StoreError, match='writing'):
+        generate(recipe(per_class=1), tmp_path / 's', 'cpu', quiet=True)
+
+
+def test_other_recipe_is_refused_and_names_the_keys(uninterrupted: Path) -> None:
+    before = {p: p.read_bytes() for p in uninterrupted.rglob('*') if p.is_file()}
+    with pytest.raises(StoreError) as refused:
+        generate(recipe(seed=1, generator={**DIGITS['generator'], 'num_steps': 7}), uninterrupted, 'cpu', quiet=True)
+    assert 'seed' in str(refused.value)
+    assert 'num_steps' in str(refused.value)
+    assert {p: p.read_bytes() for p in uninterrupted.rglob('*') if p.is_file()} == before
+
+
+def test_repair_redoes_only_what_is_damaged(uninterrupted: Path, tmp_path: Path) -> None:
+    out = tmp_path / 's'
+    shutil.copytree(uninterrupted, out)
+    tar = out / 'shards' / '00003.tar'
+    tar.write_bytes(tar.read_bytes()[:700])
+    (out / 'index' / '00007.parquet').unlink()
+    others = {p.name: p.stat().st_mtime_ns for p in (out / 'index').glob('0*.parquet') if p.stem not in ('00003', '00007')}
+    assert verify(Store.open(out))
+    assert not repair(out, 'cpu', quiet=True)
+    assert not verify(Store.open(out))
+    assert content(out) == content(uninterrupted)
+    assert {n: (out / 'index' / n).stat().st_mtime_ns for n in others} == others
+
+
+def test_rejected_images_are_replaced_until_the_quota_is_met(scripted, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Scripted, 'trouble', staticmethod(lambda n: {0: 'nan', 2: 'constant', 6: 'constant'}.get(n, '')))
+    store = generate(scripted(image={'keep_rejected': True}), tmp_path / 's', 'cpu', quiet=True)
+    rows = store.index().to_pylist()
+    for label in (0, 1):
+        mine = [r for r in rows if r['label'] == label]
+        assert [r['verdict'] for r in mine] == ['rejected', 'kept', 'rejected', 'kept', 'kept', 'kept', 'rejected', 'kept', 'kept']
+        assert mine[0]['reason'].startswith('not finite')
+        assert 'step 3' in mine[0]['reason']
+        assert mine[0]['offset'] is None
+        assert mine[2]['reason'] == 'constant'
+        assert mine[2]['contrast_std'] == 0
+    assert not verify(store)
+
+
+def test_quota_shortfall_is_reported_by_class_with_its_own_status(scripted, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Scripted, 'trouble', staticmethod(lambda n: 'constant' if n > 1 else ''))
+    with pytest.raises(QuotaShortfall, match='a: 2 of 6 .*10 constant') as short:
+        generate(scripted(tries_per_image=2), tmp_path / 's', 'cpu', quiet=True)
+    assert short.value.exit_code == 3
+    assert Store.open(tmp_path / 's').counts()['b']['kept'] == 2
+
+
+def test_batch_is_halved_when_memory_runs_out_and_remembered(scripted, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Scripted, 'largest_batch', 2)
+    generate(scripted(batch_size=6), tmp_path / 's', 'cpu', quiet=True)
+    assert Scripted.seen == [6, 3] + [1] * 12, 'a batch size that failed was tried again'
+    monkeypatch.setattr(Scripted, 'largest_batch', 10**9)
+    generate(scripted(batch_size=6), tmp_path / 'roomy', 'cpu', quiet=True)
+    assert content(tmp_path / 's') == content(tmp_path / 'roomy')
+
+
+def test_memory_too_small_for_one_image_is_said(scripted, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Scripted, 'largest_batch', 0)
+    with pytest.raises(ModelError, match='single image'):
+        generate(scripted(), tmp_path / 's', 'cpu', quiet=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='a small file system needs root')
+def test_full_disk_keeps_finished_blocks_and_goes_on_after(tmp_path: Path) -> None:
+    small = tmp_path / 'small'
+    small.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=192k', 'tmpfs', str(small)], capture_output=True).returncode:
+        pytest.skip('this machine does not let us mount a small file system')
+    try:
+        with pytest.raises(StoreError, match='(?i)space|full'):
+            generate(recipe(), small / 's', 'cpu', quiet=True)
+        published = len(Store.open(small / 's').finished())
+        assert 0 < published < 20
+        subprocess.run(['mount', '-o', 'remount,size=4m', str(small)], check=True)
+        generate(recipe(), small / 's', 'cpu', quiet=True)
+        assert not verify(Store.open(small / 's'))
+    finally:
+        subprocess.run(['umount', str(small)], check=False)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / 'photos'
+    rng = np.random.default_rng(0)
+    for name in ('one', 'two'):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (12, 10, 3)).astype(np.uint8)).save(root / name / f'{i}.png')
+    return root
+
+
+def guided(photos: Path | None, **keys: object) -> dict:
+    generator = {'type': 'synthaug_plugins.RealGuidance', 'model': 'embedded:digits_edm', 'sigma': [0.3, 0.6], 'num_steps': 4}
+    return complete({'generator': generator, 'data': str(photos) if photos else None, 'per_class': 6, 'batch_size': 8, **keys})
+
+
+def test_own_images_become_variants_that_know_their_source(photos: Path, tmp_path: Path) -> None:
+    rows = generate(guided(photos), tmp_path / 's', 'cpu', quiet=True).index().to_pylist()
+    assert [r['source'] for r in rows if r['label'] == 0] == ['one/0.png', 'one/1.png', 'one/2.png'] * 2
+    assert [json.loads(r['params'])['sigma'] for r in rows if r['label'] == 1] == [0.3] * 3 + [0.6] * 3
+
+
+def test_truncated_source_is_named_before_anything_is_made(photos: Path, tmp_path: Path) -> None:
+    broken = photos / 'two' / '1.png'
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(DataError, match=r'1\.png'):
+        generate(guided(photos), tmp_path / 's', 'cpu', quiet=True)
+    assert not (tmp_path / 's').exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'text'),
+    [
+        ({'generator': {'type': 'RealGuidence'}}, RecipeError, 'RealGuidance'),
+        ({'generator': {'type': 'RealGuidance', 'model': 'embedded:digits_edm', 'sigmas': 1}}, RecipeError, "'sigma'"),
+        ({'generator': {'type': 'EDM', 'model': 'embedded:digit_edm'}}, ModelError, 'digits_edm'),
+        ({'data': None}, RecipeError, '--data'),
+        ({'clases': ['a']}, RecipeError, 'classes'),
+        ({'classes': ['one', 'three']}, DataError, 'three'),
+        ({'per_class': {'three': 1}}, RecipeError, 'three'),
+        ({'per_class': -1}, RecipeError, 'per_class'),
+        ({'batch_size': 0}, RecipeError, 'batch_size'),
+        ({'image': {'format': 'gif'}}, RecipeError, 'gif'),
+        ({'image': {'qualiti': 3}}, RecipeError, 'quality'),
+        ({'inspectors': [{'type': 'ImageSanity', 'min_std': -1}]}, RecipeError, 'min_std'),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_wrong_recipes_are_refused_with_the_cure(photos: Path, change: dict, error: type, text: str) -> None:
+    base = guided(photos)
+    with pytest.raises(error, match=text):
+        prepare(complete({**base, **change}))
+
+
+def test_class_without_images_is_refused(photos: Path) -> None:
+    (photos / 'empty').mkdir()
+    with pytest.raises(DataError, match='empty'):
+        prepare(guided(photos))
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / 'model'
+    folder.mkdir()
+    torch.save({}, folder / 'model.pth')
+    (folder / 'config.json').write_text('{}')
+    for name in (folder, folder / 'model.pth'):
+        with pytest.raises(ModelError, match='safetensors'):
+            prepare(recipe(generator={'type': 'EDM', 'model': str(name)}))
+
+
+def test_plan_does_not_depend_on_machine_time_or_hash_seed() -> None:
+    script = 'import json,sys; from synthaug_plugins.engine.recipe import *; print(prepare(complete(json.loads(sys.argv[1]))).plan.fingerprint)'
+    prints = {
+        subprocess.run(
+            [sys.executable, '-c', script, json.dumps(DIGITS)], env={**os.environ, 'PYTHONHASHSEED': str(random.randrange(2**32))}, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(prints) == 1
+
+
+def test_blocks_are_announced_to_plugins_with_rows_and_pixels(scripted, tmp_path: Path) -> None:
+    from synthaug_plugins.hookspecs import hookimpl
+    from synthaug_plugins.plugins import get_plugin_manager
+
+    calls = []
+
+    class Plugin:
+        @hookimpl
+        def synthaug_before_block(self, block):
+            calls.append(('before', block.index))
+
+        @hookimpl
+        def synthaug_after_block(self, block, rows, images):
+            assert len(rows) == len(images) == 6
+            assert images[0].shape == (8, 8, 3)
+            calls.append(('after', block.index))
+
+    manager, plugin = get_plugin_manager(), Plugin()
+    manager.register(plugin)
+    try:
+        generate(scripted(), tmp_path / 's', 'cpu', manager.hook, quiet=True)
+    finally:
+        manager.unregister(plugin)
+    assert calls == [('before', 0), ('after', 0), ('before', 1), ('after', 1)]

@@ -1,0 +1,386 @@
+"""The two generators that run our own model folders: what they make, record and refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synthaug_plugins.diffusion import build_denoiser, edm_sigmas
+from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.generators.base import Generator, NonFiniteImages
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.weights import save_model
+
+DIGITS = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
+CONFIG: dict[str, Any] = {
+    'kind': 'edm',
+    'resolution': 8,
+    'channels': 1,
+    'classes': ['cat', 'dog', 'owl'],
+    'label_conditioning': True,
+    'label_dropout': 0.1,
+    'sigma_data': 0.5,
+    'network': {'channels': 16, 'channel_mult': [1, 2], 'blocks_per_level': 1, 'embedding_channels': 32},
+}
+
+
+def make_model(folder: Path, **change: Any) -> str:
+    """A model folder whose network is random but has no zero layer."""
+    config = {**CONFIG, **change}
+    torch.manual_seed(0)
+    state = build_denoiser(config).state_dict()
+    save_model(folder, config, {k: v + 0.1 * torch.randn_like(v) for k, v in state.items()}, {'licence': 'CC0-1.0'})
+    return str(folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return make_model(tmp_path / 'model')
+
+
+@pytest.fixture
+def real_images(tmp_path: Path) -> RealImages:
+    """Three colour images of 12 x 16 pixels per class, dark left and bright right."""
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (tmp_path / 'real' / name).mkdir(parents=True)
+        for k in range(3):
+            ramp = np.linspace(0, 200, 16)[None, :, None] + rng.integers(0, 50, (12, 16, 3))
+            Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / 'real' / name / f'{k}.png')
+    return RealImages(tmp_path / 'real')
+
+
+def build(type_: str, real: RealImages | None = None, **options: Any) -> Any:
+    generator: Generator = GENERATORS.build(dict(type=f'synthaug_plugins.{type_}', **options))
+    generator.setup(torch.device('cpu'), real)
+    return generator
+
+
+def block(name: str = 'dog', label: int = 0, first: int = 0, sources: Sequence[str] = ()) -> Block:
+    return Block(0, label, name, 10, 40, first, tuple(sources))
+
+
+def first(generator: Generator, n: int, where: Block | None = None, seed: int = 0) -> list[Request]:
+    return list(islice(generator.requests(where or block(), seed), n))
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- EDM -----------------------------------------------------------------------------------------------------------------
+
+
+def test_same_request_gives_the_same_image_in_any_batch(model: str, one_thread: None) -> None:
+    """The noise is equal to the bit; sums inside the network may be taken in another order, which showed in no pixel here."""
+    generator = build('EDM', model=model, num_steps=6, S_churn=2.0)
+    requests = first(generator, 23)
+    whole = generator.generate(requests)
+    assert whole.dtype == np.uint8
+    assert whole.shape == (23, 8, 8, 3)
+    assert len(np.unique(whole.reshape(23, -1), axis=0)) == 23
+    assert np.array_equal(generator.generate(requests), whole)
+    assert np.array_equal(generator.generate(requests[::-1])[::-1], whole)
+    for size in (1, 4, 16):
+        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 23, size)])
+        assert np.abs(parts.astype(int) - whole).max() <= 1
+
+
+def test_grey_models_give_three_equal_channels_and_rgb_models_three_own(tmp_path: Path) -> None:
+    grey = build('EDM', model=make_model(tmp_path / 'grey'), num_steps=2)
+    images = grey.generate(first(grey, 2))
+    assert (images == images[..., :1]).all()
+    rgb = build('EDM', model=make_model(tmp_path / 'rgb', channels=3), num_steps=2)
+    images = rgb.generate(first(rgb, 2))
+    assert not (images == images[..., :1]).all()
+
+
+def test_classes_find_the_models_labels_by_name_not_by_position(model: str) -> None:
+    """'dog' is label 1 of the model; in a store it may be label 0 or 2."""
+    generator = build('EDM', model=model, num_steps=3)
+    requests = [Request('0', label, name, seed=3) for label, name in [(0, 'dog'), (2, 'dog'), (1, 'cat')]]
+    as_0, as_2, cat = generator.generate(requests)
+    assert np.array_equal(as_0, as_2)
+    assert not np.array_equal(as_0, cat)
+    assert generator.model_classes() == ['cat', 'dog', 'owl']
+
+
+def test_requests_are_a_function_of_seed_and_block_alone(model: str) -> None:
+    generator = build('EDM', model=model)
+    a, b = first(generator, 50), first(build('EDM', model=model), 50)
+    assert a == b
+    assert len({r.seed for r in a} | {r.seed for r in first(generator, 50, seed=1)}) == 100
+    assert [r.id for r in a[:2]] == ['00000_000000', '00000_000001']
+
+
+def test_unknown_class_is_refused_with_the_nearest_name(model: str) -> None:
+    generator = build('EDM', model=model)
+    generator.check(['owl', 'cat'])
+    with pytest.raises(ModelError, match=r"'dgo'.*'dog'"):
+        generator.check(['cat', 'dgo'])
+
+
+def test_unconditional_model_is_refused_for_more_than_one_class(tmp_path: Path) -> None:
+    anything = build('EDM', model=make_model(tmp_path / 'a', label_conditioning=False, classes=[]), num_steps=2)
+    anything.check(['owl'])
+    assert anything.generate(first(anything, 2, block('owl'))).shape == (2, 8, 8, 3)
+    with pytest.raises(ModelError, match='which class'):
+        anything.check(['owl', 'cat'])
+    mixed = build('EDM', model=make_model(tmp_path / 'b', label_conditioning=False))
+    with pytest.raises(ModelError, match='which class'):
+        mixed.check(['owl'])
+    owls = build('EDM', model=make_model(tmp_path / 'c', label_conditioning=False, classes=['owl']))
+    owls.check(['owl'])
+    with pytest.raises(ModelError, match="'cat'"):
+        owls.check(['cat'])
+
+
+def test_not_finite_images_name_request_and_step(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = build('EDM', model=model, num_steps=5)
+    requests = first(generator, 3)
+    good, denoiser, calls = generator.generate(requests), generator.denoiser(), []
+
+    def poisoned(x: torch.Tensor, sigma: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        calls.append(sigma)
+        d = type(denoiser).forward(denoiser, x, sigma, cond)
+        if len(calls) > 4:  # two steps of Heun are through
+            d[1] = torch.inf
+        return d
+
+    monkeypatch.setattr(denoiser, 'forward', poisoned)
+    with pytest.raises(NonFiniteImages) as caught:
+        generator.generate(requests)
+    assert list(caught.value.bad) == [1]
+    assert requests[1].id in caught.value.bad[1]
+    assert 'step 2 of 5' in caught.value.bad[1]
+    assert np.array_equal(caught.value.images[[0, 2]], good[[0, 2]])
+
+
+def test_weights_load_at_the_first_image_and_only_then(model: str) -> None:
+    weights = Path(model) / 'model.safetensors'
+    generator = build('EDM', model=model, num_steps=2)
+    content = weights.read_bytes()
+    weights.write_bytes(b'not safetensors')
+    generator.check(['cat'])
+    generator.identity()
+    requests = first(generator, 1)
+    with pytest.raises(ModelError, match='safetensors'):
+        generator.generate(requests)
+    weights.write_bytes(content)
+    generator.generate(requests)
+    weights.unlink()
+    generator.generate(requests)
+
+
+def test_weights_of_another_network_are_refused(model: str) -> None:
+    config = json.loads((Path(model) / 'config.json').read_text())
+    config['network']['channels'] = 32
+    (Path(model) / 'config.json').write_text(json.dumps(config))
+    generator = build('EDM', model=model)
+    with pytest.raises(ModelError, match='do not fit'):
+        generator.generate(first(generator, 1))
+
+
+def test_identity_holds_all_that_decides_the_pixels(model: str) -> None:
+    identity = json.loads(json.dumps(build('EDM', model=model).identity(), allow_nan=False))
+    assert identity['sigma_min'] == 0.002
+    assert identity['sigma_max'] == 80
+    assert identity['model']['licence'] == 'CC0-1.0'
+    changes: list[dict[str, Any]] = [
+        {'num_steps': 9},
+        {'solver': 'euler'},
+        {'sigma_min': 0.01},
+        {'sigma_max': 20.0},
+        {'rho': 5.0},
+        {'S_churn': 1.0},
+        {'S_min': 0.1},
+        {'S_max': 10.0},
+        {'S_noise': 1.01},
+        {'precision': 'bf16'},
+    ]
+    seen = [identity, *(build('EDM', model=model, **c).identity() for c in changes)]
+    config = json.loads((Path(model) / 'config.json').read_text())
+    (Path(model) / 'config.json').write_text(json.dumps({**config, 'classes': ['dog', 'cat', 'owl']}))
+    seen.append(build('EDM', model=model).identity())
+    assert len({json.dumps(i, sort_keys=True) for i in seen}) == len(changes) + 2
+
+
+@pytest.mark.parametrize('options', [{'precision': 'fp8'}, {'solver': 'rk4'}, {'num_steps': 0}, {'sigma_min': 90.0}, {'step': 5}])
+def test_wrong_option_is_refused_before_any_weights_load(model: str, options: dict[str, Any]) -> None:
+    (Path(model) / 'model.safetensors').write_bytes(b'')
+    with pytest.raises(RecipeError, match=next(iter(options))):
+        build('EDM', model=model, **options)
+
+
+# --- RealGuidance --------------------------------------------------------------------------------------------------------
+
+
+def test_strength_decides_how_far_an_image_goes(model: str, real_images: RealImages) -> None:
+    generator = build('RealGuidance', real_images, model=model, sigma=[0.01, 0.5, 20.0])
+    requests = first(generator, 9, block(sources=real_images.ids('dog')))
+    distance = []
+    for k in range(3):
+        batch = requests[3 * k : 3 * k + 3]
+        assert len({generator.bucket(r) for r in batch}) == 1
+        sources = np.stack([generator._load(r) for r in batch]).transpose(0, 2, 3, 1)
+        distance.append(np.abs(generator.generate(batch).astype(float) - sources).mean())
+    assert distance[0] < 2
+    assert distance[0] < distance[1] < distance[2]
+    assert len({generator.bucket(r) for r in requests}) == 3
+
+
+def test_a_class_is_covered_evenly_whatever_the_block_size(model: str, real_images: RealImages) -> None:
+    generator = build('RealGuidance', real_images, model=model, sigma=[0.3, 0.6])
+    ids = real_images.ids('dog')
+    one = [(r.source, r.params['sigma']) for r in first(generator, 12, block(sources=ids))]
+    assert one[:6] == [(i, s) for s in (0.3, 0.6) for i in ids]
+    assert all(one.count(pair) == 2 for pair in one)
+    two = [(r.source, r.params['sigma']) for k in (0, 4, 8) for r in first(generator, 4, block(first=k, sources=ids))]
+    assert two == one
+    seeds = {r.seed for r in first(generator, 12, block(sources=ids))}
+    assert len(seeds) == 12
+
+
+def test_t0_is_the_share_of_steps_that_run(model: str, real_images: RealImages) -> None:
+    generator = build('RealGuidance', real_images, model=model, t0=[0.01, 0.5, 1], num_steps=8)
+    requests = first(generator, 9, block(sources=real_images.ids('dog')))
+    grid = edm_sigmas(8).tolist()
+    assert [(r.params['t0'], r.params['sigma']) for r in requests[::3]] == [(0.01, grid[7]), (0.5, grid[4]), (1, grid[0])]
+    denoiser, calls = generator.denoiser(), []
+    denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
+    generator.generate(requests[3:6])
+    assert calls[0] == pytest.approx(grid[4])
+    assert len(calls) == 2 * 4 - 1
+
+
+def test_sigma_begins_exactly_there_with_the_steps_of_the_full_grid(model: str, real_images: RealImages) -> None:
+    generator = build('RealGuidance', real_images, model=model, sigma=0.6)
+    requests = first(generator, 1, block(sources=real_images.ids('dog')))
+    assert requests[0].params == {'sigma': 0.6}
+    denoiser, calls = generator.denoiser(), []
+    denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
+    generator.generate(requests)
+    below = sum(0 < s < 0.6 for s in edm_sigmas(18).tolist())
+    assert calls[0] == pytest.approx(0.6, abs=1e-12)
+    assert len(calls) == 2 * (below + 1) - 1
+    full = build('RealGuidance', real_images, model=model, sigma=80.0)
+    assert full.strengths[0].num_steps == 18
+
+
+def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_images: RealImages, one_thread: None) -> None:
+    generator = build('RealGuidance', real_images, model=model, sigma=0.6, S_churn=3.0)
+    requests = first(generator, 7, block(sources=real_images.ids('dog')))
+    whole = generator.generate(requests)
+    for k in range(7):
+        assert np.abs(generator.generate(requests[k : k + 1])[0].astype(int) - whole[k]).max() <= 1
+
+
+def test_sources_are_cropped_or_squashed_to_the_models_size(model: str, tmp_path: Path) -> None:
+    """A wide image: black, but for white thirds at its ends, which a centre crop never sees."""
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:, :8] = wide[:, 16:] = 255
+    (tmp_path / 'r' / 'dog').mkdir(parents=True)
+    Image.fromarray(wide).save(tmp_path / 'r' / 'dog' / 'a.png')
+    real = RealImages(tmp_path / 'r')
+    loaded = {}
+    for fit in ('crop', 'squash'):
+        generator = build('RealGuidance', real, model=model, sigma=0.3, fit=fit)
+        loaded[fit] = generator._load(first(generator, 1, block(sources=real.ids('dog')))[0])
+        assert loaded[fit].shape == (1, 8, 8)
+    assert loaded['crop'].max() == 0
+    assert loaded['squash'][0, :, 0].min() > 200
+
+
+def test_source_of_the_models_size_passes_unchanged(model: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    (tmp_path / 'r' / 'dog').mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / 'r' / 'dog' / 'a.png')
+    real = RealImages(tmp_path / 'r')
+    generator = build('RealGuidance', real, model=model, sigma=0.3)
+    assert np.array_equal(generator._load(first(generator, 1, block(sources=real.ids('dog')))[0])[0], pixels)
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        ({}, 'exactly one'),
+        ({'sigma': 0.3, 't0': 0.5}, 'exactly one'),
+        ({'sigma': 0.0}, 'sigma = 0'),
+        ({'sigma': 100}, 'sigma = 100'),
+        ({'sigma': []}, 'empty'),
+        ({'sigma': [0.3, 0.3]}, 'repeats'),
+        ({'sigma': '0.3'}, 'no number'),
+        ({'t0': 0}, 't0 = 0'),
+        ({'t0': [0.5, 1.5]}, 't0 = 1.5'),
+        ({'t0': True}, 'no number'),
+        ({'sigma': 0.3, 'fit': 'crp'}, "'crop'"),
+    ],
+)
+def test_wrong_strength_or_fit_is_refused(model: str, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(RecipeError, match=named):
+        build('RealGuidance', model=model, **options)
+
+
+def test_class_unknown_to_the_model_works_without_labels_only(model: str, tmp_path: Path, real_images: RealImages) -> None:
+    with pytest.raises(ModelError, match='use_labels=False'):
+        build('RealGuidance', model=model, sigma=0.3).check(['yak'])
+    generator = build('RealGuidance', real_images, model=model, sigma=0.3, use_labels=False)
+    generator.check(['yak'])
+    assert generator.model_classes() is None
+    assert generator.generate(first(generator, 2, block('yak', sources=real_images.ids('dog')))).shape == (2, 8, 8, 3)
+    with pytest.raises(ModelError, match='label dropout'):
+        build('RealGuidance', model=make_model(tmp_path / 'a', label_dropout=0.0), sigma=0.3, use_labels=False)
+    with pytest.raises(ModelError, match='use_labels=False'):
+        build('RealGuidance', model=make_model(tmp_path / 'b', label_conditioning=False), sigma=0.3)
+
+
+def test_class_without_real_images_is_refused(model: str) -> None:
+    generator = build('RealGuidance', model=model, sigma=0.3)
+    with pytest.raises(DataError, match="'dog'"):
+        next(generator.requests(block(), 0))
+
+
+# --- the embedded model and its recipes ----------------------------------------------------------------------------------
+
+
+def test_embedded_digits_are_the_digits_they_are_asked_for() -> None:
+    """Judged by a classifier of real digits by other writers than the model saw."""
+    from sklearn.datasets import load_digits
+    from sklearn.svm import SVC
+
+    digits = load_digits()
+    judge = SVC(gamma=0.001).fit(digits.data[1200:], digits.target[1200:])
+    generator = build('EDM', model='embedded:digits_edm')
+    requests = [r for label, name in enumerate(DIGITS) for r in first(generator, 20, Block(label, label, name, 20, 40))]
+    generator.check(DIGITS)
+    images = generator.generate(requests)
+    said = judge.predict(images[..., 0].reshape(len(images), -1) / 255 * 16)
+    assert (said == [r.label for r in requests]).mean() > 0.9
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
+
+
+@pytest.mark.parametrize('name', ['digits_edm', 'digits_real_guidance'])
+def test_shipped_recipe_builds_a_generator_that_knows_the_digits(name: str) -> None:
+    from mmengine.config import Config
+
+    path = Path(__file__).parents[1] / 'registry_configs' / 'generate' / f'{name}.py'
+    recipe = Config.fromfile(path).to_dict()
+    generator = GENERATORS.build(dict(recipe['generator']))
+    generator.check(sorted(DIGITS))
+    assert set(recipe) <= {'generator', 'data', 'classes', 'per_class', 'block_size', 'batch_size', 'tries_per_image', 'seed', 'inspectors', 'image'}
+    text = path.read_text()
+    assert all(text.split(f'\n{key} = ')[0].splitlines()[-1].startswith('#') for key in recipe)

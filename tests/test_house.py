@@ -1,0 +1,151 @@
+"""The house stays as docs/architecture.md draws it: floors, light imports, documented names, one place for words."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+
+PACKAGE = REPO / 'synthaug_plugins'
+FLOORS = {
+    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs'},
+    1: {'diffusion', 'store', 'real_images', 'weights', 'recipes', 'assets'},
+    2: {'learning', 'generators', 'curation'},
+    3: {'engine', 'training'},
+    4: {'evaluation'},
+    5: {'plugins', 'cli', 'doctor', 'inventory'},
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+# Beyond floors: what a room must not know, wherever it stands.
+STRANGERS = {'training': {'generators', 'engine', 'learning'}, 'engine': {'training'}, 'generators': {'curation', 'learning'}, 'curation': {'generators'}}
+FOREIGN = {'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'}, 'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'}}
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules that a file imports, and whether only for type checkers."""
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    for_types = {
+        id(n) for node in ast.walk(tree) if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test) for child in node.body for n in ast.walk(child)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((f'{node.module}.{alias.name}', id(node) in for_types) for alias in node.names)
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob('*.py') if 'assets' not in p.parts)
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(p) for p in sources()} <= set(FLOOR_OF)
+
+
+@pytest.mark.parametrize('path', sources(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_rooms_import_from_lower_floors_only(path: Path) -> None:
+    here = room_of(path)
+    for module, for_types in imports(path):
+        parts = module.split('.')
+        if parts[0] == 'synthaug_plugins' and len(parts) > 1 and parts[1] in FLOOR_OF:
+            there = parts[1]
+            if there != here and not for_types:
+                assert FLOOR_OF[there] < FLOOR_OF[here] or FLOOR_OF[here] in (0, 5), f'{path.name} (floor {FLOOR_OF[here]}) imports {module} (floor {FLOOR_OF[there]})'
+            assert there not in STRANGERS.get(here, set()), f'{here} must not know {there}'
+        assert parts[0] not in FOREIGN.get(here, set()), f'{here} must not know {parts[0]}'
+
+
+def test_help_loads_neither_torch_nor_mmengine() -> None:
+    script = "import sys; from synthaug_plugins.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch','mmengine','numpy','diffusers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith('[]'), done.stdout[-300:]
+
+
+def test_importing_every_plugin_starts_no_cuda() -> None:
+    script = (
+        'import torch; from synthaug_plugins.plugins import get_plugin_manager, register_nouns; get_plugin_manager(); register_nouns();'
+        'from synthaug_plugins.registry import GENERATORS, HOOKS; GENERATORS.import_from_location(); HOOKS.import_from_location();'
+        'assert not torch.cuda.is_initialized()'
+    )
+    subprocess.run([sys.executable, '-c', script], check=True)
+
+
+def test_every_hook_and_its_arguments_are_documented() -> None:
+    import inspect
+
+    from synthaug_plugins import hookspecs
+
+    hooks = {name: f for name, f in vars(hookspecs).items() if name.startswith('synthaug_')}
+    assert hooks
+    reference = (REPO / 'docs' / 'reference.md').read_text()
+    for name, function in hooks.items():
+        doc = inspect.getdoc(function) or ''
+        assert 'Called ' in doc, f'{name} does not say when it is called'
+        for argument in inspect.signature(function).parameters:
+            assert re.search(rf'^{argument}:', doc, re.M), f'{name}: {argument} is undocumented'
+        assert f'`{name}`' in reference
+
+
+def test_reference_page_is_what_the_code_says() -> None:
+    """docs/reference.md lists every command, option, recipe key, entry and hook; it is made by tools/make_reference.py."""
+    made = subprocess.run([sys.executable, REPO / 'tools' / 'make_reference.py', '--print'], capture_output=True, text=True, check=True).stdout
+    assert made == (REPO / 'docs' / 'reference.md').read_text(), 'run: python tools/make_reference.py'
+
+
+def test_every_command_and_option_has_help_and_an_example() -> None:
+    import typer.main
+
+    from synthaug_plugins.cli import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        assert f'synthaug {name}' in command.help, f'{name} shows no example'
+        for parameter in command.params:
+            if parameter.name != 'help':
+                assert parameter.help, f'{name} {parameter.name} has no help'
+
+
+def test_every_public_function_has_a_docstring_and_types() -> None:
+    missing = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith('_') and not ast.get_docstring(node):
+                missing.append(f'{path.name}:{node.lineno} class {node.name}')
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith('_') and not ast.get_docstring(node) and 'hookimpl' not in ast.dump(node):
+                missing.append(f'{path.name}:{node.lineno} def {node.name}')
+    assert not missing
+
+
+@pytest.mark.parametrize('path', sorted((REPO / 'registry_configs').rglob('*.py')), ids=lambda p: p.name)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    from synthaug_plugins import compat
+
+    compat.apply()
+    if path.parent.name == 'generate':
+        from synthaug_plugins.engine.recipe import load_recipe
+
+        assert load_recipe(str(path))['generator']['type']
+    else:
+        from mmengine.config import Config
+
+        assert len(Config.fromfile(str(path)))
+
+
+def test_shims_and_built_in_plugins_exist() -> None:
+    from synthaug_plugins.plugins import BUILT_IN
+
+    for module in BUILT_IN.values():
+        assert importlib.import_module(module).OPTIONS

@@ -1,0 +1,432 @@
+"""The store keeps what was made: whole blocks, deterministic bytes, and nobody else's files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from synthaug_plugins.errors import RecipeError, StoreError
+from synthaug_plugins.store import files
+from synthaug_plugins.store.encode import check_format, encode
+from synthaug_plugins.store.plan import Block, Plan, Request, make_blocks, request_id, request_seed
+from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.shard import INDEX_SCHEMA, Row, index_path, shard_path, write_block
+from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.verify import verify
+
+CLASSES = ('one', 'two', 'three')
+MADE_BY = {'model': {'name': 'embedded:test', 'sha256': '0' * 64}}
+
+
+def make_plan(per_class: int | Mapping[str, int] = 6, block_size: int = 4, recipe: Mapping[str, Any] | None = None) -> Plan:
+    sources = {name: [f'{name}/{i}.png' for i in range(2)] for name in CLASSES}
+    return Plan(CLASSES, make_blocks(CLASSES, per_class, sources, block_size), recipe or {'generator': {'type': 'EDM', 'steps': 18}, 'seed': 0})
+
+
+def make_rows(block: Block, format: str = 'png') -> list[Row]:
+    """Enough rows for the block's target; every third try is rejected."""
+    rows: list[Row] = []
+    number = kept = 0
+    while kept < block.target:
+        seed = request_seed(0, block, number)
+        params = {'sigma': [0.3, 0.6][number % 2], 'sampler': 'heun'}
+        request = Request(request_id(block, number), block.label, block.class_name, seed, block.sources[number % 2], f'a {block.class_name}', params)
+        image = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        bad = number % 3 == 2
+        reason = f'blank (contrast {number:.2f} below 2)' if bad else None
+        rows.append(Row(request, 'rejected' if bad else 'kept', reason, format, encode(image, format, 90), {'clip_p': number / 10}))
+        number, kept = number + 1, kept + (not bad)
+    return rows
+
+
+def make_store(folder: Path, plan: Plan | None = None, keep_rejected: bool = False, format: str = 'png') -> Store:
+    store = Store.create(folder, plan or make_plan(), MADE_BY)
+    for block in store.unfinished():
+        store.publish(block, make_rows(block, format), keep_rejected)
+    return store
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+
+@pytest.mark.parametrize('keep_rejected', [False, True])
+@pytest.mark.parametrize('format', ['png', 'jpg', 'webp'])
+def test_what_is_published_is_read_back(tmp_path: Path, format: str, keep_rejected: bool) -> None:
+    store = make_store(tmp_path / 'store', keep_rejected=keep_rejected, format=format)
+    again = Store.open(tmp_path / 'store')
+    assert (again.classes, again.plan, again.made_by) == (CLASSES, store.plan, MADE_BY)
+    assert again.unfinished() == []
+    table = again.index()
+    assert table.column_names == [*INDEX_SCHEMA.names, 'shard', 'clip_p']
+    assert table.schema.types[: len(INDEX_SCHEMA)] == INDEX_SCHEMA.types
+    reader = StoreReader(tmp_path / 'store')
+    expected = {row.request.id: row for block in store.plan.blocks for row in make_rows(block, format)}
+    assert table['id'].to_pylist() == list(expected)
+    for record in table.to_pylist():
+        row = expected[record['id']]
+        assert record['sha256'] == hashlib.sha256(row.image).hexdigest()
+        assert json.loads(record['params']) == row.request.params
+        assert (record['seed'], record['source'], record['prompt'], record['label']) == (
+            row.request.seed,
+            row.request.source,
+            row.request.prompt,
+            row.request.label,
+        )
+        assert (record['verdict'], record['reason'], record['clip_p']) == (row.verdict, row.reason, row.scores['clip_p'])
+        if row.verdict == 'kept' or keep_rejected:
+            assert reader.read(record['shard'], record['offset'], record['size']) == row.image
+        else:
+            assert record['offset'] is None
+            assert record['size'] is None
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    make_store(tmp_path / 'a' / 'store')
+    time.sleep(1.1)  # a time stamp in a header would show
+    make_store(tmp_path / 'b' / 'store')
+    assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
+
+
+def test_any_tar_reader_sees_kept_images_only(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store', keep_rejected=True)
+    block = store.plan.blocks[0]
+    kept = [r.request.id for r in make_rows(block) if r.verdict == 'kept']
+    with tarfile.open(shard_path(store.folder, 0)) as tar:
+        members = tar.getmembers()
+        assert [m.name for m in members] == [f'{i}.{s}' for i in kept for s in ('png', 'cls', 'json')]
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in members} == {(0, 0, 0, '')}
+        assert tar.extractfile(f'{kept[0]}.cls').read() == b'0'
+        sidecar = json.loads(tar.extractfile(f'{kept[0]}.json').read())
+        assert (sidecar['id'], sidecar['class_name'], sidecar['params']['sampler']) == (kept[0], 'one', 'heun')
+    with tarfile.open(shard_path(store.folder, 0), ignore_zeros=True) as tar:
+        assert len({n.partition('.')[0] for n in tar.getnames()}) == len(make_rows(block))
+    listed = subprocess.run(['tar', 'tf', str(shard_path(store.folder, 0))], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [m.name for m in members]
+    assert listed.stderr == ''
+
+
+def test_the_index_is_the_commit_mark(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    whole = tree(store.folder)
+    index_path(store.folder, 1).unlink()
+    assert [b.index for b in store.unfinished()] == [1]
+    assert 1 not in store.index()['shard'].to_pylist()
+    make_store(tmp_path / 'store')
+    assert tree(store.folder) == whole
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_store import *
+from synthaug_plugins.store import files
+calls = 0
+real = os.fsync
+def fsync(fd):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(fd)
+os.fsync = fsync
+make_store(Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize('moment', [1, 2, 3, 4, 5, 6, 9])
+def test_kill_nine_then_the_same_command_gives_the_same_store(tmp_path: Path, moment: int) -> None:
+    reference = make_store(tmp_path / 'reference' / 'store')
+    folder = tmp_path / 'killed' / 'store'
+    run = subprocess.run([sys.executable, '-c', KILLED, str(Path(__file__).parent), str(folder), str(moment)], capture_output=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    left = tree(folder)
+    store = Store.create(folder, make_plan(), MADE_BY)
+    with store.lock():
+        store.clean_partials()
+        for block in store.unfinished():
+            store.publish(block, make_rows(block), False)
+    assert tree(folder) == tree(reference.folder)
+    assert moment < 3 or any('.partial-' in name or name.endswith('.tar') for name in left)
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_untouched(tmp_path: Path) -> None:
+    folder = tmp_path / 'thesis'
+    (folder / 'shards').mkdir(parents=True)
+    (folder / 'shards' / 'chapter.tex').write_text('years of work')
+    before = tree(folder)
+    with pytest.raises(StoreError, match=r'not empty and not a store: it holds .shards'):
+        Store.create(folder, make_plan(), MADE_BY)
+    assert tree(folder) == before
+    file = tmp_path / 'file'
+    file.write_text('x')
+    with pytest.raises(StoreError, match='not a folder'):
+        Store.create(file, make_plan(), MADE_BY)
+    assert file.read_text() == 'x'
+
+
+def test_a_killed_create_can_be_resumed(tmp_path: Path) -> None:
+    for name in ('shards', 'index', 'scores'):
+        (tmp_path / name).mkdir()
+    (tmp_path / '.partial-store.json-4711').write_text('{"format_ver')
+    store = make_store(tmp_path)
+    store.clean_partials()
+    assert not list(tmp_path.glob('.partial*'))
+
+
+def test_another_recipe_is_refused_naming_what_differs(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    before = tree(store.folder)
+    other = {'generator': {'type': 'EDM', 'steps': 40, 'order': 2}, 'inspectors': [{'type': 'ImageSanity'}], 'seed': 0}
+    with pytest.raises(StoreError) as caught:
+        Store.create(store.folder, make_plan(recipe=other), MADE_BY)
+    message = str(caught.value)
+    assert 'generator.steps: 18 -> 40' in message
+    assert 'generator.order: absent -> 2' in message
+    assert 'inspectors.0.type: absent -> "ImageSanity"' in message
+    assert 'seed' not in message
+    with pytest.raises(StoreError, match=r'number of blocks: 6 -> 3; block 0 target: 4 -> 6'):
+        Store.create(store.folder, make_plan(block_size=8), MADE_BY)
+    plan = make_plan()
+    with pytest.raises(StoreError, match=r'classes: \["one", "two", "three"\] -> \["three", "two", "one"\]'):
+        Store.create(store.folder, replace(plan, classes=CLASSES[::-1]), MADE_BY)
+    one_less = tuple(replace(b, sources=b.sources[:1]) if b.label == 1 else b for b in plan.blocks)
+    with pytest.raises(StoreError, match=r"block 2 sources: 2 images -> 1 images, 'two/1.png' in one only"):
+        Store.create(store.folder, replace(plan, blocks=one_less), MADE_BY)
+    assert tree(store.folder) == before
+
+
+@pytest.mark.parametrize(
+    ('text', 'what'),
+    [
+        (None, 'not a store'),
+        ('{"format_', 'cannot be read'),
+        ('[]', 'format_version None'),
+        ('{"format_version": 99}', 'format_version 99'),
+        ('{"format_version": 1}', 'damaged'),
+    ],
+)
+def test_open_refuses_what_is_not_a_store(tmp_path: Path, text: str | None, what: str) -> None:
+    if text is not None:
+        (tmp_path / 'store.json').write_text(text)
+    with pytest.raises(StoreError, match=what) as caught:
+        Store.open(tmp_path)
+    assert caught.value.cure
+
+
+def test_an_edited_card_is_noticed(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    card = store.folder / 'store.json'
+    card.write_text(card.read_text().replace('"steps": 18', '"steps": 19'))
+    with pytest.raises(StoreError, match='fingerprint'):
+        Store.open(store.folder)
+
+
+HOLD = 'import sys, time; from synthaug_plugins.store.store import Store\nwith Store.open(sys.argv[1]).lock():\n print("held", flush=True); time.sleep(60)'
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_frees_the_lock(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    other = subprocess.Popen([sys.executable, '-c', HOLD, str(store.folder)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b'held\n'
+        with pytest.raises(StoreError, match='Another process is writing'), store.lock():
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with store.lock(), pytest.raises(StoreError, match='Another process is writing'), store.lock():
+        pass
+
+
+@pytest.mark.parametrize('failing', range(1, 5))
+def test_disk_full_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    store = Store.create(tmp_path / 'store', make_plan(), MADE_BY)
+    store.publish(store.plan.blocks[0], make_rows(store.plan.blocks[0]), False)
+    before = tree(store.folder)
+    real, calls = os.fsync, 0
+
+    def fsync(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:  # the tar, the index, then the folders after each rename
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        real(fd)
+
+    block = store.plan.blocks[1]
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with pytest.raises(StoreError, match=r'disk is full.*1 finished blocks are kept.*free some space'):
+        store.publish(block, make_rows(block), False)
+    assert tree(store.folder) == before
+    monkeypatch.undo()
+    store.publish(block, make_rows(block), False)
+    assert store.finished() == {0, 1}
+
+
+def test_a_really_full_disk_is_survived(tmp_path: Path) -> None:
+    mount = tmp_path / 'small'
+    mount.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(mount)], capture_output=True).returncode:
+        pytest.skip('mounting a small disk needs root')
+    try:
+        plan = make_plan(per_class=24, block_size=24)
+        store = Store.create(mount / 'store', plan, MADE_BY)
+        with pytest.raises(StoreError, match='disk is full'):
+            make_store(mount / 'store', plan)
+        assert not store.partials()
+        assert len(list((store.folder / 'shards').iterdir())) == len(store.finished())
+        subprocess.run(['mount', '-o', 'remount,size=1m', str(mount)], check=True)
+        make_store(mount / 'store', plan)
+        assert tree(store.folder) == tree(make_store(tmp_path / 'store', plan).folder)
+    finally:
+        subprocess.run(['umount', str(mount)], check=True)
+
+
+@pytest.mark.parametrize(
+    ('change', 'what'),
+    [
+        (lambda row: replace(row, image=None), 'has no image'),
+        (lambda row: replace(row, suffix='jpg'), 'not a jpg file'),
+        (lambda row: replace(row, reason='blank'), 'verdict'),
+        (lambda row: replace(row, request=replace(row.request, label=2)), 'label is 2'),
+        (lambda row: replace(row, request=replace(row.request, id='../../etc/passwd')), 'the id'),
+        (lambda row: replace(row, request=replace(row.request, id='00000_000001')), 'repeated'),
+        (lambda row: replace(row, request=replace(row.request, params={'sigma': float('nan')})), 'plain JSON'),
+        (lambda row: replace(row, scores={'sha256': 1.0}), 'reserved'),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, change: Any, what: str) -> None:
+    plan = make_plan()
+    rows = make_rows(plan.blocks[0])
+    with pytest.raises(StoreError, match=what):
+        write_block(tmp_path, plan.blocks[0], [change(rows[0]), *rows[1:]], False)
+    assert tree(tmp_path) == {}
+
+
+def test_a_published_block_is_never_overwritten(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    before = tree(store.folder)
+    with pytest.raises(StoreError, match='published already'):
+        store.publish(store.plan.blocks[0], make_rows(store.plan.blocks[0])[:4], False)
+    with pytest.raises(StoreError, match='not in the plan'):
+        store.publish(replace(store.plan.blocks[0], target=1), [], False)
+    assert tree(store.folder) == before
+
+
+def test_counts_say_what_became_of_every_try(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store', make_plan({'one': 6, 'three': 2}))
+    counts = store.counts()
+    assert counts['one'] == {'kept': 6, 'rejected': 1, 'target': 6, 'reasons': {'blank': 1}}
+    assert counts['two'] == {'kept': 0, 'rejected': 0, 'target': 0, 'reasons': {}}
+
+
+def test_scores_are_added_without_touching_images(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    before = tree(store.folder)
+    ids = store.index()['id'].to_pylist()
+    store.add_scores('minority', pa.table({'id': ids[::-1][:-1], 'minority': [float(i) for i in range(len(ids) - 1)]}))
+    column = store.index()['minority'].to_pylist()
+    assert column == [None, *[float(i) for i in range(len(ids) - 1)][::-1]]
+    store.add_scores('minority', pa.table({'id': ids, 'minority': [float('nan')] * len(ids)}))
+    assert store.index()['minority'].null_count == len(ids)
+    assert {k: v for k, v in tree(store.folder).items() if not k.startswith('scores/')} == before
+
+
+@pytest.mark.parametrize(
+    ('name', 'columns', 'what'),
+    [
+        ('../x', {'q': [1.0]}, 'plain name'),
+        ('x', {'clip_p': [1.0]}, 'already'),
+        ('x', {'sha256': [1.0]}, 'reserved'),
+        ('x', {'class': [1.0]}, 'reserved'),
+        ('x', {'q-1': [1.0]}, 'plain name'),
+        ('x', {}, 'one or more'),
+        ('x', {'id': ['nobody'], 'q': [1.0]}, "such as 'nobody'"),
+        ('x', {'id': ['00000_000000'] * 2, 'q': [1.0, 2.0]}, 'repeated'),
+    ],
+)
+def test_wrong_scores_are_refused(tmp_path: Path, name: str, columns: dict[str, Any], what: str) -> None:
+    store = make_store(tmp_path / 'store')
+    with pytest.raises(StoreError, match=what):
+        store.add_scores(name, pa.table({'id': ['00000_000000'], **columns}))
+    assert store.score_files() == []
+
+
+def test_class_order_is_asserted(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    store.check_classes(['one', 'two', 'three'])
+    with pytest.raises(StoreError, match=r"order differs: label 0 is 'one' .* and 'three' here"):
+        store.check_classes(['three', 'two', 'one'])
+    with pytest.raises(StoreError, match=r"names differ: only in the store .*: \['three'\]; only here: \['four'\]"):
+        store.check_classes(['one', 'two', 'four'])
+
+
+def test_costs_add_up_over_runs_while_the_lock_holds(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    with store.lock():
+        store.add_cost(images=10, seconds=2.0, batch_size=8)
+        again = Store.create(tmp_path / 'store', make_plan(), {})
+        with pytest.raises(StoreError, match='Another process'), again.lock():
+            pass
+        again.add_cost(images=20, seconds=3.5, batch_size=4)
+    assert Store.open(store.folder).made_by == {**MADE_BY, 'cost': {'images': 30, 'seconds': 5.5, 'batch_size': 4, 'runs': 2}}
+    assert verify(store) == []
+    (store.folder / 'cost.json').write_text('[{')
+    with pytest.raises(StoreError, match=r'cost\.json.*Remove it'):
+        Store.open(store.folder)
+
+
+def test_wrong_formats_are_refused() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'jpg'"):
+        check_format('jpeg', 90)
+    with pytest.raises(RecipeError, match='quality 0'):
+        check_format('jpg', 0)
+    with pytest.raises(ValueError):
+        encode(np.zeros((8, 8, 3), np.float32), 'png', 90)
+
+
+def test_of_two_first_writers_one_wins(tmp_path: Path) -> None:
+    path = tmp_path / 'store.json'
+    assert files.write_first(path, b'first')
+    assert not files.write_first(path, b'second')
+    assert path.read_bytes() == b'first'
+    assert tree(tmp_path).keys() == {'store.json'}
+
+
+def _start_and_publish(folder: Path, number: int, barrier: Any) -> None:
+    barrier.wait()
+    store = Store.create(folder, make_plan(), {'rank': number})
+    store.publish(store.plan.blocks[number], make_rows(store.plan.blocks[number]), False)
+
+
+def test_processes_that_start_one_store_together_agree(tmp_path: Path) -> None:
+    context = multiprocessing.get_context('fork')
+    for attempt in range(10):
+        folder = tmp_path / str(attempt) / 'store'
+        barrier = context.Barrier(6)
+        ranks = [context.Process(target=_start_and_publish, args=(folder, i, barrier)) for i in range(6)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+        assert [rank.exitcode for rank in ranks] == [0] * 6
+        store = Store.open(folder)
+        assert store.unfinished() == []
+        assert verify(store) == []

@@ -1,0 +1,224 @@
+"""`verify` finds every planted fault, `discard` clears just the damaged blocks, and the same command heals the store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_store import make_plan, make_rows, make_store, tree
+
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.shard import index_path, parquet_bytes, read_index, shard_path
+from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.verify import block_faults, discard, verify
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp('whole') / 'store', keep_rejected=True)
+
+
+@pytest.fixture
+def store(whole: Store, tmp_path: Path) -> Store:
+    shutil.copytree(whole.folder, tmp_path / 'store')
+    return Store.open(tmp_path / 'store')
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def heal(store: Store, whole: Store) -> list[int]:
+    """Discard what is damaged, make it again as the engine does, and see that the store is as it was."""
+    with store.lock():
+        redo = discard(store, verify(store))
+        assert [b.index for b in store.unfinished()] == redo
+        for block in store.unfinished():
+            store.publish(block, make_rows(block), True)
+    store = Store.create(store.folder, store.plan, store.made_by)
+    assert verify(store) == []
+    assert tree(store.folder) == tree(whole.folder)
+    return redo
+
+
+def test_a_whole_store_has_no_faults(whole: Store) -> None:
+    assert verify(whole) == []
+
+
+def test_every_flipped_byte_of_a_shard_is_found(store: Store) -> None:
+    path = shard_path(store.folder, 1)
+    size = path.stat().st_size
+    places = {*range(0, size, 97), *range(0, 515), size - 1, size - 1024, size - 512}
+    for at in sorted(places):
+        flip(path, at)
+        faults = verify_block_one(store)
+        assert faults, f'byte {at} of {size}'
+        flip(path, at)
+    assert verify_block_one(store) == []
+
+
+def verify_block_one(store: Store) -> list[str]:
+    return [str(f) for f in block_faults(store, store.plan.blocks[1])]
+
+
+def test_truncation_anywhere_is_found_and_repaired(store: Store, whole: Store) -> None:
+    path = shard_path(store.folder, 2)
+    data = path.read_bytes()
+    for size in (0, 100, 512, 700, len(data) // 2, len(data) - 1024, len(data) - 512, len(data) - 1):
+        path.write_bytes(data[:size])
+        faults = verify(store)
+        assert [(f.block, f.file) for f in faults] == [(2, 'shards/00002.tar')]
+        assert 'cut short' in faults[0].what
+    assert heal(store, whole) == [2]
+
+
+def test_flipped_bytes_are_named_by_what_they_hit(store: Store, whole: Store) -> None:
+    record = read_index(index_path(store.folder, 0)).to_pylist()[1]
+    flip(shard_path(store.folder, 0), record['offset'] + 30)
+    flip(shard_path(store.folder, 1), 0)
+    third = shard_path(store.folder, 2)
+    flip(third, third.read_bytes().index(b'"sampler"'))
+    words = {f.block: f.what for f in verify(store)}
+    assert words.keys() == {0, 1, 2}
+    assert "the first is '00000_000001'" in words[0]
+    assert 'at 00001_000000.png' in words[1]
+    assert '.json' in words[2]
+    assert heal(store, whole) == [0, 1, 2]
+
+
+def test_no_flipped_byte_of_an_index_changes_what_is_read(store: Store) -> None:
+    path = index_path(store.folder, 3)
+    before = read_index(path).replace_schema_metadata(None)
+    size = path.stat().st_size
+    found = 0
+    for at in range(0, size, 7):
+        flip(path, at)
+        faults = list(block_faults(store, store.plan.blocks[3]))
+        found += bool(faults)
+        # The bytes that nothing guards are Parquet's statistics and the name of its writer.
+        assert faults or read_index(path).replace_schema_metadata(None).equals(before), at
+        flip(path, at)
+    assert found > size / 7 / 2
+    data = path.read_bytes()
+    path.write_bytes(data[:-20])
+    assert [f.block for f in verify(store)] == [3]
+
+
+def test_a_renamed_score_column_is_found(store: Store) -> None:
+    path = index_path(store.folder, 3)
+    data = path.read_bytes()
+    assert data.count(b'clip_p') > 1
+    path.write_bytes(data.replace(b'clip_p', b'clip_q'))
+    assert [f.block for f in verify(store)] == [3]
+
+
+Damage = Callable[[Store], object]
+
+
+def drop_member(store: Store) -> None:
+    path = shard_path(store.folder, 4)
+    record = read_index(index_path(store.folder, 4)).to_pylist()[0]
+    data = path.read_bytes()
+    cut = record['offset'] + -(-record['size'] // 512) * 512
+    path.write_bytes(data[:cut] + data[cut + 1024 :])  # without the .cls of the first image
+
+
+def rewrite_index(change: Callable[[pa.Table], pa.Table]) -> Damage:
+    def damage(store: Store) -> None:
+        path = index_path(store.folder, 4)
+        path.write_bytes(parquet_bytes(change(read_index(path))))
+
+    return damage
+
+
+def column(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        at = table.column_names.index(name)
+        return table.set_column(at, table.field(at), pa.array([value] * len(table), table.field(at).type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('damage', 'file', 'what'),
+    [
+        (drop_member, 'shards/00004.tar', 'missing or changed'),
+        (lambda s: shard_path(s.folder, 4).unlink(), 'shards/00004.tar', 'missing'),
+        (lambda s: index_path(s.folder, 4).unlink(), 'index/00004.parquet', 'counts as not finished'),
+        (lambda s: (index_path(s.folder, 4).unlink(), shard_path(s.folder, 4).unlink()), 'index/00004.parquet', 'not made yet'),
+        (lambda s: shutil.copy(shard_path(s.folder, 3), shard_path(s.folder, 4)), 'shards/00004.tar', 'bytes'),
+        (rewrite_index(column('label', 0)), 'index/00004.parquet', 'another label'),
+        (rewrite_index(column('id', '00004_000000')), 'index/00004.parquet', 'repeated'),
+        (rewrite_index(column('prompt', 'a dog')), 'shards/00004.tar', 'different from the index'),
+        (rewrite_index(lambda t: t.slice(0, 2)), 'index/00004.parquet', '2 of 4 images after 2 of 16 tries'),
+        (rewrite_index(lambda t: t.drop_columns(['seed'])), 'index/00004.parquet', 'unexpected columns'),
+        (lambda s: (s.folder / 'shards' / '.partial-00004.tar-99').write_bytes(b'x'), 'shards/.partial-00004.tar-99', 'killed run'),
+        (lambda s: (s.folder / 'shards' / '_info.json').write_text('{}'), 'shards/_info.json', 'different from the shards'),
+    ],
+)
+def test_planted_faults_are_found_and_repaired(store: Store, whole: Store, damage: Damage, file: str, what: str) -> None:
+    damage(store)
+    faults = verify(store)
+    assert any(f.file == file and what in f.what for f in faults), [str(f) for f in faults]
+    assert {f.block for f in faults} <= {4, None}
+    assert heal(store, whole) in ([4], [])
+
+
+def test_an_id_in_two_blocks_is_found(store: Store) -> None:
+    store = make_store(store.folder.parent / 'twins', make_plan({'one': 4, 'two': 4}, block_size=2))
+    for path in (shard_path, index_path):
+        shutil.copy(path(store.folder, 2), path(store.folder, 3))
+    faults = verify(store)
+    assert [(f.block, f.what) for f in faults] == [(3, "the id '00002_000000' is in block 2 too")]
+
+
+def test_orphans_are_reported_and_never_removed(store: Store) -> None:
+    orphans = ['shards/99999.tar', 'index/99999.parquet', 'notes.txt', 'scores/draft.csv']
+    for name in orphans:
+        (store.folder / name).parent.mkdir(exist_ok=True)
+        (store.folder / name).write_text('mine')
+    faults = verify(store)
+    assert sorted(f.file for f in faults) == sorted(orphans)
+    assert all(f.block is None and 'not part of the store' in f.what for f in faults)
+    assert discard(store, faults) == []
+    assert all((store.folder / name).read_text() == 'mine' for name in orphans)
+    assert store.unfinished() == []
+
+
+def test_faulty_scores_are_reported_and_left_alone(store: Store) -> None:
+    ids = store.index()['id']
+    store.add_scores('good', pa.table({'id': ids, 'quality': np.arange(len(ids), dtype=float)}))
+    assert verify(store) == []
+    scores = store.folder / 'scores'
+    (scores / 'cut.parquet').write_bytes((scores / 'good.parquet').read_bytes()[:-9])
+    (scores / 'strange.parquet').write_bytes(parquet_bytes(pa.table({'id': ['stranger'], 'other': [1.0]})))
+    (scores / 'twice.parquet').write_bytes(parquet_bytes(pa.table({'id': ids, 'clip_p': [1.0] * len(ids)})))
+    words = {f.file: f.what for f in verify(store)}
+    assert words.keys() == {'scores/cut.parquet', 'scores/strange.parquet', 'scores/twice.parquet'}
+    assert 'damaged' in words['scores/cut.parquet']
+    assert "'stranger'" in words['scores/strange.parquet']
+    assert "'clip_p' is in the index too" in words['scores/twice.parquet']
+    before = tree(scores)
+    discard(store, verify(store))
+    assert tree(scores) == before
+    with pytest.raises(StoreError, match=r'cut\.parquet'):
+        store.index()
+
+
+def test_reading_after_a_repair_sees_the_new_shard(store: Store, whole: Store) -> None:
+    record = store.index().to_pylist()[0]
+    reader = StoreReader(store.folder)
+    data = reader.read(record['shard'], record['offset'], record['size'])
+    path = shard_path(store.folder, 0)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(StoreError, match=r'00000\.tar'):
+        reader.read(record['shard'], record['offset'], record['size'])
+    heal(store, whole)
+    assert reader.read(record['shard'], record['offset'], record['size']) == data

@@ -1,0 +1,167 @@
+"""What mixing costs: a stock MMPretrain loader beside ours, in CPU time and images per second.
+
+    python tools/benchmarks/bench_loader.py                 # 1000 images, 9 rounds, no workers
+    python tools/benchmarks/bench_loader.py --workers 2
+
+Makes its own photo-like JPEGs (short side 224 to 500 px, about 40 kB) in a temporary folder, once as files and once, byte
+for byte the same, as a store. All loaders take turns within a round, so that a slow moment of the machine hits each of
+them; figures are medians over the rounds, differences and ratios medians of the rounds' own. CPU time counts this process
+only, so it is given without workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from synthaug_plugins import compat
+from synthaug_plugins.plugins import get_plugin_manager
+from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
+from synthaug_plugins.store.shard import Row
+from synthaug_plugins.store.store import Store
+
+CLASSES = tuple(f'class_{i}' for i in range(10))
+ADDED_MS_BAR, RATE_BAR = 0.05, 0.97
+
+
+def photo(rng: np.random.Generator) -> bytes:
+    """A JPEG with a photo's spectrum: octaves of smooth noise, amplitude falling with frequency."""
+    short = int(rng.integers(224, 501))
+    height, width = (short, int(short * rng.uniform(1, 1.5))) if rng.random() < 0.5 else (int(short * rng.uniform(1, 1.5)), short)
+    image = np.zeros((height, width, 3), np.float32)
+    for octave in range(9):
+        side = 2**octave + 1
+        image += cv2.resize(rng.standard_normal((side, side, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) * 70 / 1.6**octave
+    return cv2.imencode('.jpg', np.clip(image + 120, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def make_data(root: Path, n: int) -> float:
+    """The same images as files and as a store; returns their mean size in kB."""
+    rng = np.random.default_rng(0)
+    per_class = n // len(CLASSES)
+    ids = {name: [f'{name}/{i:05d}.jpg' for i in range(per_class)] for name in CLASSES}
+    store = Store.create(root / 'store', Plan(CLASSES, make_blocks(CLASSES, per_class, ids), {}), {})
+    total = 0
+    for block in store.plan.blocks:
+        rows = []
+        for number in range(block.target):
+            data, source = photo(rng), block.sources[block.first + number]
+            total += len(data)
+            (root / 'train' / block.class_name).mkdir(parents=True, exist_ok=True)
+            (root / 'train' / source).write_bytes(data)
+            rows.append(Row(Request(request_id(block, number), block.label, block.class_name, number, source), 'kept', None, 'jpg', data))
+        store.publish(block, rows, keep_rejected=False)
+    return total / n / 1e3
+
+
+def loader(root: Path, workers: int, batch_size: int, mix: dict[str, Any] | None) -> Any:
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    from synthaug_plugins.training.run import configure
+
+    init_default_scope('mmpretrain')
+    pipeline = [{'type': 'LoadImageFromFile'}, {'type': 'RandomResizedCrop', 'scale': 224}, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackInputs'}]
+    cfg = Config(
+        {
+            'model': {'type': 'ImageClassifier', 'head': {'type': 'LinearClsHead'}},
+            'train_dataloader': {
+                'batch_size': batch_size,
+                'num_workers': workers,
+                'persistent_workers': workers > 0,
+                'collate_fn': {'type': 'default_collate'},
+                'sampler': {'type': 'DefaultSampler', 'shuffle': True},
+                'dataset': {'type': 'CustomDataset', 'data_root': str(root / 'train'), 'pipeline': pipeline},
+            },
+            'synthaug': {'mix': {'store': str(root / 'store'), **mix}} if mix is not None else {},
+        }
+    )
+    return Runner.build_dataloader(configure(cfg, get_plugin_manager()).train_dataloader, seed=0)
+
+
+def one_epoch(loader: Any) -> tuple[float, float]:
+    """(CPU ms per image, images per second)."""
+    wall, cpu, n = time.perf_counter(), time.process_time(), 0
+    for batch in loader:
+        n += len(batch['data_samples'])
+    return (time.process_time() - cpu) / n * 1e3, n / (time.perf_counter() - wall)
+
+
+def reads(root: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+    """Bytes only, through MMEngine's file layer: every image once, in random order, warm."""
+    from mmengine import fileio
+
+    from synthaug_plugins.store.reader import image_uri
+
+    table = Store.open(root / 'store').index()
+    places = zip(*(table[c].to_pylist() for c in ('shard', 'offset', 'size')), strict=True)
+    addresses = {'folder': [str(p) for p in (root / 'train').rglob('*.jpg')], 'store': [image_uri(root / 'store', *place) for place in places]}
+
+    def timed(paths: list[str]) -> tuple[float, float]:
+        order = np.random.default_rng(1).permutation(len(paths))
+        wall, cpu = time.perf_counter(), time.process_time()
+        for i in order:
+            fileio.get(paths[i])
+        return (time.process_time() - cpu) / len(paths) * 1e3, len(paths) / (time.perf_counter() - wall)
+
+    return {f'bytes from the {name}': lambda paths=paths: timed(paths) for name, paths in addresses.items()}
+
+
+def table(title: str, cases: dict[str, Callable[[], tuple[float, float]]], rounds: int, with_cpu: bool) -> None:
+    """Run all cases `rounds` times in turn and print medians; the first case is what the others are compared with."""
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for case in cases.values():
+        case()  # warm
+    for r in range(rounds):
+        for name in list(cases) if r % 2 == 0 else reversed(list(cases)):
+            seen[name].append(cases[name]())
+    base = seen[next(iter(cases))]
+    print(f'\n{title}\n{"":30}{"CPU ms/img":>12}{"added ms":>10}{"img/s":>9}{"rate":>8}')
+    for name, values in seen.items():
+        ms, rate = (statistics.median(v[k] for v in values) for k in (0, 1))
+        added = statistics.median(v[0] - b[0] for v, b in zip(values, base, strict=True))
+        ratio = statistics.median(v[1] / b[1] for v, b in zip(values, base, strict=True))
+        print(f'{name:30}' + (f'{ms:12.4f}{added:+10.4f}' if with_cpu else f'{"-":>12}{"-":>10}') + f'{rate:9.0f}{ratio:8.3f}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, default=1000)
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--workers', type=int, default=0)
+    parser.add_argument('--batch-size', type=int, default=64)
+    args = parser.parse_args()
+    compat.apply()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = make_data(root, args.images)
+        mixes: dict[str, dict[str, Any] | None] = {
+            'stock, folder': None,
+            'mixed, alpha 0': {'alpha': 0},
+            'mixed, alpha 0.5, by class': {'alpha': 0.5},
+            'mixed, alpha 0.5, by source': {'alpha': 0.5, 'partner': 'source'},
+            'mixed, alpha 1: store only': {'alpha': 1, 'partner': 'any'},
+        }
+        loaders = {name: loader(root, args.workers, args.batch_size, mix) for name, mix in mixes.items()}
+        title = f'{args.images} JPEGs of {size:.0f} kB, batch {args.batch_size}, {args.workers} workers, {args.rounds} rounds'
+        table(f'Loader: {title}', {name: lambda one=one: one_epoch(one) for name, one in loaders.items()}, args.rounds, args.workers == 0)
+        table('Reading bytes', reads(root), args.rounds, True)
+        print(
+            f'\nBars: at most {ADDED_MS_BAR} ms CPU added per image, rate at least {RATE_BAR} of stock; bytes from the store at least as fast as from the folder.'
+        )
+
+
+if __name__ == '__main__':
+    main()

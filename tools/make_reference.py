@@ -1,0 +1,72 @@
+"""Write docs/reference.md from the code: commands, recipe keys, registry entries, hooks. A test fails when it is out of date.
+
+python tools/make_reference.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import typer.main
+
+from synthaug_plugins import hookspecs, registry
+from synthaug_plugins.cli import app
+from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
+from synthaug_plugins.plugins import BUILT_IN
+
+TARGET = Path(__file__).parents[1] / 'docs' / 'reference.md'
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ['| ' + ' | '.join(cell.replace('|', '\\|').replace('\n', ' ') for cell in row) + ' |' for row in (head, *rows)]
+    return '\n'.join([lines[0], '|' + '---|' * len(head), *lines[1:]])
+
+
+def options_table(options: Mapping[str, str]) -> str:
+    return table(('key', 'meaning'), [(f'`{key}`', text) for key, text in options.items()])
+
+
+def commands() -> Iterator[str]:
+    for name, command in typer.main.get_command(app).commands.items():
+        yield f'### synthaug {name}\n\n{inspect.cleandoc(command.help)}'
+        rows = []
+        for parameter in command.params:
+            if parameter.name != 'help':
+                spelled = parameter.opts[0] if parameter.param_type_name == 'option' else (parameter.metavar or parameter.name.upper())
+                rows.append((f'`{spelled}`', parameter.help or ''))
+        if rows:
+            yield table(('option', 'meaning'), rows)
+
+
+def entries() -> Iterator[str]:
+    for name in ('GENERATORS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS'):
+        root = getattr(registry, name)
+        root.import_from_location()
+        for key, cls in sorted(root.module_dict.items()):
+            yield f'### {key}\n\n`{name}`, `type=\'synthaug_plugins.{key}\'`\n\n```text\n{inspect.getdoc(cls)}\n```'
+
+
+def page() -> str:
+    parts = ['# Reference', 'Made by `python tools/make_reference.py` from the code.', '## Commands', *commands(), '## Keys of a generation recipe']
+    parts.append(table(('key', 'default', 'meaning'), [(f'`{k}`', f'`{DEFAULTS[k]!r}`' if k in DEFAULTS else 'required', text) for k, text in KEYS.items()]))
+    parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
+    for key, module in BUILT_IN.items():
+        plugin = importlib.import_module(module)
+        parts += [f'### {key}', inspect.cleandoc(plugin.__doc__ or ''), options_table(plugin.OPTIONS)]
+    parts += ['## Registry entries', *entries(), '## Hooks', inspect.cleandoc(hookspecs.__doc__ or '')]
+    for name, hook in vars(hookspecs).items():
+        if name.startswith('synthaug_'):
+            parts.append(f'### `{name}`\n\n```text\n{name}({", ".join(inspect.signature(hook).parameters)})\n\n{inspect.getdoc(hook)}\n```')
+    return '\n\n'.join(parts) + '\n'
+
+
+if __name__ == '__main__':
+    if '--print' in sys.argv:
+        sys.stdout.write(page())
+    else:
+        TARGET.write_text(page(), encoding='utf-8')
+        print(TARGET)
