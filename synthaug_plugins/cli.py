@@ -30,7 +30,7 @@ StoreArg = Annotated[Path, typer.Argument(metavar='FOLDER', help='A store: a fol
 CfgOptions = Annotated[list[str] | None, typer.Option(CFG_OPTIONS, metavar='KEY=VALUE ...', help='Set recipe keys, dotted: seed=1 image.format=webp.')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, ...')]
 Launcher = Annotated[str, typer.Option(help='How the processes were started: none, pytorch, slurm or mpi.')]
-Where = Annotated[str | None, typer.Option(help="Condition over index and score columns, such as \"params.sigma <= 0.3 and class_name = 'three'\".")]
+Where = Annotated[str | None, typer.Option(help='Condition over index and score columns, such as "params.sigma <= 0.3 and class_name = \'three\'".')]
 
 
 def _version(value: bool) -> None:

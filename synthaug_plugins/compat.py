@@ -179,7 +179,7 @@ def _in1d_missing() -> bool:
 def _restore_in1d() -> None:
     import numpy as np
 
-    np.in1d = lambda element, test: np.isin(np.ravel(element), test)  # type: ignore[attr-defined]
+    np.in1d = lambda element, test: np.isin(np.ravel(element), test)  # type: ignore[attr-defined]  # noqa: NPY201
 
 
 # --- transformers 5 beside pycocotools: `import mmpretrain` dies in its BLIP code
@@ -202,7 +202,7 @@ def _import_without_multimodal() -> None:
             raise importlib_metadata.PackageNotFoundError(name)
         return original(name)
 
-    importlib_metadata.distribution = distribution
+    importlib_metadata.distribution = distribution  # type: ignore[assignment]
     try:
         import mmpretrain  # noqa: F401
     finally:
@@ -224,7 +224,13 @@ SHIMS = (
         _pkg_resources_missing,
         _find_packages_by_metadata,
     ),
-    Shim('hue', 'NumPy 2 overflows on a negative hue shift: ColorJitter kills the loader', 'MMCV casts through an integer (2.2.0 does not)', _hue_overflows, _wrap_hue),
+    Shim(
+        'hue',
+        'NumPy 2 overflows on a negative hue shift: ColorJitter kills the loader',
+        'MMCV casts through an integer (2.2.0 does not)',
+        _hue_overflows,
+        _wrap_hue,
+    ),
     Shim('in1d', 'NumPy 2.4 has no np.in1d: retrieval metrics fail', 'MMPretrain calls np.isin (1.2.0 does not)', _in1d_missing, _restore_in1d),
     Shim(
         'multimodal',

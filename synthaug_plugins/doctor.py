@@ -72,7 +72,9 @@ def _families() -> Iterator[Finding]:
         elif stock or forked:
             yield Finding('ok', f'{stock or forked} ({"stock" if stock else "onedl"} family)')
         elif module == 'mmcv':
-            yield Finding('error', 'mmcv is missing: MMPretrain needs it', "Run: pip install 'synthaug-plugins[mmcv]' (or the full mmcv, for MMDetection users)")
+            yield Finding(
+                'error', 'mmcv is missing: MMPretrain needs it', "Run: pip install 'synthaug-plugins[mmcv]' (or the full mmcv, for MMDetection users)"
+            )
         else:
             yield Finding('error', f'{module} is missing', f'Run: pip install {module}')
     if version('mmcv') and version('mmcv-lite'):
@@ -84,7 +86,11 @@ def _shims() -> Iterator[Finding]:
 
     for shim in SHIMS:
         if shim.present():
-            yield Finding('note', f'mended by synthaug at start: {shim.fault}', f'Not needed any more once {shim.until}. Under a launcher other than `synthaug` it may show.')
+            yield Finding(
+                'note',
+                f'mended by synthaug at start: {shim.fault}',
+                f'Not needed any more once {shim.until}. Under a launcher other than `synthaug` it may show.',
+            )
 
 
 def _extras() -> Iterator[Finding]:

@@ -35,7 +35,9 @@ class RealImages:
         self._ids = {name: self._scan(name) for name in self.classes}
         for name, ids in self._ids.items():
             if not ids:
-                raise DataError(f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.')
+                raise DataError(
+                    f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.'
+                )
 
     def _scan(self, name: str) -> tuple[str, ...]:
         files = (p for p in (self.root / name).rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))

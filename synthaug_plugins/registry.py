@@ -37,7 +37,7 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
     options.pop('_scope_', None)  # MMEngine adds it to dicts that come from a `package::` base
     cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
     if cls is None:
-        raise RecipeError(f"{noun} type {cfg['type']!r} is unknown.", nearest(cfg['type'].rpartition('.')[2], registry.module_dict))
+        raise RecipeError(f'{noun} type {cfg["type"]!r} is unknown.', nearest(cfg['type'].rpartition('.')[2], registry.module_dict))
     parameters = inspect.signature(cls).parameters.values()
     if all(p.kind is not p.VAR_KEYWORD for p in parameters):
         known = [p.name for p in parameters]

@@ -54,7 +54,7 @@ FAKE_PYCOCOTOOLS = {'pycocotools/__init__.py': '', 'pycocotools-2.0.8.dist-info/
 
 def run(script: str, folder: Path, shims: list[str]) -> subprocess.CompletedProcess:
     """Run a script in a fresh process with only these shims."""
-    head = f"from synthaug_plugins import compat\nfor s in compat.SHIMS:\n    if s.name in {shims!r} and s.present(): s.mend()\n"
+    head = f'from synthaug_plugins import compat\nfor s in compat.SHIMS:\n    if s.name in {shims!r} and s.present(): s.mend()\n'
     env = {'PYTHONPATH': str(folder), 'PATH': '/usr/bin:/bin', 'HOME': str(folder), 'OMP_NUM_THREADS': '1'}
     return subprocess.run([sys.executable, '-c', head + textwrap.dedent(script)], cwd=folder, env=env, capture_output=True, text=True)
 

@@ -145,7 +145,19 @@ def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Pat
 def test_killed_command_line_resumes(uninterrupted: Path, tmp_path: Path) -> None:
     """The same through the real command: a SIGKILLed `synthaug generate`, then the same command again."""
     options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.num_steps=6']
-    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'digits_edm', '--out', str(tmp_path / 's'), '--device', 'cpu', '--cfg-options', *options]
+    command = [
+        sys.executable,
+        '-m',
+        'synthaug_plugins.cli',
+        'generate',
+        'digits_edm',
+        '--out',
+        str(tmp_path / 's'),
+        '--device',
+        'cpu',
+        '--cfg-options',
+        *options,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     while process.poll() is None and len(list((tmp_path / 's' / 'index').glob('0*.parquet'))) < 3:
         time.sleep(0.005)
@@ -203,7 +215,7 @@ def test_rejected_images_are_replaced_until_the_quota_is_met(scripted, monkeypat
 
 def test_quota_shortfall_is_reported_by_class_with_its_own_status(scripted, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Scripted, 'trouble', staticmethod(lambda n: 'constant' if n > 1 else ''))
-    with pytest.raises(QuotaShortfall, match='a: 2 of 6 .*10 constant') as short:
+    with pytest.raises(QuotaShortfall, match=r'a: 2 of 6 .*10 constant') as short:
         generate(scripted(tries_per_image=2), tmp_path / 's', 'cpu', quiet=True)
     assert short.value.exit_code == 3
     assert Store.open(tmp_path / 's').counts()['b']['kept'] == 2
@@ -231,7 +243,7 @@ def test_full_disk_keeps_finished_blocks_and_goes_on_after(tmp_path: Path) -> No
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=192k', 'tmpfs', str(small)], capture_output=True).returncode:
         pytest.skip('this machine does not let us mount a small file system')
     try:
-        with pytest.raises(StoreError, match='(?i)space|full'):
+        with pytest.raises(StoreError, match=r'(?i)space|full'):
             generate(recipe(), small / 's', 'cpu', quiet=True)
         published = len(Store.open(small / 's').finished())
         assert 0 < published < 20
@@ -316,7 +328,11 @@ def test_plan_does_not_depend_on_machine_time_or_hash_seed() -> None:
     script = 'import json,sys; from synthaug_plugins.engine.recipe import *; print(prepare(complete(json.loads(sys.argv[1]))).plan.fingerprint)'
     prints = {
         subprocess.run(
-            [sys.executable, '-c', script, json.dumps(DIGITS)], env={**os.environ, 'PYTHONHASHSEED': str(random.randrange(2**32))}, capture_output=True, text=True, check=True
+            [sys.executable, '-c', script, json.dumps(DIGITS)],
+            env={**os.environ, 'PYTHONHASHSEED': str(random.randrange(2**32))},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for _ in range(2)
     }

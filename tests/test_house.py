@@ -63,7 +63,9 @@ def test_rooms_import_from_lower_floors_only(path: Path) -> None:
         if parts[0] == 'synthaug_plugins' and len(parts) > 1 and parts[1] in FLOOR_OF:
             there = parts[1]
             if there != here and not for_types:
-                assert FLOOR_OF[there] < FLOOR_OF[here] or FLOOR_OF[here] in (0, 5), f'{path.name} (floor {FLOOR_OF[here]}) imports {module} (floor {FLOOR_OF[there]})'
+                assert FLOOR_OF[there] < FLOOR_OF[here] or FLOOR_OF[here] in (0, 5), (
+                    f'{path.name} (floor {FLOOR_OF[here]}) imports {module} (floor {FLOOR_OF[there]})'
+                )
             assert there not in STRANGERS.get(here, set()), f'{here} must not know {there}'
         assert parts[0] not in FOREIGN.get(here, set()), f'{here} must not know {parts[0]}'
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from synthaug_plugins import compat
-from synthaug_plugins.errors import DataError, RecipeError, StoreError
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id, request_seed
@@ -104,8 +103,8 @@ def recipe(world: Path, loop: str = 'epoch', workers: int = 0, batch_size: int =
             'default_scope': 'mmpretrain',
             'model': {
                 'type': 'ImageClassifier',
-                'backbone': {'type': 'ResNet_CIFAR', 'depth': 18, 'base_channels': 4, 'stem_channels': 4, 'num_stages': 2, 'out_indices': (1,), 'strides': (1, 2),
-                             'dilations': (1, 1)},
+                'backbone': {'type': 'ResNet_CIFAR', 'depth': 18, 'base_channels': 4, 'stem_channels': 4, 'num_stages': 2, 'out_indices': (1,),
+                             'strides': (1, 2), 'dilations': (1, 1)},
                 'neck': {'type': 'GlobalAveragePooling'},
                 'head': {'type': 'LinearClsHead', 'num_classes': 4, 'in_channels': 8, 'loss': {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}},
             },
@@ -398,9 +397,8 @@ def test_resuming_in_the_middle_of_an_epoch_continues_the_same_batches(world: Pa
     save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 1, 'max_keep_ckpts': -1}}}
     whole = run(recipe(world, mix=mix), tmp_path / 'whole', **save).batches
     for stop, workers in ((4, 0), (6, 0), (8, 2)):
-        rest = run(
-            recipe(world, workers=workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=str(tmp_path / 'whole' / f'iter_{stop}.pth'), **save
-        ).batches
+        checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
+        rest = run(recipe(world, workers=workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **save).batches
         assert rest == whole[stop:], stop
     with pytest.raises(RecipeError, match='batch 4 of an epoch of 6 batches, but an epoch has 11 now'):
         run(recipe(world, batch_size=4, mix=mix), tmp_path / 'other', resume=True, load_from=str(tmp_path / 'whole/iter_4.pth'))

@@ -38,8 +38,8 @@ class DigitsInMemory(BaseDataset):
         return [{'img': image if len(self.shape) == 3 else image[..., 0], 'gt_label': label} for label, image in images]
 
 
-def in_memory(world: Path, shape: tuple[int, ...] = (16, 16, 3), **mix: Any) -> Config:
-    cfg = recipe(world, mix=mix)
+def in_memory(base: Path, shape: tuple[int, ...] = (16, 16, 3), **mix: Any) -> Config:
+    cfg = recipe(base, mix=mix)
     cfg.train_dataloader.dataset = {'type': 'DigitsInMemory', 'shape': shape, 'pipeline': [{'type': 'PackInputs'}]}
     return cfg
 
@@ -298,19 +298,14 @@ def test_recipes_that_do_not_fit_are_refused(world: Path) -> None:  # noqa: F811
     refuses('preprocesses with TwoNormDataPreprocessor', lambda c: c.data_preprocessor.update(type='TwoNormDataPreprocessor'), mode='two_stream')
     refuses('the model TimmClassifier has none', lambda c: setattr(c, 'model', {'type': 'TimmClassifier'}), mode='two_stream')
     refuses('cal_acc=False', lambda c: c.model.head.update(cal_acc=True), soft_labels={'column': 'x'})
-    refuses(
-        "partner='source' needs real images with file paths",
-        lambda c: c.train_dataloader.update(dataset=in_memory(world).train_dataloader.dataset),
-        partner='source',
-    )
-    refuses('cannot be checked', lambda c: c.train_dataloader.update(dataset=in_memory(world).train_dataloader.dataset), sources='in_real_set')
+    pixels = in_memory(world).train_dataloader.dataset
+    refuses("partner='source' needs real images with file paths", lambda c: c.train_dataloader.update(dataset=pixels), partner='source')
+    refuses('cannot be checked', lambda c: c.train_dataloader.update(dataset=pixels), sources='in_real_set')
     refuses('24 of 44 have no variants', lambda c: None, mode='per_batch', partner='source', store=str(world / 'some'))
-    refuses('gives no data_samples', lambda c: next(iter(loader_without_pack(c))))
-
-
-def loader_without_pack(cfg: Config) -> Any:
-    cfg.train_dataloader.dataset.pipeline = [{'type': 'LoadImageFromFile'}]
-    return loader(cfg)
+    unpacked = recipe(world, mix=mix)
+    unpacked.train_dataloader.dataset.pipeline = [{'type': 'LoadImageFromFile'}]
+    with pytest.raises(RecipeError, match='gives no data_samples'):
+        next(iter(loader(unpacked)))
 
 
 def test_real_classes_without_names_are_refused(tmp_path: Path, world: Path) -> None:  # noqa: F811

@@ -127,7 +127,7 @@ def test_a_weighted_head_sums_weighted_losses_over_the_batch(loss: dict[str, Any
 def test_heads_and_losses_without_room_for_weights_are_refused() -> None:
     with pytest.raises(RecipeError, match='ArcFaceClsHead computes its loss in its own way'):
         weighted('ArcFaceClsHead')
-    with pytest.raises(RecipeError, match="'LinearClsHaed' is unknown. Did you mean 'LinearClsHead'"):
+    with pytest.raises(RecipeError, match=r"'LinearClsHaed' is unknown\. Did you mean 'LinearClsHead'"):
         weighted('LinearClsHaed')
     with pytest.raises(RecipeError, match='The loss L1Loss takes no sample weights'):
         weighted(loss=torch.nn.L1Loss())
@@ -228,7 +228,7 @@ def test_mmpretrains_own_recipes_load_by_name_and_configure() -> None:
     assert done.train_dataloader.sampler == cfg.train_dataloader.sampler
     assert {h.type for h in done.custom_hooks} == {'synthaug_plugins.MixResumeHook', 'synthaug_plugins.FrozenBNHook'}
     assert 'batch_sampler' not in cfg.train_dataloader  # the recipe itself is left alone
-    with pytest.raises(RecipeError, match="Did you mean 'resnet/resnet18_8xb16_cifar10.py'"):
+    with pytest.raises(RecipeError, match=r"Did you mean 'resnet/resnet18_8xb16_cifar10\.py'"):
         load_recipe('mmpretrain::resnet/resnet18_8xb16_cifar1.py')
     with pytest.raises(RecipeError, match='does not exist'):
         load_recipe('nowhere.py')
@@ -239,7 +239,7 @@ def test_options_from_the_command_line_are_laid_over_the_recipes(world: Path) ->
     done = configure(cfg, get_plugin_manager(), {'mix': {'alpha': 0.9}})
     assert done.train_dataloader.batch_sampler.alpha == 0.9
     assert done.train_dataloader.dataset.stores[0].store == 'a'
-    with pytest.raises(RecipeError, match="no plugin reads 'mixx'. Did you mean 'mix'"):
+    with pytest.raises(RecipeError, match=r"no plugin reads 'mixx'\. Did you mean 'mix'"):
         configure(recipe(world, mixx={}), get_plugin_manager())
     with pytest.raises(RecipeError, match='mix = 3 is not a dict'):
         configure(recipe(world, mix=3), get_plugin_manager())

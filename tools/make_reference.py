@@ -47,7 +47,7 @@ def entries() -> Iterator[str]:
         root = getattr(registry, name)
         root.import_from_location()
         for key, cls in sorted(root.module_dict.items()):
-            yield f'### {key}\n\n`{name}`, `type=\'synthaug_plugins.{key}\'`\n\n```text\n{inspect.getdoc(cls)}\n```'
+            yield f"### {key}\n\n`{name}`, `type='synthaug_plugins.{key}'`\n\n```text\n{inspect.getdoc(cls)}\n```"
 
 
 def page() -> str:

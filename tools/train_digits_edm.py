@@ -1,10 +1,13 @@
 """Train the embedded model `digits_edm` from nothing: a class-conditional EDM denoiser of 8x8 handwritten digits.
 
-    python tools/train_digits_edm.py                     # about 25 minutes on one CPU core; a second call continues
-    python tools/train_digits_edm.py --images-shown 1e5  # a quick look
+    python tools/train_digits_edm.py                       # 5 to 8 minutes on one CPU core; a second call continues
+    python tools/train_digits_edm.py --images-shown 64000  # a quick look
 
 It sees scikit-learn's digits 0 to 1199 only. The file is ordered by writer, so the rest (1200 to 1796) is the work of other
 hands, and is left for testing.
+
+Length and dropout were chosen in a trial that trained on images 0 to 999 and took the loss on 1000 to 1199, other writers again:
+with dropout 0.1 that loss is lowest after 100,000 images and then rises, with 0.4 it falls until 160,000 and stays level.
 """
 
 from __future__ import annotations
@@ -134,8 +137,8 @@ def describe(card: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images-shown', type=float, default=1.5e6, help='length of the training')
-    parser.add_argument('--dropout', type=float, default=0.1)
+    parser.add_argument('--images-shown', type=float, default=240e3, help='length of the training')
+    parser.add_argument('--dropout', type=float, default=0.4)
     parser.add_argument('--out', type=Path, default=OUT, help='the model folder')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits_edm'), help='checkpoints')
     args = parser.parse_args()
@@ -160,7 +163,7 @@ def main() -> None:
         },
     }
     # P_mean: the interesting noise levels lie between the grey step of 1/8 (sigma 0.05) and a few times sigma_data.
-    options = EDMTraining(images_shown=int(args.images_shown), P_mean=-0.6, P_std=1.2, ema_half_life_images=60_000)
+    options = EDMTraining(images_shown=int(args.images_shown), P_mean=-0.6, P_std=1.2, ema_half_life_images=12_000, checkpoint_steps=125)
     clock = args.work_dir.with_suffix('.seconds.json')
     spent, begin = (json.loads(clock.read_text()) if clock.exists() and args.work_dir.exists() else 0.0), time.process_time()
 

@@ -84,7 +84,9 @@ def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', h
             try:
                 _work(run, store, todo, hook, quiet)
             except KeyboardInterrupt:
-                raise Stopped(f'Stopped: {len(store.finished())} of {len(run.plan.blocks)} blocks are in {store.folder}.', 'The same command goes on from there.') from None
+                raise Stopped(
+                    f'Stopped: {len(store.finished())} of {len(run.plan.blocks)} blocks are in {store.folder}.', 'The same command goes on from there.'
+                ) from None
     _check_quota(store)
     return store
 
@@ -119,7 +121,9 @@ def _check_quota(store: Store) -> None:
             why = ', '.join(f'{n} {reason}' for reason, n in sorted(c['reasons'].items(), key=lambda item: -item[1]))
             short.append(f'{name}: {c["kept"]} of {c["target"]} (rejected: {why})')
     if short:
-        raise QuotaShortfall(f'The quota was not met in {store.folder}. {"; ".join(short)}.', 'Raise tries_per_image or loosen an inspector, into a new folder.')
+        raise QuotaShortfall(
+            f'The quota was not met in {store.folder}. {"; ".join(short)}.', 'Raise tries_per_image or loosen an inspector, into a new folder.'
+        )
 
 
 def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | None = None, quiet: bool = False) -> list[Fault]:
