@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,16 @@ def save_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, to
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f'.{WEIGHTS}.partial'
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
+    partial.chmod(0o666 & ~_umask())  # safetensors makes the file readable by its owner only
     partial.replace(folder / WEIGHTS)
     for name, content in ((CONFIG, config), (CARD, card)):
         partial = folder / f'.{name}.partial'
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
         partial.replace(folder / name)
+
+
+def _umask() -> int:
+    """The process's umask; reading it means setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.compare import compare, format_table
+from synthaug_plugins.evaluation.fingerprint import run_key
 from synthaug_plugins.evaluation.pool import RunFailed
 from synthaug_plugins.evaluation.protocol import Arm, fill, read_comparison
+from synthaug_plugins.evaluation.runs import planned_steps, settle, train_run, training_part
 from synthaug_plugins.evaluation.statistics import class_gains, paired, sentences, signed, spread
 from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+from synthaug_plugins.training.run import load_recipe
 
 TRAIN = Path(__file__).parents[1] / 'registry_configs' / 'train' / 'digits_resnet.py'
 RECIPE = """
@@ -70,6 +74,13 @@ def change(recipe: Path, old: str, new: str) -> Path:
     return recipe
 
 
+def settled(recipe: Path, seed: int = 0) -> Config:
+    """The baseline's config of one seed."""
+    compat.apply()
+    comparison = read_comparison(recipe)
+    return settle(load_recipe(comparison.train, fill(comparison.cfg_options, {'seed': seed})), seed)
+
+
 def run(recipe: Path, jobs: int = 2, progress: Callable[[str], None] = print, **values: Any) -> dict[str, Any]:
     return compare(recipe, recipe.parent / 'out', get_plugin_manager(), jobs, values, register_nouns, progress)
 
@@ -109,6 +120,9 @@ def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_miss
     assert [step for step, _ in base['curves'][0]] == [3, 6]
     assert 'real_only' in format_table(results)
     assert results['title'] == 'digits at 2 shots'
+    # what other runs the worker made before, and how many workers there were, decides nothing
+    alone = train_run(training_part(settled(recipe, seed=1)), recipe.parent / 'alone', 6)
+    assert [tuple(point) for point in base['curves'][1]] == alone['curve']
 
 
 @pytest.mark.slow
@@ -175,27 +189,16 @@ def test_epochs_are_counted_in_steps(recipe: Path) -> None:
 
 
 def test_training_that_ends_early_is_an_error_not_a_result(recipe: Path) -> None:
-    from synthaug_plugins.evaluation.runs import planned_steps, settle, train_run, training_part
-    from synthaug_plugins.training.run import load_recipe
-
-    compat.apply()
-    comparison = read_comparison(recipe)
-    cfg = load_recipe(comparison.train, fill(comparison.cfg_options, {'seed': 0}))
-    cfg.custom_hooks = [{'type': 'mmengine.EarlyStoppingHook', 'monitor': 'accuracy/top1', 'min_delta': 200, 'patience': 1}]
+    cfg = settled(recipe)
+    cfg.custom_hooks.append({'type': 'mmengine.EarlyStoppingHook', 'monitor': 'accuracy/top1', 'min_delta': 200, 'patience': 1})
     cfg.train_cfg.val_interval = 1
-    settled = settle(cfg, 0)
     with pytest.raises(RecipeError, match='optimiser steps instead of 6'):
-        train_run(training_part(settled), recipe.parent / 'run', planned_steps(settled))
+        train_run(training_part(cfg), recipe.parent / 'run', planned_steps(cfg))
     assert not (recipe.parent / 'run' / 'result.json').exists()
 
 
 def test_changed_training_image_makes_another_run(recipe: Path) -> None:
-    from synthaug_plugins.evaluation.runs import run_key, settle, training_part
-    from synthaug_plugins.training.run import load_recipe
-
-    compat.apply()
-    comparison = read_comparison(recipe)
-    cfg = training_part(settle(load_recipe(comparison.train, fill(comparison.cfg_options, {'seed': 0})), 0))
+    cfg = training_part(settled(recipe))
     key = run_key(cfg)
     assert run_key(cfg) == key
     write_images(recipe.parent / 'data' / 'test', range(1400, 1410))  # test images decide no training

@@ -32,7 +32,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import HOOKS, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from synthaug_plugins.training.run import configure  # noqa: E402
+from synthaug_plugins.training.run import configure, stop_workers  # noqa: E402
 
 CLASSES = ('four', 'one', 'three', 'two')
 DIGITS = {'four': 4, 'one': 1, 'three': 3, 'two': 2}
@@ -170,6 +170,7 @@ def run(cfg: Config, work_dir: Path, **changes: Any) -> Recorder:
     cfg.work_dir, cfg.experiment_name = str(work_dir), str(work_dir).replace('/', '_')
     runner = Runner.from_cfg(cfg)
     runner.train()
+    stop_workers(runner)
     recorder = next(h for h in runner.hooks if isinstance(h, Recorder))
     recorder.runner = runner
     return recorder
@@ -207,14 +208,14 @@ def log() -> Iterator[list[str]]:
 # --- alpha = 0 is the stock recipe
 
 
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_with_alpha_0_every_loss_equals_the_stock_recipe(world: Path, tmp_path: Path, loop: str) -> None:
-    stock = run(recipe(world, loop), tmp_path / 'stock')
-    mixed = run(recipe(world, loop, mix={'store': str(world / 'variants'), 'alpha': 0}), tmp_path / 'mixed')
+@pytest.mark.parametrize(('loop', 'workers'), [('epoch', 0), ('epoch', 2), ('iter', 0), ('iter', 2)])
+def test_with_alpha_0_every_loss_equals_the_stock_recipe(world: Path, tmp_path: Path, loop: str, workers: int) -> None:
+    stock = run(recipe(world, loop, workers), tmp_path / 'stock')
+    mixed = run(recipe(world, loop, workers, mix={'store': str(world / 'variants'), 'alpha': 0}), tmp_path / 'mixed')
     assert len(stock.losses) == 12
     assert mixed.losses == stock.losses
     assert [[b[1] for b in batch] for batch in mixed.batches] == [[b[1] for b in batch] for batch in stock.batches]
-    half = run(recipe(world, loop, mix={'store': str(world / 'variants'), 'alpha': 0.5}), tmp_path / 'half')
+    half = run(recipe(world, loop, workers, mix={'store': str(world / 'variants'), 'alpha': 0.5}), tmp_path / 'half')
     assert half.losses != stock.losses
 
 
@@ -394,9 +395,9 @@ def test_iteration_based_loops_mix_on_without_end(world: Path, tmp_path: Path) -
 @pytest.mark.parametrize('mode', ['per_sample', 'two_stream'])
 def test_resuming_in_the_middle_of_an_epoch_continues_the_same_batches(world: Path, tmp_path: Path, mode: str) -> None:
     mix = {'store': str(world / 'variants'), 'mode': mode}
-    save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 1, 'max_keep_ckpts': -1}}}
+    save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 4, 'max_keep_ckpts': -1}}}
     whole = run(recipe(world, mix=mix), tmp_path / 'whole', **save).batches
-    for stop, workers in ((4, 0), (6, 0), (8, 2)):
+    for stop, workers in ((4, 0), (8, 2)):
         checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
         rest = run(recipe(world, workers=workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **save).batches
         assert rest == whole[stop:], stop

@@ -200,6 +200,12 @@ def test_a_recipe_with_swaps_trains_and_with_prob_0_equals_the_stock_one(world: 
     assert mixed.losses != stock.losses
 
 
+def test_swaps_leave_images_alone_that_mix_has_drawn(world: Path) -> None:  # noqa: F811
+    mix = {'store': str(world / 'some'), 'alpha': 1, 'partner': 'source'}
+    cfg = recipe(world, mix=mix, transform={'store': str(world / 'some'), 'root': str(world / 'train'), 'prob': 1.0})
+    assert [m[1] for batch in epochs(cfg) for m in batch if m[0]] == [m[1] for batch in epochs(recipe(world, mix=mix)) for m in batch if m[0]]
+
+
 def test_swaps_that_could_leak_or_mislabel_are_refused(world: Path) -> None:  # noqa: F811
     with pytest.raises(RecipeError, match='needs root'):
         swap(world)
@@ -291,6 +297,8 @@ def test_train_resumes_from_the_latest_checkpoint(world: Path, tmp_path: Path) -
     train(cfg, tmp_path)
     cfg.train_cfg.max_epochs = 2
     resumed = train(cfg, tmp_path, resume=True)
+    with pytest.raises(RecipeError, match='still holds its synthaug dict'):
+        train(recipe(world, mix={}), tmp_path)
     recorder = next(h for h in resumed.hooks if isinstance(h, Recorder))
     assert len(recorder.batches) == 6
     assert recorder.batches == epochs(recipe(world, mix={'store': str(world / 'variants')}), 2)[6:]

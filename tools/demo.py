@@ -19,7 +19,7 @@ from PIL import Image
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 SEEN, VALIDATION = 1200, 197  # by position: the file is ordered by writer, so a random split would leak handwriting
 DRAWS, SHOTS = (0, 1, 2), (1, 5)
-STRENGTHS, VARIANTS = (0.3, 0.6, 1.2), 8  # per source and strength
+STRENGTHS, VARIANTS = (0.3, 0.6, 2.4), 8  # per source and strength
 
 
 def write_digits(out: Path) -> None:
@@ -78,14 +78,16 @@ def main() -> None:
     print(*read_comparison(recipe).notes, '', sep='\n')
     write_digits(out / 'data')
 
-    options = {'generator.sigma': list(STRENGTHS), 'per_class': max(SHOTS) * len(STRENGTHS) * VARIANTS}
-    text = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+    made = {'per_class': max(SHOTS) * len(STRENGTHS) * VARIANTS, 'generator.sigma': list(STRENGTHS)}
     commands = [f'python tools/demo.py --out {shlex.quote(str(out))}    # all of the following, and the digits as folders']
     for draw in DRAWS:
-        data, store = str(out / 'data' / f'draw-{draw}' / f'{max(SHOTS)}-shot'), str(out / 'stores' / f'draw-{draw}')
-        generate(load_recipe(find_recipe('generate/digits_real_guidance.py'), {**options, 'data': data, 'seed': draw}), store, hook=manager.hook, quiet=True)
-        commands.append(shlex.join(['synthaug', 'generate', 'digits_real_guidance', '--data', data, '--out', store, '--cfg-options', *text, f'seed={draw}']))
-        print(f'{store}: variants of {max(SHOTS)} digits per class, {time.monotonic() - started:.0f} s')
+        for told, suffix in ((False, ''), (True, '-class-told')):
+            data, store = str(out / 'data' / f'draw-{draw}' / f'{max(SHOTS)}-shot'), str(out / 'stores' / f'draw-{draw}{suffix}')
+            options = {**made, 'generator.use_labels': told, 'seed': draw}
+            generate(load_recipe(find_recipe('generate/digits_real_guidance.py'), {**options, 'data': data}), store, hook=manager.hook, quiet=True)
+            text = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+            commands.append(shlex.join(['synthaug', 'generate', 'digits_real_guidance', '--data', data, '--out', store, '--cfg-options', *text]))
+            print(f'{store}: {made["per_class"]} variants of {max(SHOTS)} digits per class ({time.monotonic() - started:.0f} s)')
 
     results = []
     for shots in SHOTS:

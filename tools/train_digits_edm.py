@@ -122,15 +122,19 @@ def describe(card: dict) -> str:
 
 ![ten images of each class](sheet.png)
 
-- Data: {card['data']['name']}. {card['data']['origin']}.
-- Seen: {card['data']['split']}. A classifier that may use fewer of these labels than 1200 gets help from this model that it
-  could not have made itself: here the model stands in for one trained on the web.
-- Training: {training['parameters']:,} parameters, {training['images_shown']:,} images shown in {training['steps']:,} steps,
+- Data: {card['data']['name']}.
+  {card['data']['origin']}.
+- Seen: {card['data']['split']}.
+  It knows 1200 labels. A classifier that is given fewer gets help that it could not have made from its own data: here the
+  model stands in for one trained on the web.
+- Training: {training['parameters']:,} parameters; {training['images_shown']:,} images shown in {training['steps']:,} steps;
   {training['seconds'] / 60:.0f} minutes on one CPU core; loss {training['loss_curve'][0][1]:.3f} at first, {training['loss_curve'][-1][1]:.3f} at last.
-- A support vector machine trained on the real training images calls {100 * found['accuracy']:.1f} % of the generated ones by their
-  class; the worst class is at {100 * min(found['accuracy_per_class'].values()):.1f} %.
-- Distance to the nearest training image (median): {near['generated']:.2f}; between training images {near['training_images_to_each_other']:.2f}. Spread within a
-  class: {found['spread']['generated']:.3f}; of the training images {found['spread']['training_images']:.3f}.
+- Class: a support vector machine trained on the real training images calls {100 * found['accuracy']:.1f} % of
+  {10 * found['generated_per_class']} generated ones by the class they were asked for;
+  the worst class is at {100 * min(found['accuracy_per_class'].values()):.1f} %.
+- Copies: the nearest training image of a generated one is {near['generated']:.2f} away (median, Euclidean, pixels in 0..1); that of
+  a training image {near['training_images_to_each_other']:.2f}. Nearer than 0.2: {100 * near['generated_nearer_than_0.2']:.1f} %.
+- Spread within a class: {found['spread']['generated']:.3f}; of the training images {found['spread']['training_images']:.3f}.
 - Licence of the weights: {card['licence']}. Made from nothing by `{training['script']}`.
 """
 
