@@ -10,7 +10,8 @@ notes = [
     'Small real handwriting (scikit-learn digits, 8 x 8 pixels), split by position, since the file is ordered by writer: 0 to 1,199 for the generator and the '
     'few labelled images, 1,200 to 1,396 for validation, 1,397 to 1,796 for test.',
     'What the generator had seen: all 1,200 digits of the first part with their labels, far more than the classifier may use. It stands in for a web-scale '
-    'model, which has seen nearly everything; a generator trained on the few labelled images alone would know nothing that they do not show.',
+    'model, which has seen nearly everything; a generator trained on the few labelled images alone would know nothing that they do not show. So there are two '
+    'arms: in one the generator is not told the class, in the other it is, and the gain of the second comes from labels that the classifier never had.',
     'What chose the options: 197 validation images, more than the labelled training images. With so few labels in real life there would be fewer to choose on.',
 ]
 
@@ -34,11 +35,16 @@ arms = dict(
     real_only=dict(),
     # Stronger augmentation without a generator: rotation on top of the shifts.
     classic=dict(cfg_options={'train_dataloader.dataset.pipeline': _classic}),
-    # With probability alpha, a variant takes the place of the real image that it was made from.
+    # With probability alpha, a variant takes the place of the real image that it was made from. The generator was not told
+    # the class: it knows what digits look like, and the label comes from the real image.
     synthetic=dict(synthaug=dict(mix=dict(store='{root}/stores/draw-{seed}', alpha=0.5, partner='source', select=None))),
+    # The same, and the generator was told the class: it brings in what it learned from labels that the classifier never sees.
+    synthetic_class_told=dict(synthaug=dict(mix=dict(store='{root}/stores/draw-{seed}-class-told', alpha=0.5, partner='source', select=None))),
 )
-# Strength decides the sign, and no value is right everywhere: so it is searched, on validation. Both augmentations are, to be fair.
+# Strength decides the sign, and no value is right everywhere: so it is searched, on validation. Rotation is too, to be fair.
+_mix = {'mix.select': ['params.sigma = 0.3', 'params.sigma = 0.6', 'params.sigma = 2.4'], 'mix.alpha': [0.3, 0.6]}
 search = [
     dict(arm='classic', grid={'cfg_options.train_dataloader.dataset.pipeline.1.angle': [5.0, 15.0]}),
-    dict(arm='synthetic', grid={'mix.select': ['params.sigma = 0.3', 'params.sigma = 0.6', 'params.sigma = 1.2'], 'mix.alpha': [0.3, 0.6]}),
+    dict(arm='synthetic', grid=_mix),
+    dict(arm='synthetic_class_told', grid=_mix),
 ]

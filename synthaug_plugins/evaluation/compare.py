@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
 from synthaug_plugins import compat
-from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.evaluation.pool import Pool, Task
+from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.evaluation.cache import RunCache, Side
+from synthaug_plugins.evaluation.fingerprint import data_of
+from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.protocol import Arm, Comparison, fill, read_comparison
-from synthaug_plugins.evaluation.statistics import class_gains, options_text, paired, plus_minus, signed, spread
+from synthaug_plugins.evaluation.runs import TRAINED, planned_steps, refuse_leaks, settle
+from synthaug_plugins.evaluation.statistics import class_gains, paired, plus_minus, signed, spread
 from synthaug_plugins.store.files import write_whole
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
+from synthaug_plugins.training.run import configure, load_recipe
 
 FORMAT_VERSION = 1
 _Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One arm (or one candidate of its search) with the settled trainer recipe of each seed."""
-
-    arm: Arm
-    options: Mapping[str, Any]
-    configs: Mapping[int, Config]
-
-    @property
-    def label(self) -> str:
-        """For progress and errors: the arm's name, with the options that were searched."""
-        return f'{self.arm.name} [{options_text(self.options)}]' if self.options else self.arm.name
 
 
 def compare(
@@ -75,6 +63,7 @@ def compare(
     Raises:
         RecipeError: a wrong recipe; arms that take unequal optimiser steps or are held to different images.
         RunFailed: a run failed; its log is named.
+        Stopped: Ctrl-C; finished runs are kept.
     """
     compat.apply()
     if jobs < 1:
@@ -87,17 +76,16 @@ def compare(
     sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
     _check_same_images(sides)
     steps = _check_equal_steps(sides)
-    with Pool(jobs, setup) as pool:
-        runs = _Runs(out, pool, progress)
-        trained = dict(zip([s.label for s in sides], runs.train(sides, steps), strict=True))
-        search, final = [], dict(fixed)
-        for name, candidates in searches.items():
-            table = [{'options': dict(c.options), 'val': spread([r['val'] for r in trained[c.label]])} for c in candidates]
-            chosen = max(range(len(table)), key=lambda i: (table[i]['val']['mean'], -i))
-            search.append({'arm': name, 'candidates': table, 'chosen': chosen})
-            final[name] = candidates[chosen]
-        ordered = [final[arm.name] for arm in comparison.arms]
-        tested = runs.test(ordered)
+    with _alone(out), Pool(jobs, setup) as pool:
+        runs = RunCache(out, pool, progress)
+        try:
+            trained = dict(zip([s.label for s in sides], runs.train(sides, steps), strict=True))
+            search, final = _choose(searches, trained)
+            ordered = [{**fixed, **final}[arm.name] for arm in comparison.arms]
+            tested = runs.test(ordered)
+        except KeyboardInterrupt:
+            done = len(list(out.glob(f'runs/*/{TRAINED}')))
+            raise Stopped(f'Stopped: {done} trained runs are in {out}.', 'The same command goes on from there.') from None
     arms = [_arm_result(s, trained[s.label], t, tested[0], runs) for s, t in zip(ordered, tested, strict=True)]
     arms[0]['difference'] = arms[0]['class_gains'] = None
     results = {
@@ -116,6 +104,29 @@ def compare(
     return results
 
 
+def _choose(searches: Mapping[str, Sequence[Side]], trained: Mapping[str, Sequence[_Result]]) -> tuple[list[_Result], dict[str, Side]]:
+    """The table of each search, and the candidate with the best mean validation accuracy by arm; the first of equals."""
+    tables, final = [], {}
+    for name, candidates in searches.items():
+        rows = [{'options': dict(c.options), 'val': spread([r['val'] for r in trained[c.label]])} for c in candidates]
+        chosen = max(range(len(rows)), key=lambda i: (rows[i]['val']['mean'], -i))
+        tables.append({'arm': name, 'candidates': rows, 'chosen': chosen})
+        final[name] = candidates[chosen]
+    return tables, final
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a second comparison in the same folder: both would train into the same run. The system frees the lock on death."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / '.lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(f'Another comparison is running in {str(out)!r}.', 'Wait for it, or give another folder with --out.') from None
+        yield
+
+
 def format_table(results: Mapping[str, Any]) -> str:
     """The results as a small text table: test accuracy, difference to the baseline and every seed, per arm."""
     rows = [('arm', 'test top-1 %', 'difference', 'every seed')]
@@ -128,9 +139,6 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 def _side(comparison: Comparison, arm: Arm, manager: pluggy.PluginManager, options: Mapping[str, Any] | None = None) -> Side:
     """The settled config of every seed."""
-    from synthaug_plugins.evaluation.runs import refuse_leaks, settle
-    from synthaug_plugins.training.run import configure, load_recipe
-
     options = options or {}
     arm = arm.with_options(options)
     configs = {}
@@ -144,8 +152,6 @@ def _side(comparison: Comparison, arm: Arm, manager: pluggy.PluginManager, optio
 
 def _check_same_images(sides: Sequence[Side]) -> None:
     """Refuse arms that are chosen or tested on different images."""
-    from synthaug_plugins.evaluation.runs import data_of
-
     for side in sides[1:]:
         for seed, cfg in side.configs.items():
             for loader in ('val_dataloader', 'test_dataloader'):
@@ -158,8 +164,6 @@ def _check_same_images(sides: Sequence[Side]) -> None:
 
 def _check_equal_steps(sides: Sequence[Side]) -> int:
     """The number of optimiser steps that every run takes; refuse unequal ones, with the numbers."""
-    from synthaug_plugins.evaluation.runs import planned_steps
-
     steps = {f'{side.label}, seed {seed}': planned_steps(cfg) for side in sides for seed, cfg in side.configs.items()}
     if len(set(steps.values())) > 1:
         first = {n: label for label, n in reversed(steps.items())}
@@ -171,61 +175,7 @@ def _check_equal_steps(sides: Sequence[Side]) -> int:
     return next(iter(steps.values()))
 
 
-class _Runs:
-    """The cache of runs: `out/runs/<key>/result.json` for a training, `test-<key>.json` for its test."""
-
-    def __init__(self, out: Path, pool: Pool, progress: Callable[[str], None]) -> None:
-        self.out, self.pool, self.progress = out, pool, progress
-        self.listings: dict[str, str] = {}
-
-    def key(self, side: Side, seed: int) -> str:
-        from synthaug_plugins.evaluation.runs import run_key, training_part
-
-        return run_key(training_part(side.configs[seed]), self.listings)
-
-    def train(self, sides: Sequence[Side], steps: int) -> list[list[_Result]]:
-        """Result of every seed of every side."""
-        from synthaug_plugins.evaluation.runs import TRAINED, train_run, training_part
-
-        todo = []
-        for side in sides:
-            for seed, cfg in side.configs.items():
-                folder = self.out / 'runs' / self.key(side, seed)
-                todo.append((f'{side.label}, seed {seed}', folder / TRAINED, train_run, (training_part(cfg), folder, steps)))
-        results = self._run(todo, lambda r: f'{r["val"]:.1f} % on validation, {r["seconds"]:.0f} s')
-        return _grouped(results, sides)
-
-    def test(self, sides: Sequence[Side]) -> list[list[_Result]]:
-        """Test result of every seed of every side."""
-        from synthaug_plugins.evaluation.runs import run_key, test_run, testing_part
-
-        todo = []
-        for side in sides:
-            for seed, cfg in side.configs.items():
-                folder = self.out / 'runs' / self.key(side, seed)
-                testing = testing_part(cfg)
-                file = f'test-{run_key(testing, self.listings)}.json'
-                todo.append((f'{side.label}, seed {seed}, test', folder / file, test_run, (testing, folder, file)))
-        results = self._run(todo, lambda r: f'{r["top1"]:.1f} %')
-        return _grouped(results, sides)
-
-    def _run(self, todo: Sequence[tuple[str, Path, Callable[..., _Result], tuple[Any, ...]]], says: Callable[[_Result], str]) -> list[_Result]:
-        """Make what is not there yet (each file once, though two sides may share it) and read everything."""
-        missing: dict[Path, Task] = {}
-        for label, file, function, arguments in todo:
-            if not file.exists():
-                missing.setdefault(file, Task(label, file.parent / 'log.txt', function, arguments))
-        count = iter(range(1, len(missing) + 1))
-        self.pool.run(list(missing.values()), lambda label, result: self.progress(f'[{next(count)}/{len(missing)}] {label}: {says(result)}'))
-        return [json.loads(file.read_text(encoding='utf-8')) for _, file, _, _ in todo]
-
-
-def _grouped(results: Iterable[_Result], sides: Sequence[Side]) -> list[list[_Result]]:
-    results = iter(results)
-    return [[next(results) for _ in side.configs] for side in sides]
-
-
-def _arm_result(side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: _Runs) -> _Result:
+def _arm_result(side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: RunCache) -> _Result:
     top1, recalls = [t['top1'] for t in tested], [t['recall'] for t in tested]
     return {
         'name': side.arm.name,

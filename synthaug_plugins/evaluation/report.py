@@ -37,7 +37,8 @@ def write_report(
         out_html: the file; replaced atomically.
         plugin_manager: asked for further sections, once per comparison.
         title: heading; default: that of the first comparison.
-        stores: stores to show; default: those that the arms trained on. The gallery shows the first.
+        stores: stores to show; default: those that the arms trained on. The gallery shows one per arm, that of
+            the first seed.
         commands: shell commands that made the data and stores, before those of the comparisons.
 
     Raises:
@@ -59,9 +60,7 @@ def write_report(
         title=title or results[0]['title'],
         notes=list(dict.fromkeys(note for result in results for note in result['notes'])),
         comparisons=[_comparison(r) for r in results],
-        gallery=gallery(opened[0]) if opened else None,
-        pixelated=bool(opened) and is_pixel_art(opened[0]),
-        gallery_store=str(opened[0].folder) if opened else None,
+        galleries=[{**gallery(store), 'store': str(store.folder), 'pixelated': is_pixel_art(store)} for store in _shown(results, opened)],
         funnels=[counts(store, uses.get(str(store.folder), [])) for store in opened],
         costs=[_generation_cost(store) for store in opened],
         commands=[*commands, *(r['command'] for r in results)],
@@ -95,6 +94,12 @@ def _uses(results: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, Any
                     if use not in uses.setdefault(entry['store'], []):
                         uses[entry['store']].append(use)
     return uses
+
+
+def _shown(results: Sequence[Mapping[str, Any]], opened: Sequence[Store]) -> list[Store]:
+    """The stores of the first seed of every arm; where none of them is at hand, the first store."""
+    first = {entry['store'] for result in results for arm in result['arms'] for entry in arm['stores'][0]}
+    return [store for store in opened if str(store.folder) in first] or list(opened[:1])
 
 
 def _open(folder: str) -> Store:

@@ -6,19 +6,17 @@ The best checkpoint is chosen on the validation images by top-1 accuracy. Test i
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.hooks import Hook
 
 from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.evaluation.fingerprint import data_of
 from synthaug_plugins.registry import HOOKS
 from synthaug_plugins.store.files import write_whole
 
@@ -111,12 +109,6 @@ def refuse_leaks(cfg: Config) -> None:
                 raise RecipeError(f'{a} and {b} read the same images.', cure)
 
 
-def data_of(loader: Mapping[str, Any]) -> str:
-    """What a loader reads, as text: its dataset config without the pipeline."""
-    dataset = {k: v for k, v in loader['dataset'].items() if k not in ('pipeline', '_scope_', 'test_mode', 'type')}
-    return _plain(dataset)
-
-
 def by_epoch(cfg: Config) -> bool:
     """Whether training is counted in epochs."""
     train_cfg = cfg.train_cfg
@@ -163,47 +155,6 @@ def testing_part(cfg: Config) -> Config:
     cfg.custom_hooks = []
     cfg.default_hooks.pop('checkpoint')
     return cfg
-
-
-def run_key(cfg: Config, listings: dict[str, str] | None = None) -> str:
-    """Hash of a resolved config and of the folders and files that its loaders read (names, sizes, times of change).
-
-    Args:
-        listings: remembers folders that were already listed, so that a large one is walked once.
-    """
-    listings = {} if listings is None else listings
-    digest = hashlib.sha256(_plain(cfg.to_dict()).encode())
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for path in sorted(_paths(cfg.get(loader))):
-            if path not in listings:
-                listings[path] = _listing(Path(path))
-            digest.update(f'\n{path} {listings[path]}'.encode())
-    return digest.hexdigest()[:16]
-
-
-def _plain(tree: Any) -> str:
-    def name(value: Any) -> str:
-        return f'{value.__module__}.{value.__qualname__}' if hasattr(value, '__qualname__') else repr(value)
-
-    return json.dumps(tree, sort_keys=True, default=name)
-
-
-def _paths(tree: Any) -> set[str]:
-    """Every string in a loader's config that names a file or folder."""
-    if isinstance(tree, Mapping):
-        return set().union(*map(_paths, tree.values()))
-    if isinstance(tree, list | tuple):
-        return set().union(*map(_paths, tree))
-    return {tree} if isinstance(tree, str) and tree.strip('./') and len(tree) < 4096 and '\0' not in tree and os.path.exists(tree) else set()
-
-
-def _listing(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file())
-    lines = []
-    for file in files:
-        stat = file.stat()
-        lines.append(f'{file.relative_to(path).as_posix()} {stat.st_size} {stat.st_mtime_ns}')
-    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
 
 
 def train_run(cfg: Config, folder: Path, steps: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmpretrain.models.utils.data_preprocessor import ClsDataPreprocessor
+from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 
 from synthaug_plugins.errors import RecipeError

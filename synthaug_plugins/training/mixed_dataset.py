@@ -18,7 +18,7 @@ from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
 from synthaug_plugins.training.partners import PartnerTable, Walk
-from synthaug_plugins.training.records import Groups, Records, read_records, relative_source, source_numbers
+from synthaug_plugins.training.records import Groups, Records, normal_path, read_records, relative_source, source_numbers
 
 SOURCES = {
     'in_real_set': 'drop synthetic images whose source image is not in the real training set',
@@ -76,8 +76,10 @@ class MixedDataset(Dataset):
         self._leaves = list(_leaves(self.dataset))
         if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1:
             raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
-        self._source_roots = [source_root] if source_root else _image_roots(self._leaves)
+        self._source_roots = [normal_path(source_root)] if source_root else _image_roots(self._leaves)
         first = self.dataset.get_data_info(0)
+        if not isinstance(first.get('gt_label', 0), int | np.integer):
+            raise RecipeError(f'The real images have labels like {first["gt_label"]!r}.', 'Mixing needs one class per image, or none.')
         self._in_memory: np.ndarray | None = None if 'img_path' in first else np.empty_like(first['img'])
         self._channel_order = channel_order
         self._infos: tuple[np.ndarray, pa.Array] | None = None
@@ -254,7 +256,7 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 def _image_roots(leaves: Sequence[Any]) -> list[str]:
     roots = [str(p) for leaf in leaves for p in (*getattr(leaf, 'data_prefix', {}).values(), getattr(leaf, 'data_root', ''))]
-    return [r for r in roots if r]
+    return sorted({normal_path(r) for r in roots if r}, key=len, reverse=True)
 
 
 def _data_sample(item: Any) -> Any:

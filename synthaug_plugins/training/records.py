@@ -167,16 +167,23 @@ def source_numbers(sources: pa.Array, real_sources: Sequence[str]) -> np.ndarray
     return pc.index_in(sources, value_set=pa.array(list(real_sources), pa.string())).fill_null(-1).to_numpy().astype(np.int64)
 
 
+def normal_path(path: str) -> str:
+    """A path in the form in which paths are compared: absolute and without detours; an address such as s3://... without detours."""
+    return os.path.normpath(path) if '://' in path else os.path.abspath(path)
+
+
 def relative_source(img_path: str, roots: Sequence[str]) -> str | None:
     """An image's path relative to the innermost root that holds it, with forward slashes; None if none does.
 
-    >>> relative_source('data/train/cat/1.png', ['data', 'data/train/'])
+    Args:
+        img_path: as the dataset gives it.
+        roots: folders as `normal_path` gives them, longest first.
+
+    >>> relative_source('data/train/cat/1.png', [normal_path('data/train/'), normal_path('data')])
     'cat/1.png'
     """
-    path = os.path.normpath(img_path)
-    for root in sorted((os.path.normpath(r) for r in roots), key=len, reverse=True):
-        if root == os.curdir and not os.path.isabs(path):
-            return path.replace(os.sep, '/')
-        if path.startswith(root.rstrip(os.sep) + os.sep):
-            return path[len(root.rstrip(os.sep)) + 1 :].replace(os.sep, '/')
+    path = normal_path(img_path)
+    for root in roots:
+        if path.startswith(root + os.sep):
+            return path[len(root) + 1 :].replace(os.sep, '/')
     return None

@@ -12,10 +12,10 @@ from torch.utils.data import get_worker_info
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.registry import TRANSFORMS
-from synthaug_plugins.store.reader import read_uri
+from synthaug_plugins.store.reader import SCHEME, read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this transform)
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
-from synthaug_plugins.training.records import Groups, read_records, relative_source, source_numbers
+from synthaug_plugins.training.records import Groups, normal_path, read_records, relative_source, source_numbers
 
 PARTNERS = ('source', 'class')
 
@@ -88,8 +88,8 @@ class SwapWithSynthetic(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Swap or leave. Raises DataError for a real image outside `root`."""
         results['is_synthetic'] = False
-        if self.prob == 0:
-            return results
+        if self.prob == 0 or str(results.get('img_path', '')).startswith(SCHEME):
+            return results  # an image that `mix` drew from a store is synthetic already
         u, u_member = self._generator().random(2)
         if u >= self.prob:
             return results
@@ -110,7 +110,7 @@ class SwapWithSynthetic(BaseTransform):
             return int(results['gt_label'])
         if 'img_path' not in results:
             raise DataError("SwapWithSynthetic with partner='source' needs images with file paths.", "Use partner='class' for a dataset that lives in memory.")
-        source = relative_source(results['img_path'], [self.root or ''])
+        source = relative_source(results['img_path'], [normal_path(self.root or '')])
         if source is None:
             raise DataError(f'The image {results["img_path"]!r} lies outside root = {self.root!r}.', 'Correct root.')
         return self._number.get(source, -1)
