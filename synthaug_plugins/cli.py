@@ -203,9 +203,7 @@ def train(
     """
     from synthaug_plugins.training.run import train as run
 
-    cfg = _configured(recipe, mix, alpha, cfg_options)
-    cfg.launcher = launcher
-    run(cfg, str(work_dir), resume=resume)
+    run(_configured(recipe, mix, alpha, cfg_options), work_dir, resume, launcher)
 
 
 @app.command(rich_help_panel='Train')
@@ -222,9 +220,7 @@ def test(
     """
     from synthaug_plugins.training.run import test as run
 
-    cfg = _configured(recipe, None, None, cfg_options)
-    cfg.launcher = launcher
-    for name, value in run(cfg, str(checkpoint), str(work_dir)).items():
+    for name, value in run(_configured(recipe, None, None, cfg_options), checkpoint, work_dir, launcher).items():
         print(f'{name}: {value}')
 
 

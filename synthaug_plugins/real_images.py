@@ -12,6 +12,7 @@ from synthaug_plugins.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
+_EXIF_ORIENTATION = 0x0112  # values 5 to 8 turn the image by a quarter
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 
 
@@ -64,6 +65,23 @@ class RealImages:
                     rgba = image.convert('RGBA')
                     image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
                 return np.asarray(image.convert('RGB'))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Width and height in pixels as `load` gives them; reads the file's header only.
+
+        Raises:
+            DataError: the file is missing or unreadable.
+        """
+        from PIL import Image
+
+        path = self.root / image_id
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+                return (height, width) if turned else (width, height)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 

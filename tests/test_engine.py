@@ -363,3 +363,26 @@ def test_blocks_are_announced_to_plugins_with_rows_and_pixels(scripted, tmp_path
     finally:
         manager.unregister(plugin)
     assert calls == [('before', 0), ('after', 0), ('before', 1), ('after', 1)]
+
+
+@pytest.mark.parametrize(('size', 'expected'), [(None, (8, 8)), ('source', (12, 10)), (24, (24, 24))])
+def test_images_come_in_the_size_asked_for(photos: Path, tmp_path: Path, size: object, expected: tuple[int, int]) -> None:
+    from synthaug_plugins.store.reader import StoreReader
+
+    row = generate(guided(photos, image={'size': size}), tmp_path / 's', 'cpu', quiet=True).index().to_pylist()[0]
+    import io
+
+    image = Image.open(io.BytesIO(StoreReader(tmp_path / 's').read(row['shard'], row['offset'], row['size'])))
+    assert (image.height, image.width) == expected
+
+
+def test_size_of_a_turned_photo_is_that_of_its_pixels(tmp_path: Path) -> None:
+    from synthaug_plugins.real_images import RealImages
+
+    (tmp_path / 'a').mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (20, 10)).save(tmp_path / 'a' / 'x.jpg', exif=exif)
+    images = RealImages(tmp_path)
+    assert images.load('a/x.jpg').shape == (20, 10, 3)
+    assert images.size('a/x.jpg') == (10, 20)

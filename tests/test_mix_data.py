@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from test_mix import CLASSES, PER_CLASS, digit_images, epochs, loader, log, make_real, make_store, recipe, run, world  # noqa: F401
 
 from synthaug_plugins.errors import DataError, RecipeError, StoreError, SynthAugError
@@ -317,3 +318,17 @@ def test_real_classes_without_names_are_refused(tmp_path: Path, world: Path) -> 
 def test_a_source_that_is_listed_twice_counts_once_per_position(world: Path) -> None:  # noqa: F811
     table = loader(recipe(world, mix={'store': str(world / 'some'), 'partner': 'source'})).batch_sampler.dataset.partner_table('source')
     assert int(table.available().sum()) == 5 * len(CLASSES) < PER_CLASS * len(CLASSES)
+
+
+def test_synthetic_images_of_another_size_are_refused_before_training(tmp_path: Path, world: Path) -> None:  # noqa: F811
+    """A pipeline that keeps sizes cannot batch 20 px real images with 16 px synthetic ones; the cure is named."""
+    real = make_real(tmp_path / 'real')
+    for path in real.rglob('*.png'):
+        Image.open(path).resize((20, 20)).save(path)
+    cfg = recipe(world, mix={'store': str(world / 'variants'), 'alpha': 0.5})
+    cfg.train_dataloader.dataset.data_root = str(real)
+    cfg.train_dataloader.dataset.pipeline = [{'type': 'LoadImageFromFile'}, {'type': 'PackInputs'}]
+    with pytest.raises(DataError, match=r'\(3, 16, 16\), real ones as \(3, 20, 20\).*size'):
+        loader(cfg)
+    cfg.train_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': 16})
+    assert len(loader(cfg)) > 0

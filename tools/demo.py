@@ -8,6 +8,7 @@ Finished steps are skipped: a second call, or one after a kill, goes on.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # images of 8 x 8 gain nothing from threads, and lose much on a busy machine
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 SEEN, VALIDATION = 1200, 197  # by position: the file is ordered by writer, so a random split would leak handwriting

@@ -31,5 +31,5 @@ tries_per_image = 4.0
 seed = 0
 # What judges every image; rejected ones keep their row and reason in the store.
 inspectors = [dict(type='synthaug_plugins.ImageSanity')]
-# How images are stored: png loses nothing.
-image = dict(format='png')
+# How images are stored: png loses nothing; size='source' gives each variant the size of its real image.
+image = dict(format='png', size='source')

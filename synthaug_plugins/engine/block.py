@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 
 from synthaug_plugins.engine.recipe import Run
 from synthaug_plugins.errors import ModelError
@@ -69,10 +70,28 @@ def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> tuple[l
     return images, bad
 
 
+def _resized(run: Run, request: Request, image: np.ndarray) -> np.ndarray:
+    """The image in the size that the recipe asks for."""
+    wanted = run.recipe['image']['size']
+    if wanted is None:
+        return image
+    height, width = image.shape[:2]
+    if wanted == 'source':
+        assert run.real_images is not None  # checked when the recipe was prepared
+        assert request.source is not None
+        new_width, new_height = run.real_images.size(request.source)
+    else:
+        new_width, new_height = (round(side * wanted / min(width, height)) for side in (width, height))
+    if (new_width, new_height) == (width, height):
+        return image
+    return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC))
+
+
 def _finish(run: Run, requests: Sequence[Request], images: Sequence[np.ndarray], bad: dict[int, str]) -> list[Row]:
     """Inspect and encode a batch. Runs in a thread beside the network."""
     reasons: list[str | None] = [f'not finite ({bad[i]})' if i in bad else None for i in range(len(requests))]
     scores: list[dict[str, float]] = [{} for _ in requests]
+    images = [image if i in bad else _resized(run, request, image) for i, (request, image) in enumerate(zip(requests, images, strict=True))]
     finite = [i for i in range(len(requests)) if i not in bad]
     for inspector in run.inspectors if finite else ():
         verdicts = inspector.inspect([requests[i] for i in finite], [images[i] for i in finite])

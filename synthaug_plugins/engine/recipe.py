@@ -27,7 +27,8 @@ KEYS = {
     'tries_per_image': 'requests allowed per wanted image before a class is left short of its quota',
     'seed': 'a whole number; the same seed and recipe make the same images',
     'inspectors': "registry entries that judge every image, [dict(type='synthaug_plugins.ImageSanity')]",
-    'image': "dict(format='png' | 'jpg' | 'webp', quality=1..100, keep_rejected=False)",
+    'image': "dict(format='png' | 'jpg' | 'webp', quality=1..100, keep_rejected=False, size=None), size: as the model makes them (None), "
+    "as their real image ('source'), or the shorter side in pixels",
 }
 DEFAULTS: dict[str, Any] = {
     'data': None,
@@ -40,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     'inspectors': [{'type': 'synthaug_plugins.ImageSanity'}],
     'image': {},
 }
-IMAGE_DEFAULTS = {'format': 'png', 'quality': 95, 'keep_rejected': False}
+IMAGE_DEFAULTS = {'format': 'png', 'quality': 95, 'keep_rejected': False, 'size': None}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f'image has an unknown key {key!r}.', nearest(key, IMAGE_DEFAULTS))
     done['image'] = {**IMAGE_DEFAULTS, **image}
     check_format(done['image']['format'], done['image']['quality'])
+    size = done['image']['size']
+    if size is not None and size != 'source' and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise RecipeError(f'image.size = {size!r} is no size.', "Use None, 'source' or a number of pixels.")
     if not isinstance(done['inspectors'], list | tuple):
         raise RecipeError(f'inspectors = {done["inspectors"]!r} is not a list.', 'Write inspectors = [dict(type=...), ...].')
     try:
@@ -111,6 +115,8 @@ def prepare(recipe: Mapping[str, Any]) -> Run:
     real_images = RealImages(recipe['data']) if recipe['data'] else None
     if generator.needs_sources and real_images is None:
         raise RecipeError(f'{type(generator).__name__} starts from real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.')
+    if recipe['image']['size'] == 'source' and not generator.needs_sources:
+        raise RecipeError(f"image.size = 'source', but {type(generator).__name__} starts from no real image.", 'Give a number of pixels.')
     classes = _classes(recipe, generator, real_images)
     generator.check(classes)
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None

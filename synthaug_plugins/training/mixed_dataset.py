@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 from torch.utils.data import Dataset
@@ -90,6 +93,7 @@ class MixedDataset(Dataset):
         self.records = [self._admit(read_records(spec, classes if 'gt_label' in first else None, self._column), sources) for spec in stores]
         self._first = self.offset + np.concatenate([[0], np.cumsum([len(r) for r in self.records])])
         self._length = int(self._first[-1]) if concat else self.offset
+        self._check_sizes()
 
     # --- what the trainer asks of a dataset
 
@@ -189,6 +193,20 @@ class MixedDataset(Dataset):
             'Leave it out with select, or correct the transform that returns None.',
         )
 
+    def _check_sizes(self) -> None:
+        """Refuse synthetic images that leave the pipeline in another size than real ones: no batch could hold both."""
+        with _random_streams_untouched():
+            real, other = (_input_shape(self.dataset[i]) for i in (0, self.offset - 1))
+            if real is None or real != other:
+                return  # several views, or sizes that vary among real images too
+            for number, records in enumerate(self.records):
+                made = _input_shape(self._through_pipeline(int(self._first[number])))
+                if made != real:
+                    raise DataError(
+                        f'Images of {records.folder!r} leave the pipeline as {made}, real ones as {real}.',
+                        "Generate them in the real images' size (image=dict(size='source') or a number), or add a Resize to the pipeline.",
+                    )
+
     def _one_hot(self, label: int) -> np.ndarray:
         hot = np.zeros(self._n_classes, np.float32)
         hot[label] = 1.0
@@ -224,6 +242,24 @@ class MixedDataset(Dataset):
         if len(kept) < len(records):
             print_log(f'{records.folder}: {len(records) - len(kept)} of {len(records)} records left out: source not in the real set.', logger='current')
         return kept
+
+
+@contextmanager
+def _random_streams_untouched() -> Iterator[None]:
+    """Whatever the transforms draw within, training draws as if it had not been: with alpha=0 it equals the stock recipe."""
+    numpy_state, python_state, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+
+
+def _input_shape(item: Any) -> tuple[int, ...] | None:
+    """Shape of a packed sample's image, or None where there are several views."""
+    inputs = item.get('inputs') if isinstance(item, dict) else None
+    return tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else None
 
 
 def check_soft_labels(soft_labels: Mapping[str, Any] | None) -> tuple[str | None, float]:

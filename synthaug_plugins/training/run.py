@@ -40,7 +40,10 @@ def load_recipe(recipe: str | Path, cfg_options: Mapping[str, Any] | None = None
     except Exception as error:  # a config is a program: it may raise anything
         raise RecipeError(f'The recipe {str(recipe)!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file.') from error
     if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+        try:
+            cfg.merge_from_dict(dict(cfg_options))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError(f'The options {sorted(cfg_options)} do not fit {str(recipe)!r}: {error}.', 'Correct the dotted keys.') from error
     return cfg
 
 
@@ -109,19 +112,52 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
     Raises:
         RecipeError: the recipe does not train, or was not configured.
     """
+    if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
+        raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
+    changes: dict[str, Any] = {'resume': True, 'load_from': None if resume is True else str(resume)} if resume else {}
+    runner = _build_runner(cfg, work_dir, launcher, changes)
+    try:
+        runner.train()
+    finally:
+        stop_workers(runner)
+    return runner
+
+
+def test(cfg: Config, checkpoint: str | Path, work_dir: str | Path, launcher: str = 'none') -> dict[str, float]:
+    """Evaluate a checkpoint on the recipe's test set and return its metrics by name.
+
+    Args:
+        cfg: from `configure`; it is not changed.
+        checkpoint: a file that training wrote.
+        work_dir: where the log goes.
+        launcher: 'none', or 'pytorch' under torchrun.
+
+    Raises:
+        RecipeError: no such checkpoint, or a recipe without a test set.
+    """
+    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
+        raise RecipeError('The recipe has no test_dataloader or no test_evaluator.', 'Start from a recipe that tests.')
+    if not Path(checkpoint).is_file():
+        raise RecipeError(f'The checkpoint {str(checkpoint)!r} does not exist.', 'Give a .pth file that training wrote.')
+    runner = _build_runner(cfg, work_dir, launcher, {'load_from': str(checkpoint)})
+    try:
+        return runner.test()
+    finally:
+        stop_workers(runner)
+
+
+def _build_runner(cfg: Config, work_dir: str | Path, launcher: str, changes: Mapping[str, Any]) -> Runner:
+    """The Runner of a configured recipe, with the loader settings that MMPretrain's own tools add."""
     compat.apply()
     import torch
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
     cfg = copy.deepcopy(cfg)
-    if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
-        raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
     if cfg.get(KEY):
         raise RecipeError(f'The recipe still holds its {KEY} dict, which MMEngine would ignore.', 'Pass it through configure first.')
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    if resume:
-        cfg.resume, cfg.load_from = True, None if resume is True else str(resume)
+    cfg.update(changes)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if loader is not None:
@@ -129,12 +165,7 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
             loader.setdefault('collate_fn', {'type': 'default_collate'})
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    try:
-        runner.train()
-    finally:
-        stop_workers(runner)
-    return runner
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def stop_workers(runner: Runner) -> None:
