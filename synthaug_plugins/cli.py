@@ -262,6 +262,7 @@ def compare(
     recipe: Recipe,
     out: Annotated[Path | None, typer.Option(help='Where runs, results and the report go; default runs/<recipe name>.')] = None,
     jobs: Annotated[int, typer.Option(min=1, help='Training runs at the same time.')] = 1,
+    values: Annotated[list[str] | None, typer.Option('--set', metavar='NAME=VALUE', help="Change one of the recipe's values; may be repeated.")] = None,
 ) -> None:
     """Train with and without synthetic images at equal compute, choose on validation, report on test with every seed.
 
@@ -276,7 +277,7 @@ def compare(
     register_nouns()
     path = find_recipe(recipe)
     folder = out or Path('runs') / Path(path).stem
-    results = run(path, folder, get_plugin_manager(), jobs=jobs)
+    results = run(path, folder, get_plugin_manager(), jobs, parse_options(values), setup=register_nouns)
     write_report([results], folder / 'report.html', get_plugin_manager())
     print(format_table(results))
     print(folder / 'report.html')

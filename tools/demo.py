@@ -72,7 +72,11 @@ def main() -> None:
     from synthaug_plugins.evaluation.report import write_report
     from synthaug_plugins.evaluation.statistics import sentences
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+    from synthaug_plugins.real_images import RealImages
     from synthaug_plugins.recipes import find_recipe
+    from synthaug_plugins.store.selection import select
+    from synthaug_plugins.store.sheet import contact_sheet
+    from synthaug_plugins.store.store import Store
 
     compat.apply()
     register_nouns()
@@ -92,6 +96,13 @@ def main() -> None:
             commands.append(shlex.join(['synthaug', 'generate', 'digits_real_guidance', '--data', data, '--out', store, '--cfg-options', *text]))
             print(f'{store}: {made["per_class"]} variants of {max(SHOTS)} digits per class ({time.monotonic() - started:.0f} s)')
 
+    # One picture to look at: ten variants of one real digit per class, at the two lower strengths.
+    store = Store.open(out / 'stores' / f'draw-{DRAWS[0]}-class-told')
+    data = RealImages(out / 'data' / f'draw-{DRAWS[0]}' / f'{max(SHOTS)}-shot')
+    title = 'Real digits (blue) and variants of them'
+    contact_sheet(store, out / 'variants.png', select(store, 'params.sigma < 1'), columns=12, title=title, real_images=data)
+    print(out / 'variants.png')
+
     results = []
     for shots in SHOTS:
         values = {'root': str(out), 'shots': shots}
@@ -101,7 +112,7 @@ def main() -> None:
     write_report(results, report, manager, title='Do made digits help a small classifier?', commands=commands)
     for result in results:
         print(f'\n{result["title"]}', *sentences(result), sep='\n  ')
-    print(f'\n{report} ({time.monotonic() - started:.0f} s)')
+    print(f'\nLook at {report} ({time.monotonic() - started:.0f} s)')
 
 
 if __name__ == '__main__':
