@@ -209,6 +209,29 @@ def _import_without_multimodal() -> None:
         importlib_metadata.distribution = original
 
 
+# --- subsets: MMEngine keeps one deepcopy memo for all calls, keyed by ids of objects that are long gone
+
+
+def _memo_is_shared() -> bool:
+    if not _installed('mmengine'):
+        return False
+    from mmengine.dataset import BaseDataset
+
+    return any(isinstance(default, dict) for default in BaseDataset._copy_without_annotation.__defaults__ or ())
+
+
+def _give_each_copy_a_memo() -> None:
+    from mmengine.dataset import BaseDataset
+
+    original = BaseDataset._copy_without_annotation
+
+    @functools.wraps(original)
+    def copy_without_annotation(self: Any, memo: dict[int, Any] | None = None) -> Any:
+        return original(self, {} if memo is None else memo)
+
+    BaseDataset._copy_without_annotation = copy_without_annotation
+
+
 SHIMS = (
     Shim(
         'checkpoints',
@@ -232,6 +255,13 @@ SHIMS = (
         _wrap_hue,
     ),
     Shim('in1d', 'NumPy 2.4 has no np.in1d: retrieval metrics fail', 'MMPretrain calls np.isin (1.2.0 does not)', _in1d_missing, _restore_in1d),
+    Shim(
+        'subset',
+        "a second dataset.get_subset() (KFoldDataset, indices=) in one process may get another dataset's parts",
+        'MMEngine passes a new memo to deepcopy (0.10.7 does not)',
+        _memo_is_shared,
+        _give_each_copy_a_memo,
+    ),
     Shim(
         'multimodal',
         'transformers 5 beside pycocotools: `import mmpretrain` raises TypeError',

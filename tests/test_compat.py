@@ -45,6 +45,14 @@ FAULTS = {
         from mmpretrain.evaluation import RetrievalRecall
         assert RetrievalRecall.calculate([[0]], [[0, 1]], topk=1, pred_indices=True, target_indices=True)[0] == 100
     """,
+    'subset': """
+        from mmengine.dataset import BaseDataset, Compose
+        class Numbers(BaseDataset):
+            def load_data_list(self): return [dict(n=i) for i in range(4)]
+        for i in range(500):
+            subset = Numbers(ann_file='', pipeline=[lambda x: x], serialize_data=False).get_subset([0, 1])
+            if not isinstance(subset.pipeline, Compose): raise TypeError(f'Error: the pipeline is a {type(subset.pipeline)} in round {i}')
+    """,
     'multimodal': """
         import mmpretrain.models
     """,
