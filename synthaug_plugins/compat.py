@@ -7,9 +7,11 @@ names the release in which it can go. None loosens safety: checkpoints still loa
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -193,20 +195,19 @@ def _multimodal_breaks_import() -> bool:
 
 def _import_without_multimodal() -> None:
     """Import MMPretrain while pycocotools seems absent: its multimodal models become placeholders that say what they need."""
-    import importlib_metadata
+    from unittest.mock import patch
 
-    original = importlib_metadata.distribution
-
-    def distribution(name: str) -> Any:
+    def hide_pycocotools(source: Any, original: Callable[[str], Any], name: str) -> Any:
         if name == 'pycocotools':
-            raise importlib_metadata.PackageNotFoundError(name)
+            raise source.PackageNotFoundError(name)
         return original(name)
 
-    importlib_metadata.distribution = distribution  # type: ignore[assignment]
-    try:
+    with ExitStack() as stack:
+        for module in ('importlib_metadata', 'importlib.metadata'):  # the stock family asks the first, onedl the second
+            if _installed(module):
+                source = importlib.import_module(module)
+                stack.enter_context(patch.object(source, 'distribution', functools.partial(hide_pycocotools, source, source.distribution)))
         import mmpretrain  # noqa: F401
-    finally:
-        importlib_metadata.distribution = original
 
 
 # --- subsets: MMEngine keeps one deepcopy memo for all calls, keyed by ids of objects that are long gone
