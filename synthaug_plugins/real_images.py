@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from synthaug_plugins.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from PIL.Image import Image
 
+T = TypeVar('T')
 _EXIF_ORIENTATION = 0x0112  # values 5 to 8 turn the image by a quarter
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 
@@ -40,6 +44,8 @@ class RealImages:
                     f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.'
                 )
 
+        self._known = frozenset(i for ids in self._ids.values() for i in ids)
+
     def _scan(self, name: str) -> tuple[str, ...]:
         files = (p for p in (self.root / name).rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
         return tuple(sorted(p.relative_to(self.root).as_posix() for p in files if p.is_file()))
@@ -48,19 +54,24 @@ class RealImages:
         """Ids of the images of one class, sorted."""
         return self._ids[class_name]
 
+    def _path(self, image_id: str) -> Path:
+        """Where an image lies; ids may come from a stranger's store, so only those found in the folder are opened."""
+        if image_id not in self._known:
+            raise DataError(f'{image_id!r} is not an image of {str(self.root)!r}.', 'Give the folder that the images were made from.')
+        return self.root / image_id
+
     def load(self, image_id: str) -> np.ndarray:
         """Pixels of an image: (H, W, 3) uint8 RGB, EXIF rotation applied, transparency laid on white.
 
         Raises:
             DataError: the file is missing, unreadable or cut short; it is named.
         """
-        import numpy as np
         from PIL import Image, ImageOps
 
-        path = self.root / image_id
+        path = self._path(image_id)
         try:
             with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened)
+                image = _eight_bit(ImageOps.exif_transpose(opened))
                 if image.has_transparency_data:
                     rgba = image.convert('RGBA')
                     image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
@@ -76,7 +87,7 @@ class RealImages:
         """
         from PIL import Image
 
-        path = self.root / image_id
+        path = self._path(image_id)
         try:
             with Image.open(path) as image:
                 width, height = image.size
@@ -92,6 +103,29 @@ class RealImages:
             return hashlib.sha256((self.root / image_id).read_bytes()).hexdigest()
 
         ids = [i for name in self.classes for i in self._ids[name]]
-        with ThreadPoolExecutor(4) as pool:
-            lines = (f'{i} {h}\n' for i, h in zip(ids, pool.map(one, ids), strict=True))
-            return hashlib.sha256(''.join(lines).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for image_id, content in zip(ids, in_threads(one, ids), strict=True):
+            digest.update(f'{image_id} {content}\n'.encode())
+        return digest.hexdigest()
+
+
+def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:
+    """Results of `function` in order. A plain `Executor.map` would hold a future for every item at once: 2 GB for ImageNet."""
+    with ThreadPoolExecutor(threads) as pool:
+        for i in range(0, len(items), chunk):
+            yield from pool.map(function, items[i : i + chunk])
+
+
+def _eight_bit(image: Image) -> Image:
+    """Grey levels of 16 bits as 8 bits; Pillow itself would cut them off at 255."""
+    from PIL import Image as PIL
+
+    if not image.mode.startswith('I'):
+        if image.mode == 'F':
+            raise ValueError('floating-point pixels have no known range')
+        return image
+    levels = np.asarray(image)
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f'grey levels from {low} to {high} have no known range')
+    return PIL.fromarray((levels // 257 if image.mode.startswith('I;16') or high > 255 else levels).astype(np.uint8))

@@ -35,9 +35,13 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
         raise RecipeError(f'{noun} = {cfg!r} has no type.', f"Write {noun} = dict(type='...', ...).")
     options = {**defaults, **{k: v for k, v in cfg.items() if k != 'type'}}
     options.pop('_scope_', None)  # MMEngine adds it to dicts that come from a `package::` base
-    cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
+    cls = cfg['type']
+    if not inspect.isclass(cls):
+        # Not `registry.get`: it imports whatever dotted path it does not know, and a recipe may come out of a stranger's store.
+        registry.import_from_location()
+        cls = registry.module_dict.get(str(cls).removeprefix(f'{SCOPE}.'))
     if cls is None:
-        raise RecipeError(f'{noun} type {cfg["type"]!r} is unknown.', nearest(cfg['type'].rpartition('.')[2], registry.module_dict))
+        raise RecipeError(f'{noun} type {cfg["type"]!r} is unknown.', nearest(str(cfg['type']).rpartition('.')[2], registry.module_dict))
     parameters = inspect.signature(cls).parameters.values()
     if all(p.kind is not p.VAR_KEYWORD for p in parameters):
         known = [p.name for p in parameters]
@@ -47,7 +51,10 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in options and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if missing:
         raise RecipeError(f'{noun} {cls.__name__} lacks {", ".join(missing)}.', 'Add it to the recipe.')
-    return cls(**options)
+    try:
+        return cls(**options)
+    except (TypeError, ValueError, AttributeError) as error:  # an option of the wrong kind, in a class that does not check it
+        raise RecipeError(f'{noun} {cls.__name__} does not take these options: {error}.', 'Check their types.') from error
 
 
 GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])

@@ -230,6 +230,17 @@ def test_batch_is_halved_when_memory_runs_out_and_remembered(scripted, monkeypat
     assert content(tmp_path / 's') == content(tmp_path / 'roomy')
 
 
+def test_memory_errors_are_told_from_other_errors() -> None:
+    from synthaug_plugins.engine.block import _out_of_memory
+
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(10**15)
+    assert _out_of_memory(refused.value)
+    assert _out_of_memory(MemoryError())
+    assert _out_of_memory(torch.OutOfMemoryError('CUDA out of memory'))
+    assert not _out_of_memory(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
+
+
 def test_memory_too_small_for_one_image_is_said(scripted, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Scripted, 'largest_batch', 0)
     with pytest.raises(ModelError, match='single image'):
@@ -293,6 +304,13 @@ def test_truncated_source_is_named_before_anything_is_made(photos: Path, tmp_pat
         ({'data': None}, RecipeError, '--data'),
         ({'clases': ['a']}, RecipeError, 'classes'),
         ({'classes': ['one', 'three']}, DataError, 'three'),
+        ({'generator': 'EDM'}, RecipeError, 'type'),
+        ({'generator': {'type': 'os.system', 'command': 'touch pwned'}}, RecipeError, r"'os\.system' is unknown"),
+        ({'generator': {'type': 'EDM', 'model': 3}}, RecipeError, 'EDM'),
+        ({'inspectors': ['ImageSanity']}, RecipeError, 'type'),
+        ({'tries_per_image': float('inf')}, RecipeError, 'tries_per_image'),
+        ({'image': None}, RecipeError, 'image'),
+        ({'classes': 'three'}, RecipeError, 'list of names'),
         ({'per_class': {'three': 1}}, RecipeError, 'three'),
         ({'per_class': -1}, RecipeError, 'per_class'),
         ({'batch_size': 0}, RecipeError, 'batch_size'),
@@ -365,11 +383,16 @@ def test_blocks_are_announced_to_plugins_with_rows_and_pixels(scripted, tmp_path
     assert calls == [('before', 0), ('after', 0), ('before', 1), ('after', 1)]
 
 
-@pytest.mark.parametrize(('size', 'expected'), [(None, (8, 8)), ('source', (12, 10)), (24, (24, 24))])
-def test_images_come_in_the_size_asked_for(photos: Path, tmp_path: Path, size: object, expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ('size', 'fit', 'expected'), [(None, 'crop', (8, 8)), ('source', 'crop', (10, 10)), ('source', 'squash', (12, 10)), (24, 'crop', (24, 24))]
+)
+def test_images_come_in_the_size_asked_for_undistorted(photos: Path, tmp_path: Path, size: object, fit: str, expected: tuple[int, int]) -> None:
+    """A cropped square stays a square; only an image that was squashed is stretched back to its source's shape."""
     from synthaug_plugins.store.reader import StoreReader
 
-    row = generate(guided(photos, image={'size': size}), tmp_path / 's', 'cpu', quiet=True).index().to_pylist()[0]
+    made = guided(photos, image={'size': size})
+    made['generator']['fit'] = fit
+    row = generate(made, tmp_path / 's', 'cpu', quiet=True).index().to_pylist()[0]
     import io
 
     image = Image.open(io.BytesIO(StoreReader(tmp_path / 's').read(row['shard'], row['offset'], row['size'])))
@@ -386,3 +409,34 @@ def test_size_of_a_turned_photo_is_that_of_its_pixels(tmp_path: Path) -> None:
     images = RealImages(tmp_path)
     assert images.load('a/x.jpg').shape == (20, 10, 3)
     assert images.size('a/x.jpg') == (10, 20)
+
+
+def test_a_strangers_store_runs_no_code_when_repaired(uninterrupted: Path, tmp_path: Path) -> None:
+    """The recipe inside store.json names registered generators only; a dotted path of any module is refused."""
+    out = tmp_path / 's'
+    shutil.copytree(uninterrupted, out)
+    card = json.loads((out / 'store.json').read_text())
+    card['made_by']['recipe']['generator'] = {'type': 'os.system', 'command': f'touch {tmp_path}/pwned'}
+    (out / 'store.json').write_text(json.dumps(card))
+    (out / 'index' / '00001.parquet').unlink()
+    with pytest.raises(RecipeError, match='unknown'):
+        repair(out, 'cpu', quiet=True)
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_sixteen_bit_images_keep_their_grey_levels(tmp_path: Path) -> None:
+    from synthaug_plugins.real_images import RealImages
+
+    (tmp_path / 'a').mkdir()
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / 'a' / 'x.png')
+    assert np.array_equal(RealImages(tmp_path).load('a/x.png')[..., 0].ravel(), np.arange(256))
+
+
+def test_images_outside_the_folder_are_not_opened(photos: Path) -> None:
+    from synthaug_plugins.real_images import RealImages
+
+    Image.new('RGB', (4, 4)).save(photos.parent / 'secret.png')
+    for name in ('../secret.png', str(photos.parent / 'secret.png')):
+        with pytest.raises(DataError, match='not an image of'):
+            RealImages(photos).load(name)

@@ -89,3 +89,29 @@ def test_a_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match='no image to show'):
         contact_sheet(store, tmp_path / 'sheet.png')
     assert not (tmp_path / 'sheet.png').exists()
+
+
+def test_a_strangers_store_cannot_write_outside_the_export_folder(tmp_path: Path) -> None:
+    """Class names with separators, and ids that are paths, are refused when the store is read."""
+    import json
+
+    import pyarrow.parquet as pq
+
+    from synthaug_plugins.store.plan import Plan
+    from synthaug_plugins.store.store import Store
+
+    store = make_store(tmp_path / 'store')
+    card = json.loads((store.folder / 'store.json').read_text())
+    hostile = json.loads(json.dumps(card).replace(f'"{store.classes[0]}"', '"../../escape"'))
+    hostile['fingerprint'] = Plan.from_content(hostile).fingerprint
+    (store.folder / 'store.json').write_text(json.dumps(hostile))
+    with pytest.raises(StoreError, match='escape'):
+        Store.open(store.folder)
+    (store.folder / 'store.json').write_text(json.dumps(card))
+    path = store.folder / 'index' / '00000.parquet'
+    table = pq.read_table(path)
+    ids = ['../../escape', *table['id'].to_pylist()[1:]]
+    pq.write_table(table.set_column(0, 'id', [ids]), path)
+    with pytest.raises(StoreError, match='no plain names'):
+        export_imagefolder(Store.open(store.folder), tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()

@@ -15,7 +15,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.shard import index_path, parquet_bytes, read_index, shard_path
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.store.verify import block_faults, discard, verify
+from synthaug_plugins.store.verify import Fault, block_faults, discard, verify
 
 
 @pytest.fixture(scope='module')
@@ -196,15 +196,16 @@ def test_faulty_scores_are_reported_and_left_alone(store: Store) -> None:
     ids = store.index()['id']
     store.add_scores('good', pa.table({'id': ids, 'quality': np.arange(len(ids), dtype=float)}))
     assert verify(store) == []
+    hashes = store.index()['sha256'].to_pylist()
     scores = store.folder / 'scores'
     (scores / 'cut.parquet').write_bytes((scores / 'good.parquet').read_bytes()[:-9])
-    (scores / 'strange.parquet').write_bytes(parquet_bytes(pa.table({'id': ['stranger'], 'other': [1.0]})))
-    (scores / 'twice.parquet').write_bytes(parquet_bytes(pa.table({'id': ids, 'clip_p': [1.0] * len(ids)})))
+    (scores / 'strange.parquet').write_bytes(parquet_bytes(pa.table({'id': ['stranger'], 'other': [1.0], 'sha256': ['']})))
+    (scores / 'twice.parquet').write_bytes(parquet_bytes(pa.table({'id': ids, 'CLIP_P': [1.0] * len(ids), 'sha256': hashes})))
     words = {f.file: f.what for f in verify(store)}
     assert words.keys() == {'scores/cut.parquet', 'scores/strange.parquet', 'scores/twice.parquet'}
     assert 'damaged' in words['scores/cut.parquet']
     assert "'stranger'" in words['scores/strange.parquet']
-    assert "'clip_p' is in the index too" in words['scores/twice.parquet']
+    assert "'CLIP_P' is in the index too" in words['scores/twice.parquet']
     before = tree(scores)
     discard(store, verify(store))
     assert tree(scores) == before
@@ -222,3 +223,27 @@ def test_reading_after_a_repair_sees_the_new_shard(store: Store, whole: Store) -
         reader.read(record['shard'], record['offset'], record['size'])
     heal(store, whole)
     assert reader.read(record['shard'], record['offset'], record['size']) == data
+
+
+def test_scores_do_not_stick_to_images_that_were_made_again(tmp_path: Path) -> None:
+    """The ids of a redone block stay; if its pixels differ (another GPU), the old scores count as missing and verify says so."""
+    store = make_store(tmp_path / 'store')
+    ids = store.index()['id'].to_pylist()
+    store.add_scores('late', pa.table({'id': ids, 'late': [1.0] * len(ids)}))
+    block = store.plan.blocks[1]
+    for row in store.index().to_pylist():
+        assert row['late'] == 1.0
+    discard(store, [Fault(block.index, 'index', 'damaged')])
+    Store.open(store.folder).publish(block, make_rows(block, 'webp'), keep_rejected=False)
+    rows = Store.open(store.folder).index().to_pylist()
+    assert {row['shard'] for row in rows if row['late'] is None} == {block.index}
+    assert any('made again' in f.what for f in verify(Store.open(store.folder)))
+
+
+def test_score_columns_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    ids = store.index()['id'].to_pylist()
+    store.add_scores('a', pa.table({'id': ids, 'Late': [1.0] * len(ids)}))
+    for columns in ({'late': 0.0}, {'x': 0.0, 'X': 0.0}):
+        with pytest.raises(StoreError, match='already'):
+            store.add_scores('b', pa.table({'id': ids, **{k: [v] * len(ids) for k, v in columns.items()}}))

@@ -37,9 +37,10 @@ def batches(requests: Sequence[Request], bucket: Iterable[object], size: int) ->
             yield positions[i : i + size]
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU allocator raises a plain RuntimeError; only its text tells.
-    return isinstance(error, torch.OutOfMemoryError) or 'not enough memory' in str(error) or 'out of memory' in str(error)
+def _out_of_memory(error: Exception) -> bool:
+    # Except for CUDA's own allocator, only the text tells.
+    texts = ('out of memory', 'not enough memory', "can't allocate memory", 'ALLOC_FAILED')
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
 
 
 def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> tuple[list[np.ndarray], dict[int, str]]:
@@ -52,7 +53,7 @@ def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> tuple[l
             made, made_bad = run.generator.generate(part), {}
         except NonFiniteImages as found:
             made, made_bad = found.images, found.bad
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
             if len(part) == 1:
@@ -80,7 +81,9 @@ def _resized(run: Run, request: Request, image: np.ndarray) -> np.ndarray:
         assert run.real_images is not None  # checked when the recipe was prepared
         assert request.source is not None
         new_width, new_height = run.real_images.size(request.source)
-    else:
+        if not run.generator.whole_source:
+            wanted = min(new_width, new_height)
+    if wanted != 'source':
         new_width, new_height = (round(side * wanted / min(width, height)) for side in (width, height))
     if (new_width, new_height) == (width, height):
         return image

@@ -71,16 +71,18 @@ def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', h
         StoreError: `out` is not ours, was made by another recipe, is being written by another process, or the disk is full.
         QuotaShortfall: everything was tried, and a class has fewer accepted images than asked for.
     """
-    where = choose_device(device)
-    run = prepare(recipe)
-    if not (Path(out) / 'store.json').exists():
+    return _fill(prepare(recipe), Path(out), choose_device(device), hook, quiet)
+
+
+def _fill(run: Run, out: Path, device: torch.device, hook: pluggy.HookRelay | None, quiet: bool) -> Store:
+    if not (out / 'store.json').exists():
         check_sources(run)
-    store = Store.create(out, run.plan, made_by(run, where))
+    store = Store.create(out, run.plan, made_by(run, device))
     with store.lock():
         store.clean_partials()
         todo = store.unfinished()
         if todo:
-            run.generator.setup(where, run.real_images)
+            run.generator.setup(device, run.real_images)
             try:
                 _work(run, store, todo, hook, quiet)
             except KeyboardInterrupt:
@@ -131,9 +133,9 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
 
     Files that are not part of the store, and damaged score files, are left alone: they cannot be made again.
 
-    Returns: the faults that remain.
-
     The recipe comes from the store's own JSON: registered names and plain data, no code.
+
+    Returns: the faults that remain.
 
     Raises:
         StoreError: not a store, or a fault that generation cannot mend.
@@ -145,10 +147,10 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
         raise StoreError(f'{str(folder)!r} does not hold the recipe that made it.', 'Generate it again from the recipe file.')
     with store.lock():
         faults = verify(store)
+        if not faults:
+            return []
         run = prepare(recipe)
         if run.plan.fingerprint != store.plan.fingerprint:
             Store.create(folder, run.plan, {})  # refuses, and names what differs
         discard(store, faults)
-    if not faults:
-        return []
-    return verify(generate(recipe, folder, device, hook, quiet))
+    return verify(_fill(run, Path(folder), choose_device(device), hook, quiet))

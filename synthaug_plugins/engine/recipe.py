@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 from synthaug_plugins.curation.base import Inspector
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.generators.base import Generator
-from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.registry import GENERATORS, INSPECTORS
+from synthaug_plugins.real_images import RealImages, in_threads
+from synthaug_plugins.registry import GENERATORS, INSPECTORS, build_strict
 from synthaug_plugins.store.encode import check_format
 from synthaug_plugins.store.plan import Plan, make_blocks
 
@@ -28,7 +28,7 @@ KEYS = {
     'seed': 'a whole number; the same seed and recipe make the same images',
     'inspectors': "registry entries that judge every image, [dict(type='synthaug_plugins.ImageSanity')]",
     'image': "dict(format='png' | 'jpg' | 'webp', quality=1..100, keep_rejected=False, size=None), size: as the model makes them (None), "
-    "as their real image ('source'), or the shorter side in pixels",
+    "as their real image ('source'; of a cropped one, its shorter side), or the shorter side in pixels",
 }
 DEFAULTS: dict[str, Any] = {
     'data': None,
@@ -85,9 +85,11 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     done = {**DEFAULTS, **recipe}
     for key, kind, low in (('block_size', int, 1), ('batch_size', int, 1), ('tries_per_image', (int, float), 1), ('seed', int, 0)):
         value = done[key]
-        if isinstance(value, bool) or not isinstance(value, kind) or value < low:
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < math.inf:
             raise RecipeError(f'{key} = {value!r} is out of range.', f'Use a {"whole number" if kind is int else "number"} of at least {low}.')
     image = done['image']
+    if not isinstance(image, Mapping):
+        raise RecipeError(f'image = {image!r} is not a dict.', "Write image=dict(format='png').")
     for key in image:
         if key not in IMAGE_DEFAULTS:
             raise RecipeError(f'image has an unknown key {key!r}.', nearest(key, IMAGE_DEFAULTS))
@@ -98,6 +100,11 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f'image.size = {size!r} is no size.', "Use None, 'source' or a number of pixels.")
     if not isinstance(done['inspectors'], list | tuple):
         raise RecipeError(f'inspectors = {done["inspectors"]!r} is not a list.', 'Write inspectors = [dict(type=...), ...].')
+    classes = done['classes']
+    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes)):
+        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
+    if done['data'] is not None and not isinstance(done['data'], str):
+        raise RecipeError(f'data = {done["data"]!r} is not a folder name.', "Write data='my/images'.")
     try:
         return json.loads(json.dumps(done))
     except TypeError as error:
@@ -110,8 +117,8 @@ def prepare(recipe: Mapping[str, Any]) -> Run:
     Raises:
         RecipeError, DataError, ModelError: what cannot work, before any weights load.
     """
-    generator: Generator = GENERATORS.build(dict(recipe['generator']))
-    inspectors = tuple(INSPECTORS.build(dict(i)) for i in recipe['inspectors'])
+    generator: Generator = build_strict(recipe['generator'], GENERATORS)
+    inspectors = tuple(build_strict(i, INSPECTORS) for i in recipe['inspectors'])
     real_images = RealImages(recipe['data']) if recipe['data'] else None
     if generator.needs_sources and real_images is None:
         raise RecipeError(f'{type(generator).__name__} starts from real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.')
@@ -158,9 +165,8 @@ def check_sources(run: Run) -> None:
     if images is None:
         return
     ids = sorted({s for block in run.plan.blocks for s in block.sources})
-    with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(lambda i: images.load(i).shape, ids):
-            pass
+    for _ in in_threads(lambda i: images.load(i).shape, ids):
+        pass
 
 
 def describe_model(plan: Plan) -> str:

@@ -40,6 +40,9 @@ class Generator(ABC):
     needs_sources = False
     """Whether every request starts from a real image."""
 
+    whole_source = False
+    """Whether an image shows all of its source (squashed if need be), so that it may be stretched to the source's shape."""
+
     def model_classes(self) -> Sequence[str] | None:
         """Names of the classes that the model can make, read without loading weights; None when it takes any."""
         return None

@@ -88,7 +88,7 @@ class RealGuidance(DenoiserGenerator):
             raise ModelError(f'The model {model!r} takes no class labels.', 'Set use_labels=False.')
         if not use_labels and self.config['label_conditioning'] and not self.config.get('label_dropout', 0):
             raise ModelError(f'The model {model!r} was trained without label dropout and cannot run without labels.', 'Set use_labels=True.')
-        self.fit = fit
+        self.fit, self.whole_source = fit, fit == 'squash'
         if sigma is not None:
             self.strengths = [self._by_sigma(s) for s in _numbers('sigma', sigma)]
         elif t0 is not None:

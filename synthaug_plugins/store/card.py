@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthaug_plugins.errors import StoreError
-from synthaug_plugins.store.plan import Plan
+from synthaug_plugins.errors import DataError, StoreError
+from synthaug_plugins.store.plan import Plan, check_class_names
 
 CARD = 'store.json'
 FORMAT_VERSION = 1
@@ -40,8 +40,9 @@ def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
         )
     try:
         plan = Plan.from_content(card)
+        check_class_names(plan.classes)  # they become folders on export, and the store may be a stranger's
         fingerprint, made_by = card['fingerprint'], dict(card['made_by'])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, DataError) as error:
         raise StoreError(f'{str(path)!r} is damaged ({error!r}).', 'Restore it from a copy, or generate into a new folder.') from error
     if plan.fingerprint != fingerprint:
         raise StoreError(f'{str(path)!r} was changed: its fingerprint does not match its content.', 'Restore it from a copy, or generate into a new folder.')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,10 +92,14 @@ class Plan:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Plan:
-        """The plan that `content()` described; KeyError, TypeError or IndexError if it is not one."""
+        """The plan that `content()` described; KeyError, TypeError, IndexError or ValueError if it is not one."""
         sources = [tuple(s) for s in content['sources']]
         blocks = tuple(Block(**{**b, 'sources': sources[b['sources']]}) for b in content['blocks'])
-        return cls(tuple(content['classes']), blocks, content['recipe'])
+        classes = tuple(content['classes'])
+        for position, block in enumerate(blocks):
+            if block.index != position or not 0 <= block.label < len(classes) or block.class_name != classes[block.label]:
+                raise ValueError(f'block {position} does not fit its place or its class')
+        return cls(classes, blocks, content['recipe'])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -127,8 +132,9 @@ def make_blocks(
     if tries_per_image < 1:
         raise RecipeError(f'tries_per_image = {tries_per_image} is below 1.', 'Every wanted image needs at least one try.')
     quota = dict(per_class) if isinstance(per_class, Mapping) else dict.fromkeys(classes, per_class)
+    known = set(classes)
     for name, n in quota.items():
-        if name not in classes:
+        if name not in known:
             raise RecipeError(f'per_class names the class {name!r}, which is not among {list(classes)}.', 'Correct the name.')
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise RecipeError(f'per_class = {n!r} for class {name!r} is not a count.', 'Use a whole number, 0 or more.')
@@ -149,6 +155,6 @@ def check_class_names(classes: Sequence[str]) -> None:
     for name in classes:
         if not name or name != name.strip() or name in ('.', '..') or any(c in name for c in '/\\\0') or not name.isprintable():
             raise DataError(f'The class name {name!r} is empty, padded or holds a separator or control character.', 'Rename the class.')
-    repeated = sorted({c for c in classes if list(classes).count(c) > 1})
+    repeated = sorted(name for name, n in Counter(classes).items() if n > 1)
     if repeated:
         raise DataError(f'The class names {repeated} are repeated.', 'Every class needs its own name.')

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError
@@ -43,7 +44,7 @@ INDEX_SCHEMA = pa.schema(
         ('reason', pa.string()),
     ]
 )
-RESERVED = frozenset([*INDEX_SCHEMA.names, 'shard', 'class', 'class_name'])
+RESERVED = frozenset([*INDEX_SCHEMA.names, 'shard', 'class', 'class_name', '__row'])
 """Names that a score column cannot have."""
 _ID = re.compile(r'[A-Za-z0-9_-]{1,90}')
 _DIGEST = b'synthaug.content_sha256'
@@ -163,6 +164,9 @@ def read_index(path: Path) -> pa.Table:
     table = read_parquet(path)
     if table.schema.names[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.names or table.schema.types[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.types:
         raise StoreError(f'The index {str(path)!r} has unexpected columns: {", ".join(table.schema.names)}.', 'Run verify, then repair.')
+    # Ids become file names on export, and the store may be a stranger's.
+    if not pc.all(pc.match_substring_regex(table['id'], f'^(?:{_ID.pattern})$'), min_count=0).as_py():
+        raise StoreError(f'The index {str(path)!r} holds ids that are no plain names.', 'Run verify, then repair.')
     return table
 
 
@@ -210,9 +214,20 @@ def check_column(name: str) -> None:
         raise StoreError(f'The score column {name!r} is reserved or not a plain name.', 'Use letters, digits and underscores.')
 
 
+def check_distinct(names: Sequence[str], taken: Iterable[str] = ()) -> None:
+    """Refuse (StoreError) score columns that a condition could not tell apart: names that differ in case only are equal there."""
+    seen = {name.lower() for name in taken}
+    for name in names:
+        if name.lower() in seen:
+            raise StoreError(f'The store has a score column {name!r} already (upper and lower case count as equal).', 'Give the new column another name.')
+        seen.add(name.lower())
+
+
 def _parquet(records: list[dict[str, Any]], rows: Sequence[Row]) -> bytes:
     table = pa.Table.from_pylist(records, schema=INDEX_SCHEMA)
-    for name in dict.fromkeys(name for row in rows for name in row.scores):
+    names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    check_distinct(names)
+    for name in names:
         check_column(name)
         table = table.append_column(name, pa.array([float(row.scores.get(name, math.nan)) for row in rows], pa.float64()))
     return parquet_bytes(table)

@@ -31,10 +31,24 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
-from synthaug_plugins.store.shard import INDEX_SCHEMA, KEPT, Row, check_column, index_path, parquet_bytes, read_index, read_parquet, shard_path, write_block
+from synthaug_plugins.store.shard import (
+    INDEX_SCHEMA,
+    KEPT,
+    Row,
+    check_column,
+    check_distinct,
+    index_path,
+    parquet_bytes,
+    read_index,
+    read_parquet,
+    shard_path,
+    write_block,
+)
 
 FOLDERS = ('shards', 'index', 'scores')
 INFO = '_info.json'
+SCORE_KEYS = ('id', 'sha256')
+"""Columns of a scores file that say which image a score is of."""
 _SCORES_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 _INDEX_FILE = re.compile(r'\d{5,}\.parquet')
 
@@ -51,6 +65,7 @@ class Store:
 
     def __init__(self, folder: Path, plan: Plan, made_by: Mapping[str, Any]) -> None:
         self.folder, self.plan, self.made_by = folder, plan, dict(made_by)
+        self._left: set[int] | None = None  # blocks that this process still has to publish
         if cost := read_cost(folder):
             self.made_by['cost'] = cost
 
@@ -146,11 +161,15 @@ class Store:
         Raises:
             StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
         """
-        if block not in self.plan.blocks:
+        if not 0 <= block.index < len(self.plan.blocks) or self.plan.blocks[block.index] != block:
             raise StoreError(f'Block {block.index} ({block.class_name!r}) is not in the plan of {str(self.folder)!r}.', 'Use the blocks of store.plan.')
         write_block(self.folder, block, rows, keep_rejected)
         reader.forget_open_files()
-        self._write_info()
+        if self._left is None:
+            self._left = {b.index for b in self.unfinished()}
+        self._left.discard(block.index)
+        if not self._left:  # looking at the folder after every block would cost a pass over all of them each time
+            self._write_info()
 
     def index(self) -> pa.Table:
         """All rows of all finished blocks, in the order of the blocks.
@@ -168,10 +187,13 @@ class Store:
         for path in self.score_files():
             scores = read_parquet(path, 'Score again, or remove the file.')
             place = pc.index_in(table['id'], value_set=scores['id'])
+            # A block that was made again has the same ids; scores of images that changed since are not theirs.
+            same = pc.equal(scores['sha256'].take(place), table['sha256'])
+            place = pc.if_else(pc.fill_null(same, False), place, pa.scalar(None, place.type))
             for name in scores.column_names:
-                if name == 'id':
+                if name in SCORE_KEYS:
                     continue
-                if name in table.column_names:
+                if name.lower() in {c.lower() for c in table.column_names}:
                     raise StoreError(f'{str(path)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
                 table = table.append_column(name, scores[name].take(place))
         return table.replace_schema_metadata(None)
@@ -215,23 +237,22 @@ class Store:
             raise StoreError(f'The scores name {name!r} is not a plain name.', 'Use letters, digits, - and _.')
         if 'id' not in table.column_names or len(table.column_names) < 2:
             raise StoreError(f'Scores {name!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
-        taken = {c for p in self.score_files() if p != path for c in read_parquet(p).column_names if c != 'id'}
-        known: set[str] = set()
+        taken = {c for p in self.score_files() if p != path for c in read_parquet(p).column_names if c not in SCORE_KEYS}
+        known: dict[str, str] = {}
         for number in sorted(self.finished()):
             part = read_index(index_path(self.folder, number))
             taken.update(part.column_names[len(INDEX_SCHEMA) :])
-            known.update(part['id'].to_pylist())
-        for column in table.column_names:
-            if column == 'id':
-                continue
+            known.update(zip(part['id'].to_pylist(), part['sha256'].to_pylist(), strict=True))
+        columns = [column for column in table.column_names if column != 'id']
+        check_distinct(columns, taken)
+        for column in columns:
             check_column(column)
-            if column in taken or table.column_names.count(column) > 1:
-                raise StoreError(f'The store has a score column {column!r} already.', 'Give the new column another name.')
         ids = table['id'].to_pylist()
         unknown = [i for i in ids if i not in known]
         if unknown or len(set(ids)) != len(ids):
             what = f'{len(unknown)} ids that are not in the store, such as {unknown[0]!r}' if unknown else 'repeated ids'
             raise StoreError(f'Scores {name!r} hold {what}.', 'Score the images of store.index().')
+        table = table.append_column('sha256', pa.array([known[i] for i in ids], pa.string()))
         files.write_whole(path, parquet_bytes(table.combine_chunks()))
 
     def add_cost(self, images: int, seconds: float, batch_size: int) -> None:

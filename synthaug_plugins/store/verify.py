@@ -22,7 +22,7 @@ from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.shard import INDEX_SCHEMA, KEPT, archive, content_is_whole, index_path, read_index, read_parquet, shard_path
-from synthaug_plugins.store.store import FOLDERS, INFO, Store
+from synthaug_plugins.store.store import FOLDERS, INFO, SCORE_KEYS, Store
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def verify(store: Store) -> list[Fault]:
         faults = [fault for found in pool.map(lambda block: list(block_faults(store, block)), store.plan.blocks) for fault in found]
     damaged = {f.block for f in faults}
     owner: dict[str, int] = {}
+    hashes: dict[str, str] = {}
     columns: dict[str, str] = {}
     for block in store.plan.blocks:
         if block.index in damaged:
@@ -64,8 +65,9 @@ def verify(store: Store) -> list[Fault]:
             if owner.setdefault(name, block.index) != block.index:
                 faults.append(Fault(block.index, _name(store, file), f'the id {name!r} is in block {owner[name]} too'))
                 break
-        columns.update(dict.fromkeys(table.column_names[len(INDEX_SCHEMA) :], 'the index'))
-    faults += _score_faults(store, owner, columns, complete=not damaged)
+        hashes.update(zip(table['id'].to_pylist(), table['sha256'].to_pylist(), strict=True))
+        columns.update(dict.fromkeys((c.lower() for c in table.column_names[len(INDEX_SCHEMA) :]), 'the index'))
+    faults += _score_faults(store, hashes, columns, complete=not damaged)
     faults += _folder_faults(store)
     return faults
 
@@ -169,7 +171,7 @@ def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_name: str)
     yield f'{len(data)} bytes for {len(expected)}, different from the index from byte {at} on, at {member}'
 
 
-def _score_faults(store: Store, ids: dict[str, int], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
+def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
     for path in store.score_files():
         name = _name(store, path)
         try:
@@ -177,18 +179,23 @@ def _score_faults(store: Store, ids: dict[str, int], columns: dict[str, str], co
         except StoreError as error:
             yield Fault(None, name, f'damaged ({error.what}); score again')
             continue
-        if 'id' not in table.column_names or not pa.types.is_string(table.schema.field('id').type):
-            yield Fault(None, name, 'has no column id')
+        if any(key not in table.column_names or not pa.types.is_string(table.schema.field(key).type) for key in SCORE_KEYS):
+            yield Fault(None, name, 'has no columns id and sha256')
             continue
         if not content_is_whole(table):
             yield Fault(None, name, 'damaged (its content differs from its own digest); score again')
             continue
-        unknown = [i for i in table['id'].to_pylist() if i not in ids]
+        unknown = [i for i in table['id'].to_pylist() if i not in hashes]
         if unknown and complete:
             yield Fault(None, name, f'scores {len(unknown)} ids that are not in the store, the first is {unknown[0]!r}; score again')
+        changed = [i for i, sha256 in zip(table['id'].to_pylist(), table['sha256'].to_pylist(), strict=True) if i in hashes and hashes[i] != sha256]
+        if changed:
+            yield Fault(
+                None, name, f'scores {len(changed)} images that were made again since, the first is {changed[0]!r}; they count as not scored: score again'
+            )
         for column in table.column_names:
-            if column != 'id' and columns.setdefault(column, name) != name:
-                yield Fault(None, name, f'its column {column!r} is in {columns[column]} too; remove one of them')
+            if column not in SCORE_KEYS and columns.setdefault(column.lower(), name) != name:
+                yield Fault(None, name, f'its column {column!r} is in {columns[column.lower()]} too; remove one of them')
 
 
 def _folder_faults(store: Store) -> Iterable[Fault]:
