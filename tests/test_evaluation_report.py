@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pluggy
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from synthaug_plugins import hookspecs
 from synthaug_plugins.errors import DataError, StoreError
-from synthaug_plugins.evaluation.gallery import counts, gallery
+from synthaug_plugins.evaluation.gallery import counts, data_uri, gallery
 from synthaug_plugins.evaluation.report import read_results, write_report
 from synthaug_plugins.evaluation.statistics import class_gains, paired, spread
 from synthaug_plugins.real_images import RealImages
@@ -194,11 +195,45 @@ def test_funnel_counts_are_those_of_the_store(store: Store) -> None:
 
 def test_gallery_goes_without_sources_that_are_gone(store: Store, tmp_path: Path) -> None:
     assert gallery(store)['has_sources']
+    assert gallery(store)['not_shown'] is None
     shutil.rmtree(tmp_path / 'real')
     shown = gallery(store)
     assert not shown['has_sources']
+    assert 'does not exist' in shown['not_shown']
     assert shown['columns'] == [0.3, 1.0]
     assert all(cell for row in shown['rows'] for cell in row['cells'])
+
+
+def test_source_that_leads_out_of_the_data_folder_is_not_read_and_the_caption_says_so(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / 'secret.png'
+    Image.new('RGB', (8, 8), (1, 2, 3)).save(secret)
+    for name, source in (('up', '../secret.png'), ('absolute', str(secret))):
+        foreign = store_from(tmp_path / name, tmp_path / 'real', source)
+        shown = gallery(foreign)
+        assert [row['source'] for row in shown['rows']] == [None]
+        assert source in shown['not_shown']
+        results = results_of(foreign)
+        write_report([results], tmp_path / 'r.html')
+        html = (tmp_path / 'r.html').read_text()
+        assert data_uri(Image.open(secret)) not in html
+        assert f'Real images are not shown. {escape(repr(source))} is not an image of' in html
+    # a store that names no folder, or no text where the folder should stand, is shown without sources too
+    for data in ({}, {'data': ['x']}, {'data': str(tmp_path / 'gone')}):
+        path = foreign.folder / 'store.json'
+        content = json.loads(path.read_text())
+        content['made_by']['recipe'] = data
+        path.write_text(json.dumps(content))
+        assert gallery(Store.open(foreign.folder))['not_shown']
+
+
+def store_from(folder: Path, data: Path, source: str) -> Store:
+    """A store of one image that claims to be made from `source` in `data`."""
+    plan = Plan(('plain',), make_blocks(('plain',), 1, {'plain': ('x/0.png',)}), {'a': 1})
+    store = Store.create(folder, plan, {'recipe': {'data': str(data)}})
+    buffer = io.BytesIO()
+    Image.new('RGB', (8, 8)).save(buffer, 'PNG')
+    store.publish(plan.blocks[0], [Row(Request('00000_000000', 0, 'plain', 0, source, None, {'sigma': 0.3}), 'kept', None, 'png', buffer.getvalue())], False)
+    return store
 
 
 def test_missing_results_and_stores_are_refused(store: Store, tmp_path: Path) -> None:

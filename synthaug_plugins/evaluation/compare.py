@@ -8,7 +8,6 @@ import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ import pluggy
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.cache import RunCache, Side
-from synthaug_plugins.evaluation.fingerprint import data_of
+from synthaug_plugins.evaluation.fingerprint import versions
+from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.protocol import Arm, Comparison, fill, read_comparison
-from synthaug_plugins.evaluation.runs import TRAINED, planned_steps, refuse_leaks, settle
+from synthaug_plugins.evaluation.runs import TRAINED, planned_steps, settle
 from synthaug_plugins.evaluation.statistics import class_gains, paired, plus_minus, signed, spread
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.training.run import configure, load_recipe
@@ -47,7 +47,8 @@ def compare(
         recipe: a compare recipe, see `protocol.KEYS`.
         out: folder for runs and results. A run's folder is `out/runs/<hash of its resolved config>`.
         plugin_manager: its plugins edit every run's trainer recipe (`synthaug_configure`).
-        jobs: runs at a time, each in a process of its own.
+        jobs: runs at a time, each in a process of its own. On a machine with GPUs all of them share the default one (the first
+            of CUDA_VISIBLE_DEVICES): its memory must hold them all, and `images_per_second` is then a share of its speed.
         values: replaces some of the recipe's `values`.
         setup: called once in every such process, so that nouns of plugins are known there (`plugins.register_nouns`); a
             function at the top of a module.
@@ -61,7 +62,8 @@ def compare(
         `classes`, `support` (test images per class), `seeds`, `title`, `notes`, `command`, `versions`.
 
     Raises:
-        RecipeError: a wrong recipe; arms that take unequal optimiser steps or are held to different images.
+        RecipeError: a wrong recipe; training, validation and test images that overlap; arms that take unequal optimiser steps
+            or are held to different images.
         RunFailed: a run failed; its log is named.
         Stopped: Ctrl-C; finished runs are kept.
     """
@@ -71,8 +73,9 @@ def compare(
     comparison = read_comparison(recipe, values)
     out = Path(out)
     by_name = {arm.name: arm for arm in comparison.arms}
-    searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, c) for c in s.candidates()] for s in comparison.searches}
-    fixed = {arm.name: _side(comparison, arm, plugin_manager) for arm in comparison.arms if arm.name not in searches}
+    listed: dict[str, frozenset[str] | None] = {}
+    searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, listed, c) for c in s.candidates()] for s in comparison.searches}
+    fixed = {arm.name: _side(comparison, arm, plugin_manager, listed) for arm in comparison.arms if arm.name not in searches}
     sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
     _check_same_images(sides)
     steps = _check_equal_steps(sides)
@@ -98,7 +101,7 @@ def compare(
         'arms': arms,
         'search': search,
         'command': _command(comparison, out, jobs),
-        'versions': {'python': platform.python_version(), **{p: metadata.version(p) for p in ('synthaug-plugins', 'torch', 'mmengine', 'mmpretrain')}},
+        'versions': {'python': platform.python_version(), **versions()},
     }
     write_whole(out / 'results.json', (json.dumps(results, indent=1, ensure_ascii=False) + '\n').encode())
     return results
@@ -137,7 +140,13 @@ def format_table(results: Mapping[str, Any]) -> str:
     return '\n'.join('  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _side(comparison: Comparison, arm: Arm, manager: pluggy.PluginManager, options: Mapping[str, Any] | None = None) -> Side:
+def _side(
+    comparison: Comparison,
+    arm: Arm,
+    manager: pluggy.PluginManager,
+    listed: dict[str, frozenset[str] | None],
+    options: Mapping[str, Any] | None = None,
+) -> Side:
     """The settled config of every seed."""
     options = options or {}
     arm = arm.with_options(options)
@@ -145,7 +154,7 @@ def _side(comparison: Comparison, arm: Arm, manager: pluggy.PluginManager, optio
     for seed in comparison.seeds:
         named = fill({'base': comparison.cfg_options, 'arm': arm.cfg_options, 'synthaug': arm.synthaug}, {'seed': seed})
         cfg = load_recipe(comparison.train, {**named['base'], **named['arm']})
-        refuse_leaks(cfg)
+        refuse_leaks(cfg, listed)
         configs[seed] = settle(configure(cfg, manager, named['synthaug']), seed)
     return Side(arm, options, configs)
 

@@ -30,8 +30,9 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         per_cell: images per class and strength.
         max_classes: classes beyond these are left out.
 
-    Returns: `strength` (a name or None), `columns` (its values, or [None]), `has_sources`, `classes` (how many there are),
-        `rows`: class `name`, `source` (a data URI or None), `cells` (a list of data URIs per column).
+    Returns: `strength` (a name or None), `columns` (its values, or [None]), `has_sources`, `not_shown` (why a source that the
+        store names is not shown, a sentence or None), `classes` (how many there are), `rows`: class `name`, `source` (a data
+        URI or None), `cells` (a list of data URIs per column).
     """
     table = store.index()
     wanted = ['id', 'label', 'source', 'params', 'verdict', 'shard', 'offset', 'size']
@@ -39,7 +40,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
     for record in records:
         record['params'] = json.loads(record['params'])
     strength, columns = _strengths(records)
-    reader, real = StoreReader(store.folder), _real_images(store)
+    reader, sources = StoreReader(store.folder), _Sources(store)
     rows = []
     for label, name in list(enumerate(store.classes))[:max_classes]:
         mine = sorted((r for r in records if r['label'] == label), key=lambda r: r['id'])
@@ -48,9 +49,15 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         for value in columns:
             shown = [r for r in mine if r['source'] == source and (strength is None or r['params'].get(strength) == value)]
             cells.append([data_uri(Image.open(io.BytesIO(reader.read(r['shard'], r['offset'], r['size'])))) for r in shown[:per_cell]])
-        picture = data_uri(Image.fromarray(real.load(source))) if real and source else None
-        rows.append({'name': name, 'source': picture, 'cells': cells})
-    return {'strength': strength, 'columns': columns, 'has_sources': any(r['source'] for r in rows), 'classes': len(store.classes), 'rows': rows}
+        rows.append({'name': name, 'source': sources.picture(source) if source else None, 'cells': cells})
+    return {
+        'strength': strength,
+        'columns': columns,
+        'has_sources': any(r['source'] for r in rows),
+        'not_shown': sources.not_shown,
+        'classes': len(store.classes),
+        'rows': rows,
+    }
 
 
 def _strengths(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[Any]]:
@@ -70,13 +77,40 @@ def _best_source(records: Sequence[Mapping[str, Any]], strength: str | None) -> 
     return max(sorted(found), key=lambda s: len(found[s])) if found else None
 
 
-def _real_images(store: Store) -> RealImages | None:
-    """The folder that the store was made from, if it is still there."""
-    folder = (store.made_by.get('recipe') or {}).get('data')
-    try:
-        return RealImages(folder) if folder else None
-    except DataError:
-        return None
+class _Sources:
+    """The real images that a store was made from, as far as they can be shown.
+
+    A store may come from somebody else: the folder and the sources that it names are claims. `RealImages` reads no file that
+    its folder does not list, and whatever cannot be shown is said instead of ending the report.
+
+    Attributes:
+        not_shown: why a picture that was asked for is missing, the first reason; None while none is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.not_shown: str | None = None
+        self._real: RealImages | None = None
+        recipe = store.made_by.get('recipe')
+        folder = recipe.get('data') if isinstance(recipe, Mapping) else None
+        if not isinstance(folder, str) or not folder:
+            self._no_folder = 'The store does not say where they lie.'
+            return
+        try:
+            self._real = RealImages(folder)
+        except DataError as error:
+            self._no_folder = error.what
+        except OSError as error:
+            self._no_folder = f'The data folder {folder!r} cannot be read: {error.strerror}.'
+
+    def picture(self, source: str) -> str | None:
+        """A real image as a data URI, or None and a reason in `not_shown`."""
+        try:
+            if self._real is None:
+                raise DataError(self._no_folder)
+            return data_uri(Image.fromarray(self._real.load(source)))
+        except DataError as error:
+            self.not_shown = self.not_shown or error.what
+            return None
 
 
 def data_uri(image: Image.Image) -> str:

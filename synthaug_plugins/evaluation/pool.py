@@ -62,7 +62,7 @@ class Pool:
         """Make all calls; `progress(label, result)` after each. Returns the results in the order of the tasks.
 
         Raises:
-            RunFailed: a call raised or its process died; its log is named, calls that were not begun are dropped.
+            RunFailed: a call or the setup raised, or its process died; its log is named, calls that were not begun are dropped.
         """
         if not tasks:
             return []
@@ -79,7 +79,7 @@ class Pool:
                 except BrokenProcessPool:
                     self._executor = None
                     what = f'The process of a run died (out of memory, or killed), perhaps that of {task.label}.'
-                    raise RunFailed(what, f'Read {task.log}; lower --jobs.') from None
+                    raise RunFailed(what, f'Read {task.log}; lower --jobs.' if task.log.exists() else 'It left no log; lower --jobs.') from None
                 if failure:
                     for other in futures:
                         other.cancel()
@@ -87,6 +87,10 @@ class Pool:
                 results[task.label] = outcome
                 progress(task.label, outcome)
         return [results[task.label] for task in tasks]
+
+
+_failed_start: tuple[str, str] | None = None
+"""In a worker: why it cannot be used, and the traceback. An exception here would only be seen as a dead process."""
 
 
 @contextmanager
@@ -103,18 +107,22 @@ def _threads_per_process(jobs: int) -> Iterator[None]:
 
 
 def _start_worker(setup: Callable[[], object] | None) -> None:
+    global _failed_start
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A comparison that is killed must not leave runs behind: nothing else would tell this process.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    from synthaug_plugins import compat
+    try:
+        with open(os.devnull, 'w') as null, _output_to(null.fileno()):  # import warnings of other packages
+            from synthaug_plugins import compat
 
-    with open(os.devnull, 'w') as null, _output_to(null.fileno()):  # import warnings of other packages
-        compat.apply()
-        import mmpretrain  # noqa: F401
+            compat.apply()
+            import mmpretrain  # noqa: F401
 
-        if setup:
-            setup()
+            if setup:
+                setup()
+    except (Exception, SystemExit) as error:  # plugins are other people's code
+        _failed_start = f'its process could not start: {_named(error)}', traceback.format_exc()
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
@@ -125,16 +133,24 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 def _call(task: Task) -> tuple[dict[str, Any], str | None]:
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with open(task.log, 'a', encoding='utf-8') as log, _output_to(log.fileno()):
+        if _failed_start:
+            failure, trace = _failed_start
+            log.write(trace)
+            return {}, failure
         try:
             return task.function(*task.arguments), None
-        except SynthAugError as error:
+        except (Exception, SystemExit) as error:  # a run is other people's code: it may raise anything
             traceback.print_exc()
-            return {}, str(error)
-        except Exception as error:  # a run is other people's code: it may raise anything
-            traceback.print_exc()
-            return {}, f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}.'
+            return {}, _named(error)
         finally:
             gc.collect()  # the runner holds cycles: free its GPU memory and loader processes before the next run
+
+
+def _named(error: BaseException) -> str:
+    """An exception as one sentence."""
+    if isinstance(error, SynthAugError):
+        return str(error)
+    return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}.'
 
 
 @contextmanager

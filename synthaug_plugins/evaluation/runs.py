@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mmengine.hooks import Hook
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.evaluation.fingerprint import data_of
 from synthaug_plugins.registry import HOOKS
 from synthaug_plugins.store.files import write_whole
 
@@ -43,7 +42,7 @@ class RunRecord(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Start the clock."""
-        self._since = time.perf_counter()
+        self._since = _now()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Count the batch."""
@@ -52,16 +51,25 @@ class RunRecord(Hook):
 
     def before_val_epoch(self, runner: Any) -> None:
         """Stop the clock: validation is no training."""
-        self.seconds += time.perf_counter() - self._since
+        self.seconds += _now() - self._since
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Note the accuracy and go on."""
         self.curve.append((self.iterations, float((metrics or {})[METRIC])))
-        self._since = time.perf_counter()
+        self._since = _now()
 
     def after_train(self, runner: Any) -> None:
         """Stop the clock."""
-        self.seconds += time.perf_counter() - self._since
+        self.seconds += _now() - self._since
+
+
+def _now() -> float:
+    """Seconds on the clock once the GPU (if one is in use) has done what it was told: it works behind Python's back."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def settle(cfg: Config, seed: int) -> Config:
@@ -92,21 +100,6 @@ def settle(cfg: Config, seed: int) -> Config:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'synthaug_plugins.RunRecord'}]
     cfg.resume = False
     return cfg
-
-
-def refuse_leaks(cfg: Config) -> None:
-    """Refuse a recipe (before plugins edit it) of whose training, validation and test images two are the same dataset.
-
-    Raises:
-        RecipeError: it names the two.
-    """
-    names = [n for n in ('train_dataloader', 'val_dataloader', 'test_dataloader') if cfg.get(n) is not None]
-    images = {n: data_of(cfg[n]) for n in names}
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if images[a] == images[b]:
-                cure = 'Training, validation and test images must be three sets: set their data_root or ann_file.'
-                raise RecipeError(f'{a} and {b} read the same images.', cure)
 
 
 def by_epoch(cfg: Config) -> bool:
