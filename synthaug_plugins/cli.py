@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from synthaug_plugins import __version__
-from synthaug_plugins.errors import RecipeError, SynthAugError
+from synthaug_plugins.errors import RecipeError, Stopped, SynthAugError
 
 CFG_OPTIONS = '--cfg-options'
 
@@ -44,7 +45,7 @@ def _root(version: Annotated[bool, typer.Option('--version', callback=_version, 
     pass
 
 
-def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dict[str, Any]:
     """`['a.b=1', 'c=[1,2]', 'd=text']` as `{'a.b': 1, 'c': [1, 2], 'd': 'text'}`: Python literals where they are, else text.
 
     Raises:
@@ -54,7 +55,7 @@ def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, equals, text = pair.partition('=')
         if not equals or not key:
-            raise RecipeError(f'{CFG_OPTIONS} {pair!r} is not KEY=VALUE.', 'Write for example seed=1.')
+            raise RecipeError(f'{option} {pair!r} is not KEY=VALUE.', 'Write for example seed=1.')
         try:
             options[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -94,6 +95,8 @@ def generate(
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
 
+    if '::' in recipe:
+        raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
     register_nouns()
     options = parse_options(cfg_options)
     if data is not None:
@@ -120,7 +123,7 @@ def _report_faults(folder: Path, faults: Sequence[object], cure: str) -> None:
     for fault in faults:
         print(fault)
     if faults:
-        raise FaultsFound(f'{len(faults)} faults in {str(folder)!r}.', cure)
+        raise FaultsFound(f'{len(faults)} {"fault" if len(faults) == 1 else "faults"} in {str(folder)!r}.', cure)
     print(f'{folder}: no fault')
 
 
@@ -169,6 +172,7 @@ def export(
     out: Annotated[Path, typer.Option(help='Folder to write; new or empty.', show_default=False)],
     to: Annotated[str, typer.Option(help='imagefolder: one folder per class, as torchvision and MMPretrain read it.')] = 'imagefolder',
     where: Where = None,
+    allow_empty: Annotated[bool, typer.Option(help='Let a class be left without images.')] = False,
 ) -> None:
     """Write the images of a store in another layout.
 
@@ -182,7 +186,7 @@ def export(
     if to != 'imagefolder':
         raise RecipeError(f'--to {to}: unknown layout.', nearest(to, ['imagefolder']))
     store = Store.open(folder)
-    selection = select(store, where)
+    selection = select(store, where, allow_empty=allow_empty)
     export_imagefolder(store, out, selection)
     print(f'{selection.table.num_rows} images in {out}')
 
@@ -277,7 +281,7 @@ def compare(
     register_nouns()
     path = find_recipe(recipe)
     folder = out or Path('runs') / Path(path).stem
-    results = run(path, folder, get_plugin_manager(), jobs, parse_options(values), setup=register_nouns)
+    results = run(path, folder, get_plugin_manager(), jobs, parse_options(values, '--set'), setup=register_nouns)
     write_report([results], folder / 'report.html', get_plugin_manager())
     print(format_table(results))
     print(folder / 'report.html')
@@ -342,12 +346,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command line: refusals become one line on standard error and their own exit status."""
     from synthaug_plugins.plugins import get_plugin_manager
 
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):  # cluster schedulers send the first: end as Ctrl-C does
+        signal.signal(number, stop)
     get_plugin_manager().hook.synthaug_add_commands(app=app)
     try:
         app(spread_cfg_options(sys.argv[1:] if arguments is None else arguments))
     except SynthAugError as error:
-        print(f'synthaug: {error}', file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f'synthaug: {str(error).removeprefix("synthaug: ")}', file=sys.stderr)
+        sys.exit(128 + received[0] if received and isinstance(error, Stopped) else error.exit_code)
 
 
 if __name__ == '__main__':

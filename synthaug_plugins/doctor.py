@@ -85,7 +85,12 @@ def _shims() -> Iterator[Finding]:
     from synthaug_plugins.compat import SHIMS
 
     for shim in SHIMS:
-        if shim.present():
+        try:
+            present = shim.present()
+        except Exception as error:  # a package that is installed but broken fails in many ways
+            yield Finding('error', f'looking for the fault {shim.name!r} failed: {type(error).__name__}: {error}', 'Reinstall the package that it names.')
+            continue
+        if present:
             yield Finding(
                 'note',
                 f'mended by synthaug at start: {shim.fault}',
@@ -94,11 +99,5 @@ def _shims() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for module, extra, what in (
-        ('matplotlib', 'report', 'loss-curve pictures of model training'),
-        ('sklearn', 'demo', 'the demo on scikit-learn digits'),
-        ('ray', 'ray', 'generation on a Ray cluster'),
-        ('s3fs', 's3', 'stores on S3'),
-    ):
-        if importlib.util.find_spec(module) is None:
-            yield Finding('note', f'{module} is not installed: no {what}', f"Run: pip install 'synthaug-plugins[{extra}]'")
+    if importlib.util.find_spec('sklearn') is None:
+        yield Finding('note', 'scikit-learn is not installed: no demo on its digits', "Run: pip install 'synthaug-plugins[demo]'")

@@ -42,6 +42,10 @@ def copy_recipe(name: str, folder: Path) -> Path:
     Raises:
         RecipeError: unknown name, or a file of that name is already there (it is not overwritten).
     """
+    if '::' in name:
+        raise RecipeError(f'{name!r} is not a shipped recipe.', f"Start your own file with: _base_ = '{name}'")
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f'{str(folder)!r} is not a folder.', 'Give a folder with --out.')
     source = Path(find_recipe(name))
     target = folder / source.name
     if target.exists():

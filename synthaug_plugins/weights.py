@@ -67,6 +67,25 @@ def weights_hash(folder: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def weights_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of a model folder, from the file's header alone.
+
+    Raises:
+        ModelError: the file is not safetensors or is cut short.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, 'pt') as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f'{str(folder / WEIGHTS)!r} cannot be read as safetensors: {error}.', 'Copy or save the model again; pickles are refused.')
+
+
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model folder, on CPU.
 
@@ -79,7 +98,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f'{str(folder / WEIGHTS)!r} cannot be read as safetensors: {error}.', 'Copy or save the model again.') from error
+        raise _unreadable(folder, error) from error
 
 
 def save_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:

@@ -87,3 +87,54 @@ def test_list_and_doctor_speak(tmp_path: Path) -> None:
     doctor = synthaug('doctor')
     assert doctor.returncode == 0, doctor.stdout
     assert 'mmengine' in doctor.stdout
+
+
+def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path) -> None:
+    """A sheet replaces a sheet and nothing else; a comparison and an export need a folder of their own."""
+    store = tmp_path / 'store'
+    assert synthaug('generate', 'digits_edm', '--out', store, '--cfg-options', 'per_class=2', 'generator.num_steps=2').returncode == 0
+    photo = tmp_path / 'photo.png'
+    photo.write_bytes(b'mine')
+    assert synthaug('show', store, '--out', photo).returncode == 2
+    assert photo.read_bytes() == b'mine'
+    assert synthaug('show', store, '--out', tmp_path / 'sheet.jpg').returncode == 2
+    for _ in range(2):
+        assert synthaug('show', store, '--out', tmp_path / 'sheet.png').returncode == 0
+    into = synthaug('compare', 'digits_demo', '--out', tmp_path)
+    assert into.returncode == 2
+    assert 'not a comparison' in into.stderr
+    assert not (tmp_path / 'runs').exists()
+    inside = synthaug('export', store, '--out', store / 'sub')
+    assert inside.returncode == 2
+    assert 'inside the store' in inside.stderr
+
+
+def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path) -> None:
+    store = tmp_path / 'store'
+    assert synthaug('generate', 'digits_edm', '--out', store, '--cfg-options', 'per_class=2', 'generator.num_steps=2').returncode == 0
+    tar = store / 'shards' / '00003.tar'
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    tar.write_bytes(bytes(data))
+    for command in (['export', store, '--out', tmp_path / 'out'], ['show', store, '--out', tmp_path / 'sheet.png']):
+        done = synthaug(*command)
+        assert done.returncode == 2
+        assert 'damaged' in done.stderr
+        assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'out').exists()
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'digits_edm', '--out', str(tmp_path / 's')]
+    process = subprocess.Popen([*command, '--cfg-options', 'block_size=5'], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / 's' / 'index').glob('0*.parquet')):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert 'The same command goes on' in said
+    assert 'Traceback' not in said
+    assert not [p for p in (tmp_path / 's').rglob('*') if 'partial' in p.name]

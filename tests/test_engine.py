@@ -440,3 +440,23 @@ def test_images_outside_the_folder_are_not_opened(photos: Path) -> None:
     for name in ('../secret.png', str(photos.parent / 'secret.png')):
         with pytest.raises(DataError, match='not an image of'):
             RealImages(photos).load(name)
+
+
+def test_weights_that_do_not_fit_leave_no_store_behind(tmp_path: Path) -> None:
+    """Header and config are compared before anything is made, so the corrected command may use the same folder."""
+    from synthaug_plugins.weights import model_folder
+
+    model = tmp_path / 'model'
+    shutil.copytree(model_folder('embedded:digits_edm'), model)
+    config = json.loads((model / 'config.json').read_text())
+    weights = (model / 'model.safetensors').read_bytes()
+    config['network']['channels'] *= 2
+    (model / 'config.json').write_text(json.dumps(config))
+    bad = recipe(generator={**DIGITS['generator'], 'model': str(model)})
+    with pytest.raises(ModelError, match='do not fit'):
+        generate(bad, tmp_path / 's', 'cpu', quiet=True)
+    for content_ in (weights[:-100], b'\x80\x04}'):
+        (model / 'model.safetensors').write_bytes(content_)
+        with pytest.raises(ModelError, match='safetensors'):
+            generate(bad, tmp_path / 's', 'cpu', quiet=True)
+    assert not (tmp_path / 's').exists()

@@ -78,6 +78,9 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: unknown key, missing generator, a value of the wrong kind or out of range.
     """
     for key in recipe:
+        if key in ('train_dataloader', 'arms'):
+            command = 'train' if key == 'train_dataloader' else 'compare'
+            raise RecipeError(f'This is no generation recipe: it has {key}.', f'Use `synthaug {command}`.')
         if key not in KEYS:
             raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
     if 'generator' not in recipe:

@@ -28,6 +28,9 @@ from synthaug_plugins.training.run import configure, load_recipe
 FORMAT_VERSION = 1
 _Result = dict[str, Any]
 
+OWN_FILES = frozenset({'.lock', 'runs', 'results.json', 'report.html'})
+"""What a comparison's folder may hold."""
+
 
 def compare(
     recipe: str | Path,
@@ -121,6 +124,11 @@ def _choose(searches: Mapping[str, Sequence[Side]], trained: Mapping[str, Sequen
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Refuse a second comparison in the same folder: both would train into the same run. The system frees the lock on death."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f'{str(out)!r} is not a folder.', 'Give another folder with --out.')
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in OWN_FILES and not p.name.startswith('.partial-')) if out.exists() else []
+    if foreign:
+        raise RecipeError(f'The folder {str(out)!r} is not empty and not a comparison: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')
     out.mkdir(parents=True, exist_ok=True)
     with open(out / '.lock', 'w') as file:
         try:

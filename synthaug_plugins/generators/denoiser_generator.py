@@ -13,7 +13,7 @@ import numpy as np
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
 from synthaug_plugins.store.plan import Request
-from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, weights_hash
+from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, weights_hash, weights_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +56,26 @@ class DenoiserGenerator(Generator):
         return list(self.config['classes']) if self.use_labels and self.config['classes'] else None
 
     def check(self, classes: Sequence[str]) -> None:
+        self._check_weights()
         if not self.use_labels:
             return
         for name in classes:
             if name not in self.config['classes']:
                 raise ModelError(f'The model {self.model!r} does not know the class {name!r}.', self._unknown_class_cure(name))
+
+    def _check_weights(self) -> None:
+        """Compare the names and shapes in the weights' header with those that the config builds."""
+        import torch
+
+        from synthaug_plugins.diffusion import build_denoiser
+
+        with torch.device('meta'):
+            wanted = {name: tuple(t.shape) for name, t in build_denoiser(self.config).state_dict().items()}
+        found = weights_shapes(self.folder)
+        for name in sorted({*wanted, *found}):
+            if wanted.get(name) != found.get(name):
+                what = f'{name!r} is {found.get(name, "missing")}, the config asks for {wanted.get(name, "no such tensor")}'
+                raise ModelError(f'The weights of {self.model!r} do not fit its config: {what}.', 'Save the model again.')
 
     def _unknown_class_cure(self, name: str) -> str:
         return nearest(name, self.config['classes'])
@@ -85,7 +100,7 @@ class DenoiserGenerator(Generator):
         """The model on the device; its weights are read at the first call.
 
         Raises:
-            ModelError: the weights do not fit the config.
+            ModelError: the weights cannot be read.
         """
         if self._denoiser is None:
             import torch
@@ -93,10 +108,7 @@ class DenoiserGenerator(Generator):
             from synthaug_plugins.diffusion import build_denoiser
 
             denoiser = build_denoiser(self.config)
-            try:
-                denoiser.load_state_dict(load_weights(self.folder))
-            except RuntimeError as error:
-                raise ModelError(f'The weights of {self.model!r} do not fit its config: {error}.', 'Save the model again.') from error
+            denoiser.load_state_dict(load_weights(self.folder))  # `check` has compared the shapes
             dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
             self._denoiser = denoiser.eval().requires_grad_(False).to(self.device, dtype)
         return self._denoiser

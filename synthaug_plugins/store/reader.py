@@ -5,10 +5,13 @@ One `os.pread` per image: no file position is shared, so threads and forked or s
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from synthaug_plugins.errors import StoreError
@@ -36,6 +39,17 @@ class StoreReader:
             StoreError: the shard is missing or ends too early; it is named.
         """
         return _pread(f'{os.fspath(self.folder)}/shards/{SHARD_NAME.format(shard)}', offset, size)
+
+    def read_image(self, row: Mapping[str, Any]) -> bytes:
+        """The bytes of an index row's image, compared with the row's sha256. Training reads without: run `verify` before it.
+
+        Raises:
+            StoreError: as `read`; or the bytes have changed.
+        """
+        data = self.read(row['shard'], row['offset'], row['size'])
+        if hashlib.sha256(data).hexdigest() != row['sha256']:
+            raise StoreError(f'The image {row["id"]!r} in shard {row["shard"]} of {str(self.folder)!r} is damaged.', 'Run verify, then repair.')
+        return data
 
 
 def image_uri(folder: str | Path, shard: int, offset: int, size: int) -> str:

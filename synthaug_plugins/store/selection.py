@@ -122,7 +122,7 @@ def select(
     empty = [name for name, n in counts.items() if n == 0 and name in planned]
     if empty and not allow_empty:
         names = ', '.join(repr(name) for name in empty[:8]) + (f' and {len(empty) - 8} more' if len(empty) > 8 else '')
-        cure = 'Finish the store first.' if waiting else 'Loosen the condition, or allow empty classes.'
+        cure = 'Finish the store first.' if waiting else 'Loosen the condition, or allow it (allow_empty=True; --allow-empty).'
         raise RecipeError(f'The selection {text!r} from {str(store.folder)!r} leaves no image for {names}.', cure)
     return Selection(table, where, counts, considered, undecided, text)
 

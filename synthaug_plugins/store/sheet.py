@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.files import write_whole
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 INK, GREY, BLUE, GREEN, RED = '#1f2328', '#6e7781', '#0969da', '#1a7f37', '#cf222e'
 GAP, MARGIN, CAPTION = 10, 28, 18
 MIN_CELL, MAX_CELL = 96, 192
+
+MARK = 'synthaug contact sheet'
+"""Stands in the PNG of every sheet: only such a file is replaced."""
 
 
 def contact_sheet(
@@ -50,14 +54,18 @@ def contact_sheet(
         real_images: if given, each row starts with a source image (blue frame), its variants beside it.
 
     Raises:
-        StoreError: nothing to show, or a damaged shard.
+        StoreError: nothing to show, a damaged shard, or a file at `out_png` that is no sheet.
         DataError: a source image is missing.
     """
+    path = Path(out_png).expanduser()
+    _refuse_to_overwrite(path)
     table = selection.table if selection is not None else store.index().sort_by('id')
     table = table.filter(pc.is_valid(table['offset']))
     if not len(table):
+        if selection is not None and store.finished():
+            raise StoreError(f'The selection {selection.text!r} from {str(store.folder)!r} holds no image to show.', 'Loosen the condition.')
         raise StoreError(f'The store {str(store.folder)!r} has no image to show.', 'Generate first.')
-    columns_read = ['id', 'label', 'source', 'verdict', 'reason', 'shard', 'offset', 'size']
+    columns_read = ['id', 'label', 'source', 'verdict', 'reason', 'shard', 'offset', 'size', 'sha256']
     groups: dict[int, list[dict[str, Any]]] = {}
     for record in table.select(columns_read).to_pylist():
         groups.setdefault(record['label'], []).append(record)
@@ -72,8 +80,24 @@ def contact_sheet(
     subtitle = _numbers([r for records in groups.values() for r in records]) + shown + (' · blue: the real source image' if real_images else '')
     sheet = _draw(title or store.folder.resolve().name, subtitle, strips)
     buffer = io.BytesIO()
-    sheet.save(buffer, 'PNG')
-    write_whole(Path(out_png).expanduser(), buffer.getvalue())
+    mark = PngInfo()
+    mark.add_text('Software', MARK)
+    sheet.save(buffer, 'PNG', pnginfo=mark)
+    write_whole(path, buffer.getvalue())
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Only a sheet of ours is replaced: a mistyped --out must not cost a photograph."""
+    if path.suffix.lower() != '.png':
+        raise StoreError(f'The sheet {str(path)!r} does not end in .png.', 'A contact sheet is a PNG.')
+    if path.exists():
+        try:
+            with Image.open(path) as old:
+                ours = getattr(old, 'text', {}).get('Software') == MARK
+        except OSError:
+            ours = False
+        if not ours:
+            raise StoreError(f'{str(path)!r} exists and is no contact sheet.', 'Give another name; nothing was touched.')
 
 
 class _Cell:
@@ -89,7 +113,7 @@ def _numbers(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _variant(record: dict[str, Any], reader: StoreReader) -> _Cell:
-    with Image.open(io.BytesIO(reader.read(record['shard'], record['offset'], record['size']))) as opened:
+    with Image.open(io.BytesIO(reader.read_image(record))) as opened:
         image = opened.convert('RGB')
     return _Cell(image, '#d0d7de') if record['verdict'] == KEPT else _Cell(image, RED, record['reason'].partition(' (')[0])
 
