@@ -32,6 +32,8 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import HOOKS, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
+from synthaug_plugins.training.mix_batch_sampler import MixBatchSampler  # noqa: E402
+from synthaug_plugins.training.partners import Walk  # noqa: E402
 from synthaug_plugins.training.run import configure, stop_workers  # noqa: E402
 
 CLASSES = ('four', 'one', 'three', 'two')
@@ -268,6 +270,53 @@ def test_partner_any_uses_every_record_once_before_one_comes_again(world: Path) 
     assert laps[0] != laps[1]
 
 
+def turns(drawn: Sequence[Any], n: int) -> list[int]:
+    """How many different records each whole lap of n draws holds."""
+    return [len(set(drawn[i : i + n])) for i in range(0, len(drawn) - n + 1, n)]
+
+
+@pytest.mark.parametrize(
+    'mode',
+    [{'alpha': 0.5}, {'alpha': [(0, 0.2), (2, 0.0), (3, 1.0), (4, 0.6)]}, {'mode': 'per_batch', 'ratio': (3, 1)}, {'mode': 'two_stream', 'ratio': (4, 1)}],
+)
+def test_partner_any_gives_each_record_of_each_store_its_turn_before_one_comes_again(world: Path, mode: dict[str, Any]) -> None:
+    stores = [{'store': str(world / 'some'), 'weight': 2}, {'store': str(world / 'free')}]  # 40 and 36 records
+    mix = {'stores': stores, **mode, **({} if mode.get('mode') == 'two_stream' else {'partner': 'any'})}
+    for epoch_steps in (None, 5):  # 5: epochs that begin and end within a pass
+        batches = loader(recipe(world, mix={**mix, 'epoch_steps': epoch_steps})).batch_sampler
+        drawn: list[int] = []
+        for epoch in range(24):
+            batches.sampler.set_epoch(epoch)
+            drawn += [i for batch in batches for i in (e[0] if isinstance(e, tuple) else e for e in batch) if i >= 44]
+        some, free = [i for i in drawn if i < 84], [i for i in drawn if i >= 84]
+        assert len(turns(some, 40)) >= 2
+        assert set(turns(some, 40)) == {40}
+        assert set(turns(free, 36)) == {36}
+        assert abs(len(some) / len(drawn) - 2 / 3) < 0.07
+        # a run that starts in a late epoch, as a resumed one does, draws the same
+        late = loader(recipe(world, mix={**mix, 'epoch_steps': epoch_steps})).batch_sampler
+        late.sampler.set_epoch(23)
+        batches.sampler.set_epoch(23)
+        assert list(late) == list(batches)
+
+
+def test_turns_of_stores_are_exact_whatever_their_weights() -> None:
+    weights = np.array([1.0, 0.003, 5.0, 0.5])
+    sizes = np.array([700, 5, 1100, 64])
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    slots = np.arange(20_000)
+    drawn = Walk(sizes, weights, first, 3).at(slots)
+    for s, size in enumerate(sizes):
+        mine = drawn[(drawn >= first[s]) & (drawn < first[s] + size)].tolist()
+        assert abs(len(mine) - 20_000 * weights[s] / weights.sum()) <= 0.03 * 20_000 * weights[s] / weights.sum() + 2
+        assert set(turns(mine, size)) <= {size}
+    mixed = np.random.default_rng(0).permutation(slots)
+    again = Walk(sizes, weights, first, 3).at(mixed)  # in any order of asking
+    assert np.array_equal(again, drawn[mixed])
+    with pytest.raises(RecipeError, match='below a millionth'):
+        Walk(sizes, np.array([1.0, 1e-8, 1.0, 1.0]), first, 3)
+
+
 def test_stores_are_drawn_by_their_weights(world: Path) -> None:
     stores = [{'store': str(world / 'variants'), 'weight': 3}, {'store': str(world / 'free')}]
     batches = loader(recipe(world, mix={'stores': stores, 'alpha': 1, 'partner': 'class'})).batch_sampler
@@ -382,6 +431,35 @@ def test_epoch_steps_sets_the_length_of_an_epoch_and_walks_on_through_the_real_s
     assert passes[0] != passes[1]
 
 
+def test_epoch_steps_counts_on_through_an_endless_sampler(world: Path) -> None:
+    mix = {'store': str(world / 'free'), 'mode': 'two_stream', 'epoch_steps': 4}
+    endless = loader(recipe(world, 'iter', mix=mix))
+    indices = [[e[0] for batch in endless.batch_sampler for e in batch] for _ in range(11)]
+    real = [i for one in indices for i in one if i < 44]
+    assert [len(one) for one in indices] == [64] * 11
+    assert turns(real, 44) == [44] * 8
+    assert turns([i for one in indices for i in one if i >= 44], 36) == [36] * 9
+    late = loader(recipe(world, 'iter', mix=mix)).batch_sampler
+    late.resume_at(9, 3)
+    assert [e[0] for batch in late for e in batch] == indices[9][48:]
+    assert [e[0] for batch in late for e in batch] == indices[10]
+
+
+@pytest.mark.parametrize('epoch_steps', [None, 4])
+def test_a_sampler_that_gives_nothing_is_refused_and_does_not_hang(world: Path, epoch_steps: int | None) -> None:
+    class Once(list):
+        """A sampler that has been used up."""
+
+        dataset, seed = loader(recipe(world, mix={'store': str(world / 'free')})).dataset, 3
+
+        def __len__(self) -> int:
+            return 44
+
+    batches = MixBatchSampler(Once(), 8, epoch_steps=epoch_steps)
+    with pytest.raises(RecipeError, match='Once gives no index in pass 1'):
+        next(iter(batches))
+
+
 # --- iteration loops, processes, resume
 
 
@@ -389,7 +467,7 @@ def test_iteration_based_loops_mix_on_without_end(world: Path, tmp_path: Path) -
     mix = {'store': str(world / 'variants'), 'alpha': [(0, 0.0), (1, 1.0)]}
     for workers in (0, 2):
         batches = run(recipe(world, 'iter', workers, mix=mix), tmp_path / f'run{workers}', train_cfg={'by_epoch': False, 'max_iters': 14}).batches
-        assert [np.mean([m[0] for m in batch]) for batch in batches] == [0] * 6 + [1] * 8  # epoch 1 begins after 44 images
+        assert [np.mean([m[0] for m in batch]) for batch in batches] == [0] * 5 + [0.5] + [1] * 8  # epoch 1 begins after 44 images
 
 
 @pytest.mark.parametrize('mode', ['per_sample', 'two_stream'])
@@ -411,6 +489,36 @@ def test_resuming_an_iteration_based_run_continues_the_same_batches(world: Path,
     whole = run(recipe(world, 'iter', mix=mix), tmp_path / 'whole', **save).batches
     rest = run(recipe(world, 'iter', mix=mix), tmp_path / 'rest', resume=True, load_from=str(tmp_path / 'whole/iter_5.pth'), **save).batches
     assert rest == whole[5:]
+
+
+@pytest.mark.parametrize(
+    ('loop', 'workers', 'mode'), [('epoch', 0, 'per_sample'), ('epoch', 2, 'two_stream'), ('iter', 0, 'per_sample'), ('iter', 2, 'two_stream')]
+)
+def test_without_a_seed_a_resumed_run_has_the_batches_of_the_interrupted_one(world: Path, tmp_path: Path, loop: str, workers: int, mode: str) -> None:
+    """MMPretrain's default is randomness.seed=None; the sampler is then built with a random seed before a checkpoint is read."""
+    mix = {'store': str(world / 'variants'), 'mode': mode, **({'partner': 'any'} if mode == 'per_sample' else {})}
+    save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 2, 'max_keep_ckpts': -1}}}
+    free = {'randomness': {'seed': None}, **save}
+    whole = run(recipe(world, loop, workers, mix=mix), tmp_path / 'whole', **free).batches
+    for stop in (4, 6):
+        checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
+        rest = run(recipe(world, loop, workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **free).batches
+        assert rest == whole[stop:], stop
+        if loop == 'epoch' and mode == 'two_stream':
+            seen = [m[1] for batch in (whole[:stop] + rest)[:6] for m in batch if not m[0]]
+            assert len(seen) == len(set(seen)) == 44
+    assert run(recipe(world, loop, workers, mix=mix), tmp_path / 'other', **free).batches != whole  # no seed: another order each time
+
+
+def test_epochs_of_an_endless_sampler_resume_where_they_were(world: Path, tmp_path: Path) -> None:
+    cfg = recipe(world, 'iter', mix={'store': str(world / 'free'), 'mode': 'two_stream', 'epoch_steps': 3})
+    by_epoch = {'train_cfg': {'by_epoch': True, 'max_epochs': 3}, 'randomness': {'seed': None}}
+    save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 1, 'max_keep_ckpts': -1}}}
+    whole = run(cfg, tmp_path / 'whole', **by_epoch, **save).batches
+    assert len(whole) == 9
+    for stop in (3, 4):
+        checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
+        assert run(cfg, tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **by_epoch, **save).batches == whole[stop:]
 
 
 TWO_RANKS = """
@@ -443,16 +551,48 @@ def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
     return {name: [json.loads((folder / f'{name}.py{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}
 
 
-def test_two_processes_draw_together_what_one_draws_and_hold_ratios_each(world: Path, tmp_path: Path) -> None:
-    per_sample = {'store': str(world / 'variants'), 'alpha': 0.5}
-    two_stream = {'store': str(world / 'variants'), 'mode': 'two_stream'}
-    ranks = two_ranks(
-        tmp_path,
-        per_sample=recipe(world, workers=1, mix=per_sample, frozen_bn={'freeze_affine': True}),
-        two_stream=recipe(world, mix=two_stream),
+PER_SAMPLE = {'alpha': 0.5}
+ANY = {'alpha': [(0, 0.4), (1, 0.8)], 'partner': 'any'}
+
+
+def any_of_two(world: Path) -> dict[str, Any]:
+    return {'stores': [{'store': str(world / 'some')}, {'store': str(world / 'free')}], **ANY}
+
+
+@pytest.fixture(scope='session')
+def ranks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What two processes trained on, by recipe."""
+    variants = {'store': str(world / 'variants')}
+    swap = recipe(world, workers=1, transform={**variants, 'root': str(world / 'train'), 'prob': 0.5})
+    swap.train_dataloader.dataset.pipeline[-1].meta_keys = ('img_path', 'is_synthetic', 'synthetic_id')
+    return two_ranks(
+        tmp_path_factory.mktemp('ranks'),
+        per_sample=recipe(world, workers=1, mix={**variants, **PER_SAMPLE}, frozen_bn={'freeze_affine': True}),
+        two_stream=recipe(world, mix={**variants, 'mode': 'two_stream'}),
+        any=recipe(world, mix=any_of_two(world)),
+        swap=swap,
     )
-    first, second = ([tuple(m) for batch in rank for m in batch] for rank in ranks['per_sample'])
-    assert [m for pair in zip(first, second, strict=True) for m in pair] == [m for batch in epochs(recipe(world, mix=per_sample), 2) for m in batch]
+
+
+def together(ranks: list[Any]) -> list[tuple[Any, ...]]:
+    """The samples of both processes in the order of their positions."""
+    first, second = ([tuple(m) for batch in rank for m in batch] for rank in ranks)
+    return [m for pair in zip(first, second, strict=True) for m in pair]
+
+
+def test_two_processes_draw_together_what_one_draws(world: Path, ranks: dict[str, list[Any]]) -> None:
+    for name, mix in {'per_sample': {'store': str(world / 'variants'), **PER_SAMPLE}, 'any': any_of_two(world)}.items():
+        assert together(ranks[name]) == [m for batch in epochs(recipe(world, mix=mix), 2) for m in batch]
+
+
+def test_each_of_two_processes_holds_the_ratio_and_they_share_one_walk(ranks: dict[str, list[Any]]) -> None:
     assert [[sum(m[0] for m in batch) for batch in rank] for rank in ranks['two_stream']] == [[8, 8, 6] * 2] * 2
     drawn = [m[1] for rank in ranks['two_stream'] for batch in rank for m in batch if m[0]]
     assert len(drawn) == len(set(drawn)) == 88  # one walk through the store, shared without overlap
+
+
+def test_two_processes_do_not_make_the_same_swaps(ranks: dict[str, list[Any]]) -> None:
+    first, second = ([m[0] for batch in rank for m in batch] for rank in ranks['swap'])
+    assert len(first) == len(second) == 44
+    assert 0.3 < np.mean(first + second) < 0.7
+    assert 10 < sum(a != b for a, b in zip(first, second, strict=True)) < 34

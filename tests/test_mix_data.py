@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure
 
 from mmengine.config import Config  # isort: skip
-from mmengine.registry import DATASETS  # isort: skip
+from mmengine.registry import DATASETS, TRANSFORMS  # isort: skip
 from mmpretrain.datasets import BaseDataset  # isort: skip
 
 
@@ -70,6 +73,43 @@ def test_a_store_made_from_other_images_is_refused(tmp_path: Path, world: Path) 
         loader(cfg)
     cfg.synthaug.mix.source_root = str(nested)
     assert len(loader(cfg).dataset.records[0]) == 24
+
+
+def store_from(base: Path, folder: Path, data: Path | str) -> Path:
+    """A copy of the store of variants that says it was made from `data`."""
+    shutil.copytree(base / 'variants', folder)
+    card = json.loads((folder / 'store.json').read_text())
+    card['made_by'] = {'recipe': {'data': str(data)}}
+    (folder / 'store.json').write_text(json.dumps(card))
+    return folder
+
+
+def test_a_store_made_from_validation_images_of_the_same_names_is_refused(tmp_path: Path, world: Path) -> None:  # noqa: F811
+    held_out = make_real(tmp_path / 'val', first=40)  # four/0.png and so on, other digits
+    cfg = recipe(world, mix={'store': str(store_from(world, tmp_path / 'leak', held_out))})
+    with pytest.raises(DataError, match=rf"was made from the images in '{held_out}', and '\w+/\d+\.png' there is another image than the real '{world}/train/"):
+        loader(cfg)
+    for vouched in ({'sources': 'any'}, {'source_root': str(world / 'train')}):
+        cfg.synthaug.mix.update(vouched)
+        assert len(loader(cfg).dataset.records[0]) == 88
+        del cfg.synthaug.mix[next(iter(vouched))]
+
+
+def test_a_store_made_from_the_training_images_or_a_copy_or_a_folder_that_is_gone_is_admitted(
+    tmp_path: Path,
+    world: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(world)
+    copied = Path(shutil.copytree(world / 'train', tmp_path / 'copy'))
+    for number, data in enumerate([world / 'train', 'train', copied, '/nowhere/at/all', '']):
+        cfg = recipe(world, mix={'store': str(store_from(world, tmp_path / f'store{number}', data))})
+        assert len(loader(cfg).dataset.records[0]) == 88
+    cfg = recipe(world, mix={'store': str(tmp_path / 'store0')})  # of two real images of one name, one is the source
+    inner = cfg.train_dataloader.dataset
+    more = make_real(tmp_path / 'more', first=40)
+    cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [{**inner, 'data_root': str(root)} for root in (more, world / 'train')]}
+    assert len(loader(cfg).dataset.records[0]) == 88
 
 
 def test_images_from_nothing_need_no_source(world: Path) -> None:  # noqa: F811
@@ -147,6 +187,56 @@ def test_wrapped_datasets_are_mixed_like_bare_ones(world: Path, wrapper: str) ->
     assert len(rows) == expected.get(wrapper, len(rows))
     if wrapper == 'KFoldDataset':  # the fold that is held out gives no variants either
         assert len(loader(cfg).dataset.records[0]) == 66
+
+
+class WithoutRepr:
+    """A user's transform as short as can be: its repr holds its address."""
+
+    def __init__(self, option: int = 0) -> None:
+        self.option = option
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        return results
+
+
+TRANSFORMS.register_module(module=WithoutRepr, force=True)
+
+
+def test_parts_with_equal_pipelines_are_mixed_whatever_their_transforms_print(world: Path) -> None:  # noqa: F811
+    cfg = recipe(world, mix={'store': str(world / 'variants')})
+    inner = cfg.train_dataloader.dataset
+    inner.pipeline.insert(1, {'type': 'WithoutRepr'})
+    cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [inner, copy.deepcopy(inner)]}
+    assert sum(len(batch) for batch in epochs(cfg)) == 88
+    cfg.train_dataloader.dataset.datasets[1].pipeline[1].option = 1
+    with pytest.raises(RecipeError, match='have different pipelines'):
+        loader(cfg)
+
+
+def test_a_recipe_that_names_the_local_disk_as_file_backend_reads_the_store(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    late = [{'type': 'LoadImageFromFile', 'backend_args': {'backend': 'local'}}, {'type': 'PackInputs'}]
+    for options in ({'backend_args': {'backend': 'local'}}, {'file_client_args': {'backend': 'disk'}}, {'backend_args': None}):
+        for feature in ({'mix': {'store': str(world / 'variants')}}, {'transform': {'store': str(world / 'variants'), 'root': str(world / 'train')}}):
+            cfg = recipe(world, **feature)
+            cfg.train_dataloader.dataset.pipeline[0].update(options)
+            if 'mix' in feature and options['backend_args' if 'backend_args' in options else 'file_client_args']:
+                cfg.custom_hooks.append({'type': 'SwitchRecipeHook', 'schedule': [{'action_epoch': 2, 'train_pipeline': late}]})
+                assert len(run(cfg, tmp_path / next(iter(options))).losses) == 12
+            else:
+                assert sum(len(batch['data_samples']) for batch in loader(cfg)) == 44
+
+
+def test_other_file_backends_are_refused(world: Path) -> None:  # noqa: F811
+    other = {'backend_args': {'backend': 'petrel', 'enable_mc': False}}
+    for feature in ({'mix': {'store': str(world / 'variants')}}, {'transform': {'store': str(world / 'variants'), 'root': str(world / 'train')}}):
+        cfg = recipe(world, **feature)
+        cfg.train_dataloader.dataset.pipeline[0].update(other)
+        with pytest.raises(RecipeError, match=r'LoadImageFromFile reads through backend_args = .*petrel'):
+            configure(cfg, get_plugin_manager())
+    explicit = configure(recipe(world, mix={'store': str(world / 'variants')}), get_plugin_manager())  # a recipe without our plugins
+    explicit.train_dataloader.dataset.real.pipeline[0].backend_args = {'backend': 'local'}
+    with pytest.raises(RecipeError, match='LoadImageFromFile reads through backend_args'):
+        loader(explicit)
 
 
 def test_a_pipeline_switched_in_training_switches_for_synthetic_images_too(world: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -304,6 +304,14 @@ def test_train_resumes_from_the_latest_checkpoint(world: Path, tmp_path: Path) -
     assert recorder.batches == epochs(recipe(world, mix={'store': str(world / 'variants')}), 2)[6:]
 
 
+def test_no_workers_over_a_recipe_that_keeps_its_workers(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = recipe(world, workers=0, mix={'store': str(world / 'variants')})
+    cfg.train_dataloader.persistent_workers = True
+    assert train(configure(cfg, get_plugin_manager()), tmp_path / 'none').iter == 12
+    cfg.train_dataloader.update(num_workers=1, persistent_workers=False)
+    assert not train(configure(cfg, get_plugin_manager()), tmp_path / 'one').train_dataloader.persistent_workers
+
+
 def test_plugins_import_nothing_heavy() -> None:
     script = (
         'import sys\n'

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
@@ -16,6 +18,7 @@ from synthaug_plugins.training import draws
 from synthaug_plugins.training.mix_rule import mix_rule
 from synthaug_plugins.training.partners import PartnerTable
 from synthaug_plugins.training.schedule import Alpha
+from synthaug_plugins.training.swaps import Swaps
 
 Entry = int | tuple[int, float]
 
@@ -28,7 +31,8 @@ class MixBatchSampler:
     synthetic partner, or synthetic images join the batch. Each decision is a hash of (seed, epoch, global position), so
     with `alpha=0` the batches equal those of a stock loader, and a resumed run continues with the batches it would have
     had. Positions count over all processes, hence 'per_sample' draws do not depend on how many there are; 'per_batch' and
-    'two_stream' hold their ratio in the batch of every process.
+    'two_stream' hold their ratio in the batch of every process. With partner 'any' (always in 'two_stream') every store is
+    walked through in a random order, over batches, epochs and processes: each of its records once before one comes again.
 
     Args:
         sampler: the recipe's sampler over a `MixedDataset`.
@@ -40,7 +44,8 @@ class MixBatchSampler:
         seed: default: the sampler's.
 
     Raises:
-        RecipeError: options that do not fit, no seed, or real images without partners where the mode needs them.
+        RecipeError: options that do not fit, no seed, or real images without partners where the mode needs them; in a pass,
+            a sampler that gives no index.
     """
 
     def __init__(
@@ -65,8 +70,7 @@ class MixBatchSampler:
                 "Set type='synthaug_plugins.MixedDataset' in the dataset.",
             )
         self.dataset = sampler.dataset
-        self.seed: int = getattr(sampler, 'seed', None) if seed is None else seed  # type: ignore[assignment]
-        if self.seed is None:
+        if seed is None and getattr(sampler, 'seed', None) is None:
             raise RecipeError(f'The sampler {type(sampler).__name__} has no seed.', 'Give batch_sampler a seed=0.')
         if epoch_steps is not None and (isinstance(epoch_steps, bool) or not isinstance(epoch_steps, int) or epoch_steps < 1):
             raise RecipeError(f'epoch_steps = {epoch_steps!r} is not a number of batches.', 'Use a whole number, 1 or more.')
@@ -74,11 +78,20 @@ class MixBatchSampler:
         rank, world = get_dist_info()
         self.rank, self.world = getattr(sampler, 'rank', rank), getattr(sampler, 'world_size', world)
         self.offset: int = self.dataset.offset
-        self._n_synthetic = self.rule.synthetic_of(batch_size) if mode in ('per_batch', 'two_stream') else 0
+        # A sampler without an epoch (InfiniteSampler) counts on from pass to pass.
+        self._by_epoch = hasattr(sampler, 'epoch')
+        if self.rule.mode in ('per_batch', 'two_stream'):
+            self.rule.synthetic_of(batch_size)
         self._table = self._partners()
-        self._walk = self.dataset.walk(self.seed)
+        self._draw_with(sampler.seed if seed is None else seed)
+        self._stream: Iterator[int] | None = None
         self._skip = 0
         self._passes = 0
+
+    def _draw_with(self, seed: int) -> None:
+        self.seed = int(seed)
+        self._walk = self.dataset.walk(self.seed)
+        self._swaps = Swaps(self.rule.alpha, self.seed, self._real_per_epoch * self.world, None if self._by_epoch else self.offset)
 
     def __len__(self) -> int:
         if self.epoch_steps is not None:
@@ -86,18 +99,33 @@ class MixBatchSampler:
         whole, rest = divmod(len(self.sampler), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def skip_batches(self, n: int) -> None:
-        """Leave out the first `n` batches of the next iteration: the rest of an epoch that was interrupted there."""
-        self._skip = n
+    def seeds(self) -> dict[str, int | None]:
+        """What decides the batches beside the recipe, as plain numbers for a checkpoint: the seeds of mixing and of the sampler."""
+        own = getattr(self.sampler, 'seed', None)
+        return {'mix': self.seed, 'sampler': None if own is None else int(own)}
+
+    def restore_seeds(self, seeds: Mapping[str, int | None]) -> bool:
+        """Take the seeds of another run, from `seeds()`. True if they differ: iterators made before are worthless then."""
+        if dict(seeds) == self.seeds():
+            return False
+        if seeds['sampler'] is not None:
+            self.sampler.seed = seeds['sampler']
+        if isinstance(self.sampler, InfiniteSampler):
+            self.sampler.indices = self.sampler._indices_of_rank()  # its only generator may have started with the old seed
+        self._draw_with(seeds['mix'])  # type: ignore[arg-type]
+        self._stream, self._passes = None, 0
+        return True
+
+    def resume_at(self, epoch: int, batches: int) -> None:
+        """Let the next iteration, of `epoch`, begin after its first `batches`: where a run was interrupted."""
+        self._skip, self._passes = batches, epoch
 
     def __iter__(self) -> Iterator[Sequence[Entry]]:
         # A generator on purpose: DataLoader asks for an iterator twice and uses one; nothing may happen before its first batch.
         skip, self._skip = self._skip, 0
-        # A sampler without an epoch (InfiniteSampler) counts on from pass to pass.
-        epoch = int(getattr(self.sampler, 'epoch', 0))
-        start = 0 if hasattr(self.sampler, 'epoch') else self._passes * self._real_per_epoch
+        number = int(self.sampler.epoch) if self._by_epoch else self._passes
         self._passes += 1
-        yield from self._batches(epoch, start, skip)
+        yield from self._batches(number, skip)
 
     # --- within
 
@@ -127,75 +155,97 @@ class MixBatchSampler:
             print_log(f'{lacking} of {self.offset} real images have no {what} and stay real whenever they are drawn.', logger='current', level=30)
         return table
 
-    def _batches(self, epoch: int, start: int, skip: int) -> Iterator[Sequence[Entry]]:
-        indices = itertools.islice(self._real_indices(epoch), skip * self.batch_size, None)
+    def _batches(self, number: int, skip: int) -> Iterator[Sequence[Entry]]:
+        """The batches of an epoch (of pass `number`, for a sampler without epochs) after the first `skip`."""
+        indices = itertools.islice(self._epoch_indices(number) if self._by_epoch else self._pass_indices(number), skip * self.batch_size, None)
+        epoch, start = (number, 0) if self._by_epoch else (0, number * self._real_per_epoch)
         for step in itertools.count(skip):
             if step == self.epoch_steps:
                 return
             real = list(itertools.islice(indices, self.batch_size))
+            if not real and (step == 0 or self.epoch_steps is not None):
+                raise RecipeError(f'The sampler {type(self.sampler).__name__} gives no index in pass {number + 1}.', "Use sampler=dict(type='DefaultSampler').")
             if not real or (self.drop_last and len(real) < self.batch_size):
                 return
             first = start + step * self.batch_size
-            yield self._compose(real, epoch, (first + np.arange(len(real))) * self.world + self.rank, step + start // self.batch_size)
+            yield self._compose(real, epoch, (first + np.arange(len(real))) * self.world + self.rank, self._drawn_before(number, step))
 
-    def _real_indices(self, epoch: int) -> Iterator[int]:
+    def _epoch_indices(self, epoch: int) -> Iterator[int]:
         if self.epoch_steps is None:
             yield from self.sampler
             return
         number, done = divmod(epoch * self.epoch_steps * self.batch_size, len(self.sampler))
         while True:
-            if hasattr(self.sampler, 'epoch'):
-                self.sampler.set_epoch(number)
-                one_pass: Any = list(self.sampler)
-                self.sampler.set_epoch(epoch)
-            else:
-                one_pass, done = self.sampler, 0
+            self.sampler.set_epoch(number)
+            one_pass = list(self.sampler)
+            self.sampler.set_epoch(epoch)
             yield from itertools.islice(one_pass, done, None)
             number, done = number + 1, 0
 
-    def _compose(self, real: list[int], epoch: int, positions: np.ndarray, step: int) -> Sequence[Entry]:
-        """One batch. `positions` (N,) count the real indices of this epoch over all processes, `step` its batches."""
+    def _pass_indices(self, number: int) -> Iterator[int]:
+        # One stream for all passes, never handed to `yield from`: that would end InfiniteSampler's only generator with the first pass.
+        if self._stream is None:
+            self._stream = iter(self.sampler) if self.epoch_steps is None else self._endless()
+            if self.epoch_steps is not None:
+                deque(itertools.islice(self._stream, number * self.epoch_steps * self.batch_size), maxlen=0)
+        for index in self._stream:  # noqa: UP028
+            yield index
+        self._stream = None
+
+    def _endless(self) -> Iterator[int]:
+        index: int | None = 0
+        while index is not None:
+            index = None
+            for index in self.sampler:
+                yield index
+
+    def _synthetic_of(self, n_real: int) -> int:
+        """Synthetic images in (per_batch) or beside (two_stream) a batch of `n_real` indices; exact for a whole batch."""
+        r, s = self.rule.ratio
+        return round(n_real * s / (r + s if self.rule.mode == 'per_batch' else r))
+
+    def _drawn_before(self, number: int, step: int) -> int:
+        """Synthetic images that each process has drawn before this batch, in the modes that hold a ratio."""
+        whole, rest = divmod(self._real_per_epoch, self.batch_size)
+        each = self._synthetic_of(self.batch_size)
+        return number * (whole * each + self._synthetic_of(rest)) + step * each
+
+    def _compose(self, real: list[int], epoch: int, positions: np.ndarray, drawn: int) -> Sequence[Entry]:
+        """One batch. `positions` (N,) count the real indices of this epoch over all processes; `drawn` as `_drawn_before`."""
         rule, w = self.rule, self.rule.synthetic_weight
         if rule.mode == 'concat':
             return real if w == 1 else [(i, w) if i >= self.offset else i for i in real]
         if rule.mode == 'two_stream':
-            return self._two_streams(real, epoch, step)
+            return self._two_streams(real, drawn)
+        batch = np.array(real)
         if rule.mode == 'per_batch':
             swap = self._exact_swap(len(real), epoch, positions)
+            slots = (drawn + np.cumsum(swap) - swap) * self.world + self.rank
+        elif self._table is None:
+            everyone = np.arange(positions[0] - self.rank, positions[-1] - self.rank + self.world)
+            swap, slots = (a[self.rank :: self.world] for a in self._swaps.slots(epoch, everyone))
         else:
-            alpha = rule.alpha(epoch if hasattr(self.sampler, 'epoch') else int(positions[0]) // self.offset)
-            if alpha == 0:
-                return real
-            swap = draws.uniform(positions, self.seed, draws.SWAP, epoch) < alpha
-        batch = np.array(real)
-        if self._table is not None:
-            swap &= self._table.available_of(batch)
-        batch[swap] = self._draw(batch[swap], epoch, positions[swap])
+            swap = self._swaps.at(epoch, positions) & self._table.available_of(batch)
+        if not swap.any():
+            return real
+        if self._table is None:
+            batch[swap] = self._walk.at(slots[swap])
+        else:
+            u_store, u_member = (draws.uniform(positions[swap], self.seed, what, epoch) for what in (draws.STORE, draws.MEMBER))
+            batch[swap] = self._table.draw(batch[swap], u_store, u_member)
         entries = batch.tolist()
         return entries if w == 1 else [(i, w) if s else i for i, s in zip(entries, swap.tolist(), strict=True)]
 
     def _exact_swap(self, n: int, epoch: int, positions: np.ndarray) -> np.ndarray:
-        r, s = self.rule.ratio
-        wanted = self._n_synthetic if n == self.batch_size else round(n * s / (r + s))
         swap = np.zeros(n, bool)
-        swap[np.argsort(draws.hashes(positions, self.seed, draws.SWAP, epoch), kind='stable')[:wanted]] = True
+        swap[np.argsort(draws.hashes(positions, self.seed, draws.SWAP, epoch), kind='stable')[: self._synthetic_of(n)]] = True
         return swap
 
-    def _draw(self, real: np.ndarray, epoch: int, positions: np.ndarray) -> np.ndarray:
-        u_store = draws.uniform(positions, self.seed, draws.STORE, epoch)
-        if self._table is not None:
-            return self._table.draw(real, u_store, draws.uniform(positions, self.seed, draws.MEMBER, epoch))
-        return self._walk.at(epoch * self._real_per_epoch * self.world + positions, u_store)
-
-    def _two_streams(self, real: list[int], epoch: int, step: int) -> Sequence[Entry]:
-        r, s = self.rule.ratio
-        n_syn = self._n_synthetic if len(real) == self.batch_size else round(len(real) * s / r)
+    def _two_streams(self, real: list[int], drawn: int) -> Sequence[Entry]:
+        n_syn = self._synthetic_of(len(real))
         if n_syn == 0:
             return real
-        whole, rest = divmod(self._real_per_epoch, self.batch_size)
-        before = epoch * (whole * self._n_synthetic + round(rest * s / r)) + step * self._n_synthetic
-        slots = (before + np.arange(n_syn)) * self.world + self.rank
-        synthetic = self._walk.at(slots, draws.uniform(slots, self.seed, draws.STORE)).tolist()
+        synthetic = self._walk.at((drawn + np.arange(n_syn)) * self.world + self.rank).tolist()
         # The head averages weight * loss over all N samples: N / r and w * N / s make it mean(real) + w * mean(synthetic).
         n = len(real) + n_syn
         return [(i, n / len(real)) for i in real] + [(i, self.rule.synthetic_weight * n / n_syn) for i in synthetic]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.hookspecs import hookimpl
-from synthaug_plugins.training.recipe_edit import add_hook, preprocessor, take_options, train_loader, type_name
+from synthaug_plugins.training.recipe_edit import add_hook, preprocessor, read_any_address, take_options, train_loader, type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -53,6 +53,7 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
     rule = mix_rule(**{k: mix[k] for k in _RULE if mix.get(k) is not None})
     _check_loader(loader, rule)
     _check_phases(cfg, rule, mix)
+    read_any_address(cfg, KEY)
     dataset: dict[str, Any] = {'type': 'synthaug_plugins.MixedDataset', 'real': loader['dataset'], 'stores': _stores(mix)}
     if rule.mode == 'concat':
         dataset['concat'] = True

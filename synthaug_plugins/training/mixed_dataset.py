@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
@@ -21,7 +22,9 @@ from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
 from synthaug_plugins.training.partners import PartnerTable, Walk
+from synthaug_plugins.training.recipe_edit import FILE_BACKEND_OPTIONS, leaf_datasets
 from synthaug_plugins.training.records import Groups, Records, normal_path, read_records, relative_source, source_numbers
+from synthaug_plugins.training.source_check import check_made_from
 
 SOURCES = {
     'in_real_set': 'drop synthetic images whose source image is not in the real training set',
@@ -47,7 +50,8 @@ class MixedDataset(Dataset):
         stores: `[dict(store=folder, weight=1.0, select=None), ...]`, see `records.check_store_spec`.
         concat: let `len()` count synthetic records too.
         sources: 'in_real_set' or 'any' (see `SOURCES`). Default: 'in_real_set' wherever it can be checked.
-        source_root: folder that the stores' sources (`<class>/<file>`) are relative to. Default: the real dataset's own.
+        source_root: folder that the stores' sources (`<class>/<file>`) are relative to. Default: the real dataset's own; some
+            files are then compared with those that the store was made from, where it names a folder that exists.
         soft_labels: `dict(column=..., blend=1.0)`: synthetic samples get (1 - blend) * one-hot + blend * the column's
             class probabilities, real ones their one-hot label.
         channel_order: of real images that are kept in memory ('rgb' or 'bgr'); files are loaded by the pipeline instead.
@@ -77,8 +81,10 @@ class MixedDataset(Dataset):
         self.dataset.full_init()
         self.offset = len(self.dataset)
         self._leaves = list(_leaves(self.dataset))
-        if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1:
+        if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1 and not _equal_pipelines(real):
             raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
+        _refuse_file_backends(self._leaves)
+        self._vouched = source_root is not None
         self._source_roots = [normal_path(source_root)] if source_root else _image_roots(self._leaves)
         first = self.dataset.get_data_info(0)
         if not isinstance(first.get('gt_label', 0), int | np.integer):
@@ -220,6 +226,10 @@ class MixedDataset(Dataset):
             self._infos = np.array([p[0] for p in pairs], np.int64), pa.array([p[1] for p in pairs], pa.string())
         return self._infos
 
+    def _real_files(self, source: str) -> set[str]:
+        found = np.flatnonzero(pc.equal(self._scan()[1], source).fill_null(False).to_numpy(zero_copy_only=False))
+        return {self.dataset.get_data_info(int(i))['img_path'] for i in found}
+
     def _admit(self, records: Records, sources: str | None) -> Records:
         """The records that may be trained on: those made from images outside the real training set leave, and the log says so."""
         print_log(records.description, logger='current')
@@ -239,6 +249,8 @@ class MixedDataset(Dataset):
                 f'None of the {len(records)} selected records of {records.folder!r} has a source image in the real training set.',
                 "Set source_root to the folder that the store's sources are relative to, or sources='any' to train on them all the same.",
             )
+        if not self._vouched:
+            check_made_from(kept, self._real_files)
         if len(kept) < len(records):
             print_log(f'{records.folder}: {len(records) - len(kept)} of {len(records)} records left out: source not in the real set.', logger='current')
         return kept
@@ -288,6 +300,22 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield from _leaves(dataset.dataset)
     else:
         raise RecipeError(f'The real dataset {type(dataset).__name__} has no pipeline.', 'Use one that is built on mmengine.dataset.BaseDataset.')
+
+
+def _equal_pipelines(real: Any) -> bool:
+    """Whether a config gives all its parts the same pipeline; built transforms without a repr of their own always look different."""
+    pipelines = [leaf.get('pipeline') for leaf in leaf_datasets(real)] if isinstance(real, Mapping) else []
+    return bool(pipelines) and all(p == pipelines[0] for p in pipelines)
+
+
+def _refuse_file_backends(leaves: Sequence[Any]) -> None:
+    for transform in (t for leaf in leaves for t in getattr(leaf.pipeline, 'transforms', ())):
+        for option in FILE_BACKEND_OPTIONS:
+            if getattr(transform, option, None):
+                raise RecipeError(
+                    f'{type(transform).__name__} reads through {option} = {getattr(transform, option)}, which cannot open the images of a store.',
+                    f'Remove {option}: a path finds its backend by itself.',
+                )
 
 
 def _image_roots(leaves: Sequence[Any]) -> list[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.training import draws
 from synthaug_plugins.training.records import Groups
 
 PARTNERS = {
     'source': 'a variant that was made from this very image (DA-Fusion)',
     'class': 'any synthetic image of the same class',
-    'any': 'any synthetic image, with its own label, in a random order that gives each its turn before one comes again',
+    'any': 'any synthetic image, with its own label, in a random order that gives each image of a store its turn before one comes again',
 }
+_LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,18 @@ class PartnerTable:
 class Walk:
     """Synthetic records in a random order, each once before any comes again, in every store by itself.
 
-    Slot t of a store of M records is record perm(t // M)[t % M]: a function of t alone, whoever asks.
+    The slots 0, 1, 2, ... of a run go to the stores in turns: runs of slots (1024 of them, more where a share is tiny) are
+    dealt out in a random order, to each store its share within one. The n-th slot of a store of M records is record
+    perm(n // M)[n % M] of it. All of it is a function of the slot alone, whoever asks.
 
     Attributes:
         sizes: (S,) records per store.
         weights: (S,) shares of the stores.
         first: (S,) dataset index of each store's first record.
         seed: decides the orders.
+
+    Raises:
+        RecipeError: a store's share of the weights is below a millionth.
     """
 
     sizes: np.ndarray
@@ -80,17 +88,52 @@ class Walk:
     first: np.ndarray
     seed: int
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+    _deals: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
-    def at(self, slots: np.ndarray, u_store: np.ndarray) -> np.ndarray:
-        """Dataset indices of the records at `slots`, (N,) whole numbers; each store chosen by its weight with u_store in [0, 1)."""
-        store = choose(np.repeat(self.weights[:, None], len(slots), axis=1), u_store)
-        size = self.sizes[store]
-        lap, place = np.divmod(slots, size)
+    def __post_init__(self) -> None:
+        self._below = np.cumsum(self.weights) / self.weights.sum()
+        self._below[-1] = 1.0
+        least = float(self.weights.min() / self.weights.sum())
+        if least < _LEAST_SHARE:
+            raise RecipeError(f'stores: the smallest weight, {self.weights.min():g}, is below a millionth of their sum.', 'Leave that store out.')
+        # Two slots at least in every run: then rounding never takes a turn away again.
+        self._run = max(1024, math.ceil(2 / least))
+
+    def at(self, slots: np.ndarray) -> np.ndarray:
+        """Dataset indices of the records at `slots`, (N,) whole numbers."""
+        store, number = self._turns(slots)
+        lap, place = np.divmod(number, self.sizes[store])
         drawn = np.empty(len(slots), np.int64)
-        for s, number in {(int(s), int(n)) for s, n in zip(store, lap, strict=True)}:
-            mine = (store == s) & (lap == number)
-            drawn[mine] = self.first[s] + self._order(s, number)[place[mine]]
+        for s, n in {(int(s), int(n)) for s, n in zip(store, lap, strict=True)}:
+            mine = (store == s) & (lap == n)
+            drawn[mine] = self.first[s] + self._order(s, n)[place[mine]]
         return drawn
+
+    def _turns(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The store of each slot, and how many slots that store had before it."""
+        if len(self.sizes) == 1:
+            return np.zeros(len(slots), np.int64), slots
+        run, place = np.divmod(slots, self._run)
+        store, number = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+        for r in set(run.tolist()):
+            mine = run == r
+            stores, numbers = self._deal(r)
+            store[mine], number[mine] = stores[place[mine]], numbers[place[mine]]
+        return store, number
+
+    def _deal(self, run: int) -> tuple[np.ndarray, np.ndarray]:
+        if run not in self._deals:
+            for old in [r for r in self._deals if r < run - 1]:
+                del self._deals[old]
+            before = np.diff(np.floor(self._below * (self._run * run)), prepend=0).astype(np.int64)
+            after = np.diff(np.floor(self._below * (self._run * (run + 1))), prepend=0).astype(np.int64)
+            stores = np.repeat(np.arange(len(before)), after - before)[draws.permutation(self._run, self.seed, draws.STORE, run)]
+            numbers = np.empty(self._run, np.int64)
+            for s, start in enumerate(before.tolist()):
+                mine = stores == s
+                numbers[mine] = start + np.arange(mine.sum())
+            self._deals[run] = stores, numbers
+        return self._deals[run]
 
     def _order(self, store: int, lap: int) -> np.ndarray:
         if (store, lap) not in self._orders:

@@ -7,6 +7,8 @@ from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
 
+FILE_BACKEND_OPTIONS = ('backend_args', 'file_client_args')
+
 
 def take_options(options: dict[str, Any], key: str, known: Mapping[str, str]) -> dict[str, Any] | None:
     """Take a plugin's own dict out of the recipe's `synthaug` dict; None if it is not there (or set to None).
@@ -46,6 +48,30 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
         yield dataset
     for part in parts:
         yield from leaf_datasets(part)
+
+
+def read_any_address(cfg: Any, key: str) -> None:
+    """Take the file backend out of the loading transforms of all train pipelines where it is the local disk, their default.
+
+    A transform that names a backend reads every path through it, those of a store included.
+
+    Raises:
+        RecipeError: a transform reads through another backend.
+    """
+    pipelines = [dataset.get('pipeline') or [] for dataset in leaf_datasets(train_loader(cfg, key)['dataset'])]
+    for hook in cfg.get('custom_hooks') or []:
+        if type_name(hook) == 'SwitchRecipeHook':
+            pipelines += [step['train_pipeline'] for step in hook.get('schedule', []) if step.get('train_pipeline')]
+    for transform in (t for pipeline in pipelines for t in pipeline if isinstance(t, Mapping)):
+        for option in FILE_BACKEND_OPTIONS:
+            given = transform.get(option)
+            if given and given not in ({'backend': 'local'}, {'backend': 'disk'}):
+                raise RecipeError(
+                    f'synthaug: {type_name(transform)} reads through {option} = {given}, which cannot open the images of a store.',
+                    f'Remove {option}: a path such as s3://bucket/image.jpg finds its backend by itself.',
+                )
+            if given:
+                del transform[option]  # type: ignore[attr-defined]
 
 
 def preprocessor(cfg: Any) -> Any:

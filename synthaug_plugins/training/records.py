@@ -63,6 +63,7 @@ class Records:
         ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
         soft_labels: (M, K) float32 class probabilities, or None.
         description: what was selected, with counts per class, for the log.
+        made_from: the folder that the sources are relative to, as the store's recipe names it, or None.
     """
 
     folder: str
@@ -74,6 +75,7 @@ class Records:
     sources: pa.Array
     soft_labels: np.ndarray | None
     description: str
+    made_from: str | None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -120,7 +122,14 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
         sources=table['source'].combine_chunks(),
         soft_labels=None if soft_labels is None else _soft_labels(table, soft_labels, len(store.classes)),
         description=selection.describe(),
+        made_from=_made_from(store),
     )
+
+
+def _made_from(store: Store) -> str | None:
+    recipe = store.made_by.get('recipe')
+    folder = recipe.get('data') if isinstance(recipe, Mapping) else None
+    return folder if isinstance(folder, str) and folder else None
 
 
 def _soft_labels(table: pa.Table, name: str, n_classes: int) -> np.ndarray:

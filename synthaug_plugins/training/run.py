@@ -164,7 +164,8 @@ def _build_runner(cfg: Config, work_dir: str | Path, launcher: str, changes: Map
             # What MMPretrain's tools/train.py sets, where the recipe does not.
             loader.setdefault('collate_fn', {'type': 'default_collate'})
             loader.setdefault('pin_memory', torch.cuda.is_available())
-            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+            # Without workers there is nothing to keep, and torch refuses to: num_workers=0 is often laid over a recipe that keeps them.
+            loader['persistent_workers'] = loader.get('num_workers', 0) > 0 and loader.get('persistent_workers', True)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmengine.dist import get_dist_info
 from torch.utils.data import get_worker_info
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
@@ -26,8 +27,8 @@ class SwapWithSynthetic(BaseTransform):
 
     The simplest way to mix, for any dataset and any trainer that uses mmcv transforms. Before a loading transform it changes
     `img_path`; after one it replaces `img`, scaled to the size of the image that it replaces. The label stays. Draws come
-    from a generator of its own, so that the other transforms see the same random numbers as without it; they depend on
-    the worker, as those of every transform do (`mix` is independent of it).
+    from a generator of its own, so that the other transforms see the same random numbers as without it; they differ between
+    processes and between their loader workers, hence change with the number of either (those of `mix` do not).
 
     Adds `is_synthetic` (bool) and, when swapped, `synthetic_id`; PackInputs keeps them if they are named in its `meta_keys`.
 
@@ -82,6 +83,7 @@ class SwapWithSynthetic(BaseTransform):
                     "Use synthaug = dict(mix=...), which checks it, or sources='any' if you are sure.",
                 )
             self._groups = Groups.of(self.records.labels, len(self.records.classes))
+        self._rank: int = get_dist_info()[0]  # asked here: a loader worker knows of no process group
         self._rng: np.random.Generator | None = None
         self._rng_seed: int | None = None
 
@@ -124,11 +126,14 @@ class SwapWithSynthetic(BaseTransform):
                 )
 
     def _generator(self) -> np.random.Generator:
-        """Seeded by the worker's seed, which is new in every epoch; by torch's seed without workers."""
+        """Seeded by the process's rank and the worker's seed (torch's, without workers), which torch draws alike in all processes.
+
+        Workers that are started anew for an epoch have a new seed; those that persist go on with their stream.
+        """
         worker = get_worker_info()
         seed = torch.initial_seed() if worker is None else worker.seed
         if self._rng is None or seed != self._rng_seed:
-            self._rng, self._rng_seed = np.random.default_rng(seed), seed
+            self._rng, self._rng_seed = np.random.default_rng([seed, self._rank]), seed
         return self._rng
 
     def __repr__(self) -> str:

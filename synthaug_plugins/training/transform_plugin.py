@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.hookspecs import hookimpl
-from synthaug_plugins.training.recipe_edit import leaf_datasets, take_options, train_loader, type_name
+from synthaug_plugins.training.recipe_edit import leaf_datasets, read_any_address, take_options, train_loader, type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -45,6 +45,7 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
                 'synthaug: SwitchRecipeHook exchanges the pipeline during training, and the swap would be lost.',
                 "Use mix, or write dict(type='synthaug_plugins.SwapWithSynthetic', ...) into the pipelines yourself.",
             )
+    read_any_address(cfg, KEY)
     swap = {'type': 'synthaug_plugins.SwapWithSynthetic', **{k: v for k, v in given.items() if v is not None}}
     for dataset in leaf_datasets(train_loader(cfg, KEY)['dataset']):
         pipeline = list(dataset.get('pipeline') or [])
