@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -275,6 +276,8 @@ SHIMS = (
 
 def apply() -> list[str]:
     """Mend every fault that is present; called before a trainer recipe is read. Returns the names of the shims used."""
+    # mmcv-lite says at every start that it lacks a layer which no classifier here uses.
+    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``', category=UserWarning)
     used = []
     for shim in SHIMS:
         if shim.present():

@@ -55,6 +55,12 @@ class FaultsFound(SynthAugError):
     exit_code = 4
 
 
+class TrainingFailed(SynthAugError):
+    """The trainer raised; its whole trace is in a file."""
+
+    exit_code = 1
+
+
 class Stopped(SynthAugError):
     """The user stopped a run; what was finished is kept."""
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_mix import CLASSES, Recorder, epochs, recipe, run, world  # noqa: F401
 
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError, MissingExtra, RecipeError, SynthAugError, TrainingFailed
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure, explain, load_recipe, train
@@ -224,12 +224,13 @@ def test_swaps_that_could_leak_or_mislabel_are_refused(world: Path) -> None:  # 
 # --- from a recipe to a run
 
 
-def test_mmpretrains_own_recipes_load_by_name_and_configure() -> None:
+def test_mmpretrains_own_recipes_load_by_name_and_configure(world: Path) -> None:  # noqa: F811
+    store = str(world / 'variants')
     cfg = load_recipe('mmpretrain::resnet/resnet18_8xb16_cifar10.py', {'train_dataloader.batch_size': 4})
-    done = configure(cfg, get_plugin_manager(), {'mix': {'store': 'stores/x', 'alpha': 0.25}, 'frozen_bn': {}})
+    done = configure(cfg, get_plugin_manager(), {'mix': {'store': store, 'alpha': 0.25}, 'frozen_bn': {}})
     assert done.train_dataloader.batch_size == 4
     assert done.train_dataloader.dataset.real.type == 'CIFAR10'
-    assert done.train_dataloader.dataset.stores == [{'store': 'stores/x', 'weight': 1.0}]
+    assert done.train_dataloader.dataset.stores == [{'store': store, 'weight': 1.0}]
     assert done.train_dataloader.batch_sampler.alpha == 0.25
     assert done.train_dataloader.sampler == cfg.train_dataloader.sampler
     assert {h.type for h in done.custom_hooks} == {'synthaug_plugins.MixResumeHook', 'synthaug_plugins.FrozenBNHook'}
@@ -241,10 +242,10 @@ def test_mmpretrains_own_recipes_load_by_name_and_configure() -> None:
 
 
 def test_options_from_the_command_line_are_laid_over_the_recipes(world: Path) -> None:  # noqa: F811
-    cfg = recipe(world, mix={'store': 'a', 'alpha': 0.1})
+    cfg = recipe(world, mix={'store': str(world / 'free'), 'alpha': 0.1})
     done = configure(cfg, get_plugin_manager(), {'mix': {'alpha': 0.9}})
     assert done.train_dataloader.batch_sampler.alpha == 0.9
-    assert done.train_dataloader.dataset.stores[0].store == 'a'
+    assert done.train_dataloader.dataset.stores[0].store == str(world / 'free')
     with pytest.raises(RecipeError, match=r"no plugin reads 'mixx'\. Did you mean 'mix'"):
         configure(recipe(world, mixx={}), get_plugin_manager())
     with pytest.raises(RecipeError, match='mix = 3 is not a dict'):
@@ -327,3 +328,41 @@ def test_every_option_of_the_trainer_plugins_is_explained() -> None:
     for plugin in (mix_plugin, transform_plugin, frozen_bn_plugin):
         assert plugin.synthaug_option_names() == (plugin.KEY,)
         assert all(text and '\n' not in text for text in plugin.OPTIONS.values())
+
+
+# --- what goes wrong is said in one sentence
+
+
+def test_what_the_trainer_raises_is_one_sentence_and_the_trace_is_kept(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = configure(recipe(world), get_plugin_manager())
+    cfg.model.backbone.type = 'ResNut'
+    with pytest.raises(TrainingFailed, match=r'KeyError.*ResNut.*error\.txt') as failed:
+        train(cfg, tmp_path / 'run')
+    assert failed.value.exit_code == 1
+    assert 'Traceback' in (tmp_path / 'run' / 'error.txt').read_text()
+
+
+def test_missing_mmcv_is_named_with_its_extra(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'mmcv' else found(name, *a))
+    with pytest.raises(MissingExtra, match=r"pip install 'synthaug-plugins\[mmcv\]'"):
+        train(configure(recipe(world), get_plugin_manager()), tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ({'mode': ['per_batch']}, 'mode'),
+        ({'partner': ['class']}, 'partner'),
+        ({'source_root': 5}, 'source_root'),
+        ({'seed': 'a'}, 'seed'),
+        ({'store': None, 'stores': 5}, 'stores'),
+        ({'store': 'nowhere'}, 'nowhere'),
+    ],
+    ids=str,
+)
+def test_mix_options_of_the_wrong_kind_are_refused_when_the_recipe_is_read(world: Path, change: dict[str, Any], text: str) -> None:  # noqa: F811
+    with pytest.raises(SynthAugError, match=text):
+        configure(recipe(world, mix={'store': str(world / 'variants'), **change}), get_plugin_manager())

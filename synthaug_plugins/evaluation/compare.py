@@ -75,6 +75,7 @@ def compare(
         raise RecipeError(f'jobs = {jobs} is below 1.', 'Use at least one process.')
     comparison = read_comparison(recipe, values)
     out = Path(out)
+    _refuse_foreign(out)
     by_name = {arm.name: arm for arm in comparison.arms}
     listed: dict[str, frozenset[str] | None] = {}
     searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, listed, c) for c in s.candidates()] for s in comparison.searches}
@@ -121,14 +122,18 @@ def _choose(searches: Mapping[str, Sequence[Side]], trained: Mapping[str, Sequen
     return tables, final
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second comparison in the same folder: both would train into the same run. The system frees the lock on death."""
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds anything but a comparison: runs written into a folder of images would become a class."""
     if out.exists() and not out.is_dir():
         raise RecipeError(f'{str(out)!r} is not a folder.', 'Give another folder with --out.')
     foreign = sorted(p.name for p in out.iterdir() if p.name not in OWN_FILES and not p.name.startswith('.partial-')) if out.exists() else []
     if foreign:
         raise RecipeError(f'The folder {str(out)!r} is not empty and not a comparison: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a second comparison in the same folder: both would train into the same run. The system frees the lock on death."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / '.lock', 'w') as file:
         try:

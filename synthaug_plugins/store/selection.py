@@ -128,6 +128,9 @@ def select(
 
 
 def _check_options(top_k: int | float | None, by: str | None, sample: int | None) -> None:
+    for name, value, kind in (('top_k', top_k, int | float), ('by', by, str), ('sample', sample, int)):
+        if value is not None and not isinstance(value, kind):
+            raise RecipeError(f'{name} = {value!r} is of the wrong kind.', f'Give {"an expression" if kind is str else "a number"}.')
     if (top_k is None) != (by is None):
         raise RecipeError(f'top_k = {top_k!r} with by = {by!r}: one needs the other.', "Write top_k=100, by='clip_p'.")
     if top_k is not None and (isinstance(top_k, bool) or not (top_k >= 1 if isinstance(top_k, int) else 0 < top_k <= 1)):

@@ -91,7 +91,9 @@ class MixBatchSampler:
     def _draw_with(self, seed: int) -> None:
         self.seed = int(seed)
         self._walk = self.dataset.walk(self.seed)
-        self._swaps = Swaps(self.rule.alpha, self.seed, self._real_per_epoch * self.world, None if self._by_epoch else self.offset)
+        epoch_length = self._real_per_epoch * self.world
+        pass_length = None if self._by_epoch else self.offset if self.epoch_steps is None else epoch_length
+        self._swaps = Swaps(self.rule.alpha, self.seed, epoch_length, pass_length)
 
     def __len__(self) -> int:
         if self.epoch_steps is not None:

@@ -76,19 +76,27 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _stores(mix: dict[str, Any]) -> list[dict[str, Any]]:
+    from synthaug_plugins.store.store import Store
     from synthaug_plugins.training.records import check_store_spec
 
+    for key, kind in (('source_root', str), ('seed', int)):
+        if mix.get(key) is not None and not isinstance(mix[key], kind):
+            raise RecipeError(f'synthaug: mix: {key} = {mix[key]!r} is of the wrong kind.', f'Give {"a folder" if kind is str else "a whole number"}.')
     if (mix.get('store') is None) == (mix.get('stores') is None):
         raise RecipeError('synthaug: mix needs either store or stores.', "Write mix=dict(store='stores/name'), or stores=[dict(store=..., weight=...), ...].")
     if mix.get('store') is not None:
         specs = [{'store': mix['store'], 'select': mix.get('select')}]
     elif mix.get('select') is not None:
         raise RecipeError('synthaug: mix has select beside stores.', 'Put select into the entries of stores.')
+    elif not isinstance(mix['stores'], list | tuple):
+        raise RecipeError(f'synthaug: mix: stores = {mix["stores"]!r} is not a list.', 'Write stores=[dict(store=..., weight=...), ...].')
     else:
         specs = [spec if isinstance(spec, dict) else {'store': spec} for spec in mix['stores']]
     checked = [check_store_spec(spec) for spec in specs]
     if mix.get('mode') == 'concat' and any(spec['weight'] != 1 for spec in checked):
         raise RecipeError("synthaug: a store's weight has no meaning in mode 'concat'.", 'Remove it, or choose fewer records with select.')
+    for spec in checked:
+        Store.open(spec['store'])  # a store that is missing is said now, not after the model was built
     return [{k: v for k, v in spec.items() if v is not None} for spec in checked]
 
 

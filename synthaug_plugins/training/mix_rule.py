@@ -76,14 +76,14 @@ def mix_rule(
     Raises:
         RecipeError: an unknown mode or partner, an option that the mode does not have, a value out of range.
     """
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise RecipeError(f'mode = {mode!r} is unknown.', nearest(str(mode), MODES))
     given: dict[str, Any] = {'alpha': alpha, 'partner': partner, 'ratio': ratio, 'phases': phases}
     for key, value in given.items():
         if value is not None and key not in _OPTIONS[mode]:
             takers = ' or '.join(repr(m) for m in MODES if key in _OPTIONS[m])
             raise RecipeError(f'{key} has no meaning in mode {mode!r}.', f'Remove it, or use mode {takers}.')
-    if partner is not None and partner not in PARTNERS:
+    if partner is not None and (not isinstance(partner, str) or partner not in PARTNERS):
         raise RecipeError(f'partner = {partner!r} is unknown.', nearest(str(partner), PARTNERS))
     if isinstance(synthetic_weight, bool) or not isinstance(synthetic_weight, int | float) or not 0 <= synthetic_weight < float('inf'):
         raise RecipeError(f'synthetic_weight = {synthetic_weight!r} is not a weight.', 'Use a number, 0 or more.')

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import importlib.util
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
 
 if TYPE_CHECKING:
     import pluggy
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 KEY = 'synthaug'
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 _MMPRETRAIN = 'mmpretrain::'
 
 
@@ -111,15 +116,23 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
 
     Raises:
         RecipeError: the recipe does not train, or was not configured.
+        MissingExtra: mmcv is not installed.
+        TrainingFailed: the trainer raised; `error.txt` in `work_dir` holds its trace.
     """
+    from mmengine.logging import print_log
+    from mmengine.runner import find_latest_checkpoint
+
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
         raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
     changes: dict[str, Any] = {'resume': True, 'load_from': None if resume is True else str(resume)} if resume else {}
-    runner = _build_runner(cfg, work_dir, launcher, changes)
-    try:
-        runner.train()
-    finally:
-        stop_workers(runner)
+    with _failures_told(work_dir):
+        runner = _build_runner(cfg, work_dir, launcher, changes)
+        if resume is True and find_latest_checkpoint(str(work_dir)) is None:
+            print_log(f'{work_dir} holds no checkpoint to resume from: training starts anew.', logger='current', level=logging.WARNING)
+        try:
+            runner.train()
+        finally:
+            stop_workers(runner)
     return runner
 
 
@@ -139,15 +152,39 @@ def test(cfg: Config, checkpoint: str | Path, work_dir: str | Path, launcher: st
         raise RecipeError('The recipe has no test_dataloader or no test_evaluator.', 'Start from a recipe that tests.')
     if not Path(checkpoint).is_file():
         raise RecipeError(f'The checkpoint {str(checkpoint)!r} does not exist.', 'Give a .pth file that training wrote.')
-    runner = _build_runner(cfg, work_dir, launcher, {'load_from': str(checkpoint)})
+    with _failures_told(work_dir):
+        runner = _build_runner(cfg, work_dir, launcher, {'load_from': str(checkpoint)})
+        try:
+            return runner.test()
+        finally:
+            stop_workers(runner)
+
+
+@contextmanager
+def _failures_told(work_dir: str | Path) -> Iterator[None]:
+    """What the trainer raises becomes one sentence; the trace that a developer wants goes to a file."""
     try:
-        return runner.test()
-    finally:
-        stop_workers(runner)
+        yield
+    except SynthAugError:
+        raise
+    except Exception as error:  # a trainer and the user's own code may raise anything
+        first = next(iter(str(error).strip().splitlines()), '').rstrip('.')
+        trace = Path(work_dir) / 'error.txt'
+        try:
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            trace.write_text(traceback.format_exc(), encoding='utf-8')
+            cure = f'The whole trace: {trace}'
+        except OSError:
+            cure = f'{str(work_dir)!r} cannot be written either.'
+        raise TrainingFailed(f'The trainer stopped with {type(error).__name__}: {first[:300]}.', cure) from error
 
 
 def _build_runner(cfg: Config, work_dir: str | Path, launcher: str, changes: Mapping[str, Any]) -> Runner:
     """The Runner of a configured recipe, with the loader settings that MMPretrain's own tools add."""
+    if importlib.util.find_spec('mmcv') is None:
+        raise MissingExtra('mmcv', 'mmcv', 'MMPretrain')
+    if launcher not in LAUNCHERS:
+        raise RecipeError(f'The launcher {launcher!r} is unknown.', nearest(launcher, LAUNCHERS))
     compat.apply()
     import torch
     from mmengine.registry import RUNNERS
