@@ -422,3 +422,13 @@ def test_synthetic_images_of_another_size_are_refused_before_training(tmp_path: 
         loader(cfg)
     cfg.train_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': 16})
     assert len(loader(cfg)) > 0
+
+
+def test_classes_without_real_images_are_named_in_the_log(tmp_path: Path, world: Path, log: list[str]) -> None:  # noqa: F811
+    real = make_real(tmp_path / 'real')
+    for path in (real / CLASSES[1]).glob('*.png'):
+        path.unlink()
+    cfg = recipe(world, mix={'store': str(world / 'free'), 'alpha': 0.5})
+    cfg.train_dataloader.dataset.data_root = str(real)
+    epochs(cfg)
+    assert any(f"No real image of the classes ['{CLASSES[1]}']" in line for line in log)

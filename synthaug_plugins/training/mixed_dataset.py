@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -161,6 +162,9 @@ class MixedDataset(Dataset):
             RecipeError: real images without paths or labels, or no real image has a partner.
         """
         labels, sources = self._scan()
+        without = [name for label, name in enumerate(self.metainfo.get('classes') or ()) if not (labels == label).any()]
+        if without:
+            print_log(f'No real image of the classes {without}: no synthetic one takes its place either.', logger='current', level=logging.WARNING)
         if partner == 'source':
             if self._in_memory is not None:
                 raise RecipeError("partner='source' needs real images with file paths; this dataset keeps its images in memory.", "Use partner='class'.")
