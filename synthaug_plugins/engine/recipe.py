@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.curation.base import Inspector
@@ -170,9 +169,3 @@ def check_sources(run: Run) -> None:
     ids = sorted({s for block in run.plan.blocks for s in block.sources})
     for _ in in_threads(lambda i: images.load(i).shape, ids):
         pass
-
-
-def describe_model(plan: Plan) -> str:
-    """One line on what makes the images, for logs."""
-    generator = plan.recipe['generator']
-    return f'{generator.get("type", "generator")} with {Path(str(generator.get("model", {}).get("name", "no weights"))).name}'

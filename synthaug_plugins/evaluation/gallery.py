@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         URI or None), `cells` (a list of data URIs per column).
     """
     table = store.index()
-    wanted = ['id', 'label', 'source', 'params', 'verdict', 'shard', 'offset', 'size']
+    wanted = ['id', 'label', 'source', 'params', 'verdict', 'shard', 'offset', 'size', 'sha256']
     records = [r for r in table.select(wanted).to_pylist() if r['verdict'] == 'kept' and r['offset'] is not None]
     for record in records:
         record['params'] = json.loads(record['params'])
@@ -48,7 +47,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         cells = []
         for value in columns:
             shown = [r for r in mine if r['source'] == source and (strength is None or r['params'].get(strength) == value)]
-            cells.append([data_uri(Image.open(io.BytesIO(reader.read(r['shard'], r['offset'], r['size'])))) for r in shown[:per_cell]])
+            cells.append([data_uri(Image.open(io.BytesIO(reader.read_image(r)))) for r in shown[:per_cell]])
         rows.append({'name': name, 'source': sources.picture(source) if source else None, 'cells': cells})
     return {
         'strength': strength,
@@ -156,8 +155,8 @@ def counts(store: Store, uses: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def is_pixel_art(store: Store) -> bool:
     """Whether images are so small that they must be enlarged with hard edges to be seen."""
-    first = next((r for r in store.index().select(['shard', 'offset', 'size']).to_pylist() if r['offset'] is not None), None)
+    first = next((r for r in store.index().select(['id', 'shard', 'offset', 'size', 'sha256']).to_pylist() if r['offset'] is not None), None)
     if first is None:
         return False
-    size = Image.open(io.BytesIO(StoreReader(Path(store.folder)).read(first['shard'], first['offset'], first['size']))).size
+    size = Image.open(io.BytesIO(StoreReader(store.folder).read_image(first))).size
     return bool(np.max(size) <= 64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,19 +67,6 @@ def write_report(
         versions=results[0]['versions'],
     )
     write_whole(Path(out_html), html.encode())
-
-
-def read_results(folder: str | Path) -> dict[str, Any]:
-    """The results that a comparison wrote in its folder.
-
-    Raises:
-        DataError: there are none, or the file is damaged.
-    """
-    path = Path(folder) / 'results.json'
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise DataError(f'{str(path)!r} cannot be read: {error}.', 'Run `synthaug compare` first.') from error
 
 
 def _uses(results: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, Any]]]:
