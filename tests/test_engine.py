@@ -92,7 +92,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 KILLED_AT_RANDOM = """
-import json, os, signal, sys, time, random
+import json, os, shutil, signal, sys, time, random
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -110,17 +110,26 @@ start = time.monotonic()
 os.waitpid(child(root / 'timing'), 0)
 whole_s = time.monotonic() - start
 rng = random.Random(seed)
-for i in range(20):
-    out = root / f'killed-{i}'
+hits = 0
+for attempt in range(200):
+    if hits == 20:
+        break
+    out = root / f'killed-{hits}'
+    start = time.monotonic()
     pid = child(out)
     time.sleep(rng.uniform(0, whole_s))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    if not os.WIFSIGNALED(status):  # it had ended before: this moment hit nothing, and the run is shorter than was thought
+        whole_s = min(whole_s, 0.9 * (time.monotonic() - start))
+        shutil.rmtree(out)
+        continue
+    hits += 1
     index = out / 'index'
     published = {p.name: p.stat().st_mtime_ns for p in index.glob('0*.parquet')} if index.is_dir() else {}
     assert os.waitpid(child(out), 0)[1] == 0
     kept = {n: (index / n).stat().st_mtime_ns for n in published}
-    print(json.dumps(dict(killed=os.WIFSIGNALED(status), published=len(published), untouched=kept == published)))
+    print(json.dumps(dict(published=len(published), untouched=kept == published)))
 """
 
 
@@ -133,7 +142,6 @@ def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Pat
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(reports) == 20
     assert all(r['untouched'] for r in reports)
-    assert sum(r['killed'] for r in reports) >= 10, 'too few kills hit a running process'
     assert len({r['published'] for r in reports}) > 3, 'the kills did not spread over the run'
     whole = content(uninterrupted)
     for i in range(20):
