@@ -14,20 +14,24 @@ def _first_line(thing: Any) -> str:
 
 def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     """Section -> name -> one line of help, for the names that match `pattern` (with * and ?, any case)."""
+    from synthaug_plugins.diffusion.presets import PRESETS
+    from synthaug_plugins.engine.learn_recipe import KEYS as LEARN_KEYS
     from synthaug_plugins.engine.recipe import KEYS
     from synthaug_plugins.plugins import BUILT_IN, register_nouns
     from synthaug_plugins.recipes import ROOT, shipped_recipes
-    from synthaug_plugins.registry import GENERATORS, INSPECTORS
+    from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS
     from synthaug_plugins.weights import embedded_models
 
     register_nouns()
     sections: dict[str, dict[str, str]] = {}
-    for title, registry in (('generators', GENERATORS), ('inspectors', INSPECTORS)):
+    for title, registry in (('generators', GENERATORS), ('guidance', GUIDANCE), ('inspectors', INSPECTORS)):
         registry.import_from_location()
         sections[title] = {name: _first_line(cls) for name, cls in sorted(registry.module_dict.items())}
     sections['recipes'] = {name: _first_line_of_file(ROOT / name) for name in shipped_recipes()}
     sections['embedded models'] = {f'embedded:{name}': '' for name in embedded_models()}
+    sections['sampler presets'] = {name: preset.what for name, preset in PRESETS.items()}
     sections['keys of a generation recipe'] = dict(KEYS)
+    sections['keys of a recipe of synthaug learn edm'] = dict(LEARN_KEYS)
     for key, module in BUILT_IN.items():
         sections[f'keys of synthaug = dict({key}=dict(...)) in a training recipe'] = dict(importlib.import_module(module).OPTIONS)
     found = {title: {n: t for n, t in entries.items() if fnmatch(n.lower(), pattern.lower())} for title, entries in sections.items()}

@@ -13,14 +13,16 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / 'regis
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the shipped recipes, such as `generate/digits_edm.py`."""
+    """Names of the shipped recipes, such as `generate/edm_digits.py`."""
     return sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
 
 
-def find_recipe(name: str) -> str:
+def find_recipe(name: str, kind: str | None = None) -> str:
     """The path of a recipe: a file as given, an `mmpretrain::...` reference as given, or a shipped one by its name.
 
-    A shipped recipe is named with or without its folder and suffix: `generate/digits_edm.py`, `digits_edm`.
+    Args:
+        name: a shipped recipe is named with or without its folder and suffix: `generate/edm_digits.py`, `edm_digits`.
+        kind: the folder that is meant where several share a name, such as 'generate'.
 
     Raises:
         RecipeError: nothing of that name; the nearest shipped names are offered.
@@ -29,10 +31,12 @@ def find_recipe(name: str) -> str:
         return name
     known = shipped_recipes()
     matches = [k for k in known if name in (k, k.removesuffix('.py'), Path(k).name, Path(k).stem)]
+    if len(matches) > 1:
+        matches = [k for k in matches if k.split('/')[0] == kind] or matches
     if len(matches) == 1:
         return str(ROOT / matches[0])
     if matches:
-        raise RecipeError(f'The recipe name {name!r} is shared by {matches}.', 'Name it with its folder.')
+        raise RecipeError(f'The recipe name {name!r} is shared by {", ".join(matches)}.', 'Name it with its folder.')
     raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', nearest(name, [*known, *(Path(k).stem for k in known)]))
 
 

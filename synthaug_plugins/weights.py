@@ -55,10 +55,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: not JSON.
     """
+    return read_json(folder / CONFIG)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        ModelError: no such file, or it is no JSON object.
+    """
     try:
-        return json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ModelError(f'{str(folder / CONFIG)!r} is not valid JSON: {error}.', 'Save the model again.') from error
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ModelError(f'{str(path)!r} is not valid JSON: {error}.', 'Save the model again, or give the right file.') from error
+    if not isinstance(found, dict):
+        raise ModelError(f'{str(path)!r} holds no JSON object.', 'A config looks like {"kind": "edm", ...}.')
+    return found
 
 
 def weights_hash(folder: Path) -> str:

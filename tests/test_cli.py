@@ -27,11 +27,11 @@ def test_cfg_options_take_several_pairs() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
-        (['generate', 'digits_edn', '--out', 'o'], 'digits_edm'),
+        (['generate', 'edm_digitz', '--out', 'o'], 'edm_digits'),
         (['verify', '.'], 'not a'),
         (['show', 'nowhere', '--out', 'x.png'], 'nowhere'),
-        (['generate', 'digits_edm', '--out', 'full'], 'not empty'),
-        (['generate', 'digits_edm', '--out', 'o', '--device', 'gpu'], 'cuda'),
+        (['generate', 'edm_digits', '--out', 'full'], 'not empty'),
+        (['generate', 'edm_digits', '--out', 'o', '--device', 'gpu'], 'cuda'),
         (['generate', 'digits_real_guidance', '--out', 'o'], '--data'),
         (['generate', 'digits_real_guidance', '--out', 'o', '--data', 'absent'], 'absent'),
         (['train', 'digits_resnet', '--work-dir', 'w', '--mix', 's', '--alpha', '1.5'], '[0, 1]'),
@@ -54,7 +54,7 @@ def test_generate_show_export_verify_through_the_command_line(tmp_path: Path) ->
     from torchvision.datasets import ImageFolder
 
     store = tmp_path / 'store'
-    done = synthaug('generate', 'digits_edm', '--out', store, '--cfg-options', 'per_class=3', 'generator.num_steps=4')
+    done = synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=3', 'generator.sampler.num_steps=4')
     assert done.returncode == 0, done.stderr
     assert '30 images of 10 classes' in done.stdout
     assert 'images/s' in done.stderr
@@ -72,12 +72,12 @@ def test_generate_show_export_verify_through_the_command_line(tmp_path: Path) ->
 
 
 def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path) -> None:
-    assert synthaug('init', 'digits_edm', cwd=tmp_path).returncode == 0
-    (tmp_path / 'digits_edm.py').write_text('mine')
-    again = synthaug('init', 'digits_edm', cwd=tmp_path)
+    assert synthaug('init', 'generate/edm_digits', cwd=tmp_path).returncode == 0
+    (tmp_path / 'edm_digits.py').write_text('mine')
+    again = synthaug('init', 'generate/edm_digits', cwd=tmp_path)
     assert again.returncode == 2
     assert 'exists' in again.stderr
-    assert (tmp_path / 'digits_edm.py').read_text() == 'mine'
+    assert (tmp_path / 'edm_digits.py').read_text() == 'mine'
 
 
 def test_list_and_doctor_speak(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_list_and_doctor_speak(tmp_path: Path) -> None:
 def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path) -> None:
     """A sheet replaces a sheet and nothing else; a comparison and an export need a folder of their own."""
     store = tmp_path / 'store'
-    assert synthaug('generate', 'digits_edm', '--out', store, '--cfg-options', 'per_class=2', 'generator.num_steps=2').returncode == 0
+    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').returncode == 0
     photo = tmp_path / 'photo.png'
     photo.write_bytes(b'mine')
     assert synthaug('show', store, '--out', photo).returncode == 2
@@ -111,7 +111,7 @@ def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path) -> 
 
 def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path) -> None:
     store = tmp_path / 'store'
-    assert synthaug('generate', 'digits_edm', '--out', store, '--cfg-options', 'per_class=2', 'generator.num_steps=2').returncode == 0
+    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').returncode == 0
     tar = store / 'shards' / '00003.tar'
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
@@ -128,7 +128,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_says_how_to_go_on(tmp_path: Path) -> No
     import signal
     import time
 
-    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'digits_edm', '--out', str(tmp_path / 's')]
+    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'edm_digits', '--out', str(tmp_path / 's')]
     process = subprocess.Popen([*command, '--cfg-options', 'block_size=5'], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / 's' / 'index').glob('0*.parquet')):
         time.sleep(0.01)

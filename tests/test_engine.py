@@ -26,7 +26,12 @@ from synthaug_plugins.store.plan import Request, request_id, request_seed
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import verify
 
-DIGITS = {'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'num_steps': 6}, 'per_class': 12, 'block_size': 6, 'batch_size': 4}
+DIGITS = {
+    'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'sampler': {'num_steps': 6}},
+    'per_class': 12,
+    'block_size': 6,
+    'batch_size': 4,
+}
 
 
 def recipe(**keys: object) -> dict:
@@ -152,13 +157,13 @@ def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Pat
 
 def test_killed_command_line_resumes(uninterrupted: Path, tmp_path: Path) -> None:
     """The same through the real command: a SIGKILLed `synthaug generate`, then the same command again."""
-    options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.num_steps=6']
+    options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.sampler.num_steps=6']
     command = [
         sys.executable,
         '-m',
         'synthaug_plugins.cli',
         'generate',
-        'digits_edm',
+        'edm_digits',
         '--out',
         str(tmp_path / 's'),
         '--device',
@@ -186,7 +191,7 @@ def test_second_process_on_one_folder_is_refused(tmp_path: Path) -> None:
 def test_other_recipe_is_refused_and_names_the_keys(uninterrupted: Path) -> None:
     before = {p: p.read_bytes() for p in uninterrupted.rglob('*') if p.is_file()}
     with pytest.raises(StoreError) as refused:
-        generate(recipe(seed=1, generator={**DIGITS['generator'], 'num_steps': 7}), uninterrupted, 'cpu', quiet=True)
+        generate(recipe(seed=1, generator={**DIGITS['generator'], 'sampler': {'num_steps': 7}}), uninterrupted, 'cpu', quiet=True)
     assert 'seed' in str(refused.value)
     assert 'num_steps' in str(refused.value)
     assert {p: p.read_bytes() for p in uninterrupted.rglob('*') if p.is_file()} == before
@@ -285,7 +290,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def guided(photos: Path | None, **keys: object) -> dict:
-    generator = {'type': 'synthaug_plugins.RealGuidance', 'model': 'embedded:digits_edm', 'sigma': [0.3, 0.6], 'num_steps': 4}
+    generator = {'type': 'synthaug_plugins.RealGuidance', 'model': 'embedded:digits_edm', 'sigma': [0.3, 0.6], 'sampler': {'num_steps': 4}}
     return complete({'generator': generator, 'data': str(photos) if photos else None, 'per_class': 6, 'batch_size': 8, **keys})
 
 

@@ -87,7 +87,7 @@ def one_thread() -> Any:
 
 def test_same_request_gives_the_same_image_in_any_batch(model: str, one_thread: None) -> None:
     """The noise is equal to the bit; sums inside the network may be taken in another order, which showed in no pixel here."""
-    generator = build('EDM', model=model, num_steps=6, S_churn=2.0)
+    generator = build('EDM', model=model, sampler={'num_steps': 6, 'S_churn': 2.0})
     requests = first(generator, 23)
     whole = generator.generate(requests)
     assert whole.dtype == np.uint8
@@ -101,17 +101,17 @@ def test_same_request_gives_the_same_image_in_any_batch(model: str, one_thread: 
 
 
 def test_grey_models_give_three_equal_channels_and_rgb_models_three_own(tmp_path: Path) -> None:
-    grey = build('EDM', model=make_model(tmp_path / 'grey'), num_steps=2)
+    grey = build('EDM', model=make_model(tmp_path / 'grey'), sampler={'num_steps': 2})
     images = grey.generate(first(grey, 2))
     assert (images == images[..., :1]).all()
-    rgb = build('EDM', model=make_model(tmp_path / 'rgb', channels=3), num_steps=2)
+    rgb = build('EDM', model=make_model(tmp_path / 'rgb', channels=3), sampler={'num_steps': 2})
     images = rgb.generate(first(rgb, 2))
     assert not (images == images[..., :1]).all()
 
 
 def test_classes_find_the_models_labels_by_name_not_by_position(model: str) -> None:
     """'dog' is label 1 of the model; in a store it may be label 0 or 2."""
-    generator = build('EDM', model=model, num_steps=3)
+    generator = build('EDM', model=model, sampler={'num_steps': 3})
     requests = [Request('0', label, name, seed=3) for label, name in [(0, 'dog'), (2, 'dog'), (1, 'cat')]]
     as_0, as_2, cat = generator.generate(requests)
     assert np.array_equal(as_0, as_2)
@@ -135,7 +135,7 @@ def test_unknown_class_is_refused_with_the_nearest_name(model: str) -> None:
 
 
 def test_unconditional_model_is_refused_for_more_than_one_class(tmp_path: Path) -> None:
-    anything = build('EDM', model=make_model(tmp_path / 'a', label_conditioning=False, classes=[]), num_steps=2)
+    anything = build('EDM', model=make_model(tmp_path / 'a', label_conditioning=False, classes=[]), sampler={'num_steps': 2})
     anything.check(['owl'])
     assert anything.generate(first(anything, 2, block('owl'))).shape == (2, 8, 8, 3)
     with pytest.raises(ModelError, match='which class'):
@@ -150,9 +150,9 @@ def test_unconditional_model_is_refused_for_more_than_one_class(tmp_path: Path) 
 
 
 def test_not_finite_images_name_request_and_step(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = build('EDM', model=model, num_steps=5)
+    generator = build('EDM', model=model, sampler={'num_steps': 5})
     requests = first(generator, 3)
-    good, denoiser, calls = generator.generate(requests), generator.denoiser(), []
+    good, denoiser, calls = generator.generate(requests), generator.denoiser().denoiser, []
 
     def poisoned(x: torch.Tensor, sigma: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         calls.append(sigma)
@@ -172,7 +172,7 @@ def test_not_finite_images_name_request_and_step(model: str, monkeypatch: pytest
 
 def test_weights_load_at_the_first_image_and_only_then(model: str) -> None:
     weights = Path(model) / 'model.safetensors'
-    generator = build('EDM', model=model, num_steps=2)
+    generator = build('EDM', model=model, sampler={'num_steps': 2})
     content = weights.read_bytes()
     generator.check(['cat'])  # reads the header
     weights.write_bytes(b'not safetensors')
@@ -195,21 +195,21 @@ def test_weights_of_another_network_are_refused(model: str) -> None:
         generator.check(['cat'])
 
 
+SAMPLER_CHANGES = {'num_steps': 9, 'solver': 'euler', 'sigma_min': 0.01, 'sigma_max': 20.0, 'rho': 5.0, 'S_churn': 1.0, 'S_min': 0.1, 'S_max': 10.0}
+SAMPLER_CHANGES |= {'S_noise': 1.01, 'alpha': 0.5, 'discretization': 've', 'schedule': 'vp', 'scaling': 'vp', 'epsilon_s': 0.01, 'preset': 'vp'}
+GUIDANCE = {'type': 'synthaug_plugins.ClassifierFree', 'weight': 1.0}
+
+
 def test_identity_holds_all_that_decides_the_pixels(model: str) -> None:
     identity = json.loads(json.dumps(build('EDM', model=model).identity(), allow_nan=False))
-    assert identity['sigma_min'] == 0.002
-    assert identity['sigma_max'] == 80
+    assert identity['sampler']['sigma_min'] == 0.002
+    assert identity['sampler']['sigma_max'] == 80
     assert identity['model']['licence'] == 'CC0-1.0'
     changes: list[dict[str, Any]] = [
-        {'num_steps': 9},
-        {'solver': 'euler'},
-        {'sigma_min': 0.01},
-        {'sigma_max': 20.0},
-        {'rho': 5.0},
-        {'S_churn': 1.0},
-        {'S_min': 0.1},
-        {'S_max': 10.0},
-        {'S_noise': 1.01},
+        *({'sampler': {key: value}} for key, value in SAMPLER_CHANGES.items()),
+        {'guidance': [GUIDANCE]},
+        {'guidance': [{**GUIDANCE, 'weight': 2.0}]},
+        {'guidance': [{**GUIDANCE, 'interval': [0.1, 5]}]},
         {'precision': 'bf16'},
     ]
     seen = [identity, *(build('EDM', model=model, **c).identity() for c in changes)]
@@ -219,11 +219,63 @@ def test_identity_holds_all_that_decides_the_pixels(model: str) -> None:
     assert len({json.dumps(i, sort_keys=True) for i in seen}) == len(changes) + 2
 
 
-@pytest.mark.parametrize('options', [{'precision': 'fp8'}, {'solver': 'rk4'}, {'num_steps': 0}, {'sigma_min': 90.0}, {'step': 5}])
-def test_wrong_option_is_refused_before_any_weights_load(model: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        ({'precision': 'fp8'}, 'precision'),
+        ({'sampler': {'solver': 'rk4'}}, 'solver'),
+        ({'sampler': {'num_steps': 0}}, 'num_steps'),
+        ({'sampler': {'sigma_min': 90.0}}, 'sigma_min'),
+        ({'sampler': {'step': 5}}, "'step'"),
+        ({'sampler': {'preset': 'vq'}}, "'vp'"),
+        ({'step': 5}, "'step'"),
+        ({'guidance': [{'type': 'synthaug_plugins.ClassifierFree'}]}, 'weight'),
+        ({'guidance': [{**GUIDANCE, 'interval': [5, 1]}]}, 'interval'),
+        ({'guidance': [{**GUIDANCE, 'weight': float('nan')}]}, 'weight'),
+        ({'guidance': GUIDANCE}, 'not a list'),
+        ({'guidance': [{'type': 'ClassifierFre', 'weight': 1.0}]}, 'ClassifierFree'),
+    ],
+)
+def test_wrong_option_is_refused_before_any_weights_load(model: str, options: dict[str, Any], named: str) -> None:
     (Path(model) / 'model.safetensors').write_bytes(b'')
-    with pytest.raises(RecipeError, match=next(iter(options))):
+    with pytest.raises(RecipeError, match=named):
         build('EDM', model=model, **options)
+
+
+def test_network_images_are_counted_guidance_and_weak_model_included(tmp_path: Path, model: str) -> None:
+    weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
+    plain = build('EDM', model=model, sampler={'num_steps': 5})
+    plain.generate(first(plain, 3))
+    assert plain.network_images == 3 * (2 * 5 - 1)
+    terms = [{**GUIDANCE, 'interval': [0.1, 10]}, {'type': 'synthaug_plugins.Autoguidance', 'weight': 0.5, 'weak': weak, 'interval': [0, 0.1]}]
+    guided = build('EDM', model=model, sampler={'num_steps': 5}, guidance=terms)
+    guided.check(['cat'])
+    guided.generate(first(guided, 3))
+    calls = [*edm_sigmas(5).tolist()[:-1], *edm_sigmas(5).tolist()[1:-1]]
+    extra = sum(0.1 <= s <= 10 for s in calls) + sum(s <= 0.1 for s in calls)
+    assert 0 < extra < len(calls)
+    assert guided.network_images == 3 * (len(calls) + extra)
+
+
+def test_guidance_that_does_not_fit_the_model_is_refused_before_its_weights_load(tmp_path: Path, model: str, real_images: RealImages) -> None:
+    always = make_model(tmp_path / 'always', label_dropout=0.0)
+    with pytest.raises(ModelError, match='label dropout'):
+        build('EDM', model=always, guidance=[GUIDANCE]).check(['cat'])
+    with pytest.raises(ModelError, match='without labels'):
+        build('RealGuidance', real_images, model=model, sigma=0.3, use_labels=False, guidance=[GUIDANCE]).check(['cat'])
+    small = make_model(tmp_path / 'small', resolution=4)
+    with pytest.raises(ModelError, match='size'):
+        build('EDM', model=model, guidance=[{'type': 'Autoguidance', 'weight': 1.0, 'weak': small}]).check(['cat'])
+    with pytest.raises(ModelError, match='nowhere'):
+        build('EDM', model=model, guidance=[{'type': 'Autoguidance', 'weight': 1.0, 'weak': str(tmp_path / 'nowhere')}])
+
+
+def test_classifier_free_guidance_with_weight_zero_changes_no_pixel(model: str) -> None:
+    requests = first(build('EDM', model=model), 4)
+    images = {w: build('EDM', model=model, sampler={'num_steps': 4}, guidance=[{**GUIDANCE, 'weight': w}]).generate(requests) for w in (0.0, 3.0)}
+    unguided = build('EDM', model=model, sampler={'num_steps': 4}).generate(requests)
+    assert np.array_equal(images[0.0], unguided)
+    assert not np.array_equal(images[3.0], unguided)
 
 
 # --- RealGuidance --------------------------------------------------------------------------------------------------------
@@ -256,11 +308,11 @@ def test_a_class_is_covered_evenly_whatever_the_block_size(model: str, real_imag
 
 
 def test_t0_is_the_share_of_steps_that_run(model: str, real_images: RealImages) -> None:
-    generator = build('RealGuidance', real_images, model=model, t0=[0.01, 0.5, 1], num_steps=8)
+    generator = build('RealGuidance', real_images, model=model, t0=[0.01, 0.5, 1], sampler={'num_steps': 8})
     requests = first(generator, 9, block(sources=real_images.ids('dog')))
     grid = edm_sigmas(8).tolist()
     assert [(r.params['t0'], r.params['sigma']) for r in requests[::3]] == [(0.01, grid[7]), (0.5, grid[4]), (1, grid[0])]
-    denoiser, calls = generator.denoiser(), []
+    denoiser, calls = generator.denoiser().denoiser, []
     denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
     generator.generate(requests[3:6])
     assert calls[0] == pytest.approx(grid[4])
@@ -271,18 +323,18 @@ def test_sigma_begins_exactly_there_with_the_steps_of_the_full_grid(model: str, 
     generator = build('RealGuidance', real_images, model=model, sigma=0.6)
     requests = first(generator, 1, block(sources=real_images.ids('dog')))
     assert requests[0].params == {'sigma': 0.6}
-    denoiser, calls = generator.denoiser(), []
+    denoiser, calls = generator.denoiser().denoiser, []
     denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
     generator.generate(requests)
     below = sum(0 < s < 0.6 for s in edm_sigmas(18).tolist())
     assert calls[0] == pytest.approx(0.6, abs=1e-12)
     assert len(calls) == 2 * (below + 1) - 1
     full = build('RealGuidance', real_images, model=model, sigma=80.0)
-    assert full.strengths[0].num_steps == 18
+    assert full.strengths[0].sampler['num_steps'] == 18
 
 
 def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_images: RealImages, one_thread: None) -> None:
-    generator = build('RealGuidance', real_images, model=model, sigma=0.6, S_churn=3.0)
+    generator = build('RealGuidance', real_images, model=model, sigma=0.6, sampler={'S_churn': 3.0})
     requests = first(generator, 7, block(sources=real_images.ids('dog')))
     whole = generator.generate(requests)
     for k in range(7):
@@ -328,6 +380,8 @@ def test_source_of_the_models_size_passes_unchanged(model: str, tmp_path: Path) 
         ({'t0': [0.5, 1.5]}, 't0 = 1.5'),
         ({'t0': True}, 'no number'),
         ({'sigma': 0.3, 'fit': 'crp'}, "'crop'"),
+        ({'sigma': 0.3, 'sampler': {'first_step': 2}}, 'first_step'),
+        ({'sigma': 0.3, 'sampler': {'S_churn': 5, 'S_min': 1, 'S_max': 50}}, 'S_min = 1'),
     ],
 )
 def test_wrong_strength_or_fit_is_refused(model: str, options: dict[str, Any], named: str) -> None:
@@ -373,7 +427,7 @@ def test_embedded_digits_are_the_digits_they_are_asked_for() -> None:
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
 
 
-@pytest.mark.parametrize('name', ['digits_edm', 'digits_real_guidance'])
+@pytest.mark.parametrize('name', ['edm_digits', 'digits_real_guidance'])
 def test_shipped_recipe_builds_a_generator_that_knows_the_digits(name: str) -> None:
     from mmengine.config import Config
 

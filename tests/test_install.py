@@ -26,7 +26,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_carries_recipes_models_and_template(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for file in (
-        'synthaug_plugins/registry_configs/generate/digits_edm.py',
+        'synthaug_plugins/registry_configs/generate/edm_digits.py',
         'synthaug_plugins/assets/digits_edm/model.safetensors',
         'synthaug_plugins/assets/digits_edm/card.json',
         'synthaug_plugins/evaluation/report.html.j2',
@@ -53,7 +53,7 @@ def test_installed_wheel_generates_from_a_shipped_recipe(wheel: Path, tmp_path: 
         [str(python), '-c', 'import synthaug_plugins; print(synthaug_plugins.__file__)'], env=env, capture_output=True, text=True, cwd=tmp_path
     )
     assert str(environment) in where.stdout
-    assert synthaug('init', 'digits_edm').returncode == 0
-    done = synthaug('generate', 'digits_edm.py', '--out', 'store', '--cfg-options', 'per_class=2', 'generator.num_steps=4')
+    assert synthaug('init', 'generate/edm_digits').returncode == 0
+    done = synthaug('generate', 'edm_digits.py', '--out', 'store', '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=4')
     assert done.returncode == 0, done.stderr
     assert '20 images of 10 classes' in done.stdout

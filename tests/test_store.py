@@ -381,12 +381,12 @@ def test_class_order_is_asserted(tmp_path: Path) -> None:
 def test_costs_add_up_over_runs_while_the_lock_holds(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store')
     with store.lock():
-        store.add_cost(images=10, seconds=2.0, batch_size=8)
+        store.add_cost(images=10, seconds=2.0, batch_size=8, network_images=350)
         again = Store.create(tmp_path / 'store', make_plan(), {})
         with pytest.raises(StoreError, match='Another process'), again.lock():
             pass
-        again.add_cost(images=20, seconds=3.5, batch_size=4)
-    assert Store.open(store.folder).made_by == {**MADE_BY, 'cost': {'images': 30, 'seconds': 5.5, 'batch_size': 4, 'runs': 2}}
+        again.add_cost(images=20, seconds=3.5, batch_size=4, network_images=700)
+    assert Store.open(store.folder).made_by == {**MADE_BY, 'cost': {'images': 30, 'seconds': 5.5, 'network_images': 1050, 'batch_size': 4, 'runs': 2}}
     assert verify(store) == []
     (store.folder / 'cost.json').write_text('[{')
     with pytest.raises(StoreError, match=r'cost\.json.*Remove it'):

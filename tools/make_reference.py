@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import typer.main
-
 from synthaug_plugins import hookspecs, registry
-from synthaug_plugins.cli import app
+from synthaug_plugins.cli import every_command
+from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
+from synthaug_plugins.engine import learn_recipe
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
+from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.plugins import BUILT_IN
 
 TARGET = Path(__file__).parents[1] / 'docs' / 'reference.md'
@@ -31,7 +32,7 @@ def options_table(options: Mapping[str, str]) -> str:
 
 
 def commands() -> Iterator[str]:
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in every_command().items():
         yield f'### synthaug {name}\n\n{inspect.cleandoc(command.help)}'
         rows = []
         for parameter in command.params:
@@ -43,16 +44,39 @@ def commands() -> Iterator[str]:
 
 
 def entries() -> Iterator[str]:
-    for name in ('GENERATORS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS'):
+    for name in ('GENERATORS', 'GUIDANCE', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS'):
         root = getattr(registry, name)
         root.import_from_location()
         for key, cls in sorted(root.module_dict.items()):
             yield f"### {key}\n\n`{name}`, `type='synthaug_plugins.{key}'`\n\n```text\n{inspect.getdoc(cls)}\n```"
 
 
+def keys_table(keys: Mapping[str, str], defaults: Mapping[str, object]) -> str:
+    return table(('key', 'default', 'meaning'), [(f'`{k}`', f'`{defaults[k]!r}`' if k in defaults else 'required', text) for k, text in keys.items()])
+
+
+def text(thing: object) -> str:
+    return f'```text\n{inspect.getdoc(thing)}\n```'
+
+
+def samplers() -> Iterator[str]:
+    yield '## Sampler options'
+    yield 'What `sampler = dict(...)` of a generator takes, besides `preset`: the options of `synthaug_plugins.diffusion.sample`.'
+    yield text(sample)
+    yield 'Presets. FID and network calls per image (NFE) are those that the paper states for its models, not measured here.'
+    rows = []
+    for name, preset in PRESETS.items():
+        options = ', '.join(f'{k}={v!r}' for k, v in preset.options.items())
+        published = '; '.join(f'{data}, {model}: {fid} at {calls}' for data, model, fid, calls in preset.published)
+        rows.append((f'`{name}`', preset.what, f'`{options}`', published, preset.source))
+    yield table(('preset', 'what', 'options', 'published FID at NFE', 'source'), rows)
+
+
 def page() -> str:
-    parts = ['# Reference', 'Made by `python tools/make_reference.py` from the code.', '## Commands', *commands(), '## Keys of a generation recipe']
-    parts.append(table(('key', 'default', 'meaning'), [(f'`{k}`', f'`{DEFAULTS[k]!r}`' if k in DEFAULTS else 'required', text) for k, text in KEYS.items()]))
+    parts = ['# Reference', 'Made by `python tools/make_reference.py` from the code.', '## Commands', *commands()]
+    parts += ['## Keys of a generation recipe', keys_table(KEYS, DEFAULTS), *samplers()]
+    parts += ['## Keys of a recipe of `synthaug learn edm`', keys_table(learn_recipe.KEYS, learn_recipe.DEFAULTS)]
+    parts += ['### training', text(EDMTraining), '### augment', text(Augmentation)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)

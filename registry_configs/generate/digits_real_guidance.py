@@ -11,7 +11,7 @@ generator = dict(
     # labelled image per class and a model without labels, 0.3 to 0.6 raised a classifier's accuracy and 1 or more lowered it:
     # a variant then forgets its class. A model that is told the class keeps it at any strength, and gains up to the full 80.
     sigma=[0.3, 0.6],
-    num_steps=18,  # steps of the full range; a start at 0.3 or 0.6 runs the last 7 or 8 of them
+    sampler=dict(num_steps=18),  # steps of the full range; a start at 0.3 or 0.6 runs the last 7 or 8 of them
     use_labels=True,  # tell the model the class; False works for classes that the model never saw
     fit='crop',  # how a real image becomes a square: 'crop' the centre, or 'squash'
 )

@@ -5,28 +5,56 @@ images in [-1, 1]. Symbols and equation numbers are those of Karras et al. 2022,
 Diffusion-Based Generative Models" (EDM), arXiv 2206.00364.
 """
 
-from synthaug_plugins.diffusion.denoiser import Denoiser, EDMPrecond
-from synthaug_plugins.diffusion.grid import edm_sigmas, sigma_range
-from synthaug_plugins.diffusion.loss import edm_loss, lognormal_sigmas
+from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
+from synthaug_plugins.diffusion.augmentation import Augmentation
+from synthaug_plugins.diffusion.denoiser import CallCounter, Denoiser
+from synthaug_plugins.diffusion.grid import edm_sigmas, noise_levels
+from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, ClassifierGradient, Guided
+from synthaug_plugins.diffusion.loss import IDDPMUniform, LogNormal, LogUniform, VPUniform, denoising_error, denoising_loss
+from synthaug_plugins.diffusion.mixture import GaussianMixture
 from synthaug_plugins.diffusion.networks import build_denoiser, check_denoiser_config
-from synthaug_plugins.diffusion.noise import SampleNoise, philox_normal
+from synthaug_plugins.diffusion.noise import GeneratorNoise, SampleNoise, philox_normal
+from synthaug_plugins.diffusion.options import nfe, sampler_options
 from synthaug_plugins.diffusion.precision import full_float32
-from synthaug_plugins.diffusion.sampler import check_sampler, sample
-from synthaug_plugins.diffusion.unet import UNet
+from synthaug_plugins.diffusion.preconditioning import EDMPrecond, IDDPMPrecond, Precond, VEPrecond, VPPrecond
+from synthaug_plugins.diffusion.presets import PRESETS, Preset
+from synthaug_plugins.diffusion.sampler import sample
+from synthaug_plugins.diffusion.schedules import iddpm_table, nearest_sigma
 
 __all__ = [
+    'PRESETS',
+    'Augmentation',
+    'Autoguidance',
+    'CallCounter',
+    'ClassifierFree',
+    'ClassifierGradient',
     'Denoiser',
+    'DiffusersDenoiser',
     'EDMPrecond',
+    'GaussianMixture',
+    'GeneratorNoise',
+    'Guided',
+    'IDDPMPrecond',
+    'IDDPMUniform',
+    'LogNormal',
+    'LogUniform',
+    'Precond',
+    'Preset',
     'SampleNoise',
-    'UNet',
+    'VEPrecond',
+    'VPPrecond',
+    'VPUniform',
     'build_denoiser',
     'check_denoiser_config',
-    'check_sampler',
-    'edm_loss',
+    'denoising_error',
+    'denoising_loss',
     'edm_sigmas',
     'full_float32',
-    'lognormal_sigmas',
+    'iddpm_table',
+    'nearest_sigma',
+    'nfe',
+    'noise_levels',
     'philox_normal',
     'sample',
-    'sigma_range',
+    'sampler_options',
 ]

@@ -1,12 +1,10 @@
-"""What a denoiser is, and the one made of a raw network and EDM's preconditioning."""
+"""What a denoiser is, and one that counts."""
 
 from __future__ import annotations
 
-import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @runtime_checkable
@@ -20,13 +18,15 @@ class Denoiser(Protocol):
     sigma_min: float
     sigma_max: float
 
-    def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
         """Denoise a batch.
 
         Args:
             x: (B, C, H, W) clean image in [-1, 1] plus sigma times unit normal noise, float32 or float64.
-            sigma: noise levels, (B,) or a scalar tensor.
-            cond: class indices (B,) int64, or None for an unconditional call.
+            sigma: noise levels, (B,) on the device of x, or a 0-dim tensor. The samplers pass a 0-dim float64 tensor on the
+                CPU: host code reads it without waiting for the device.
+            cond: what the model is conditioned on: class indices (B,) int64 for this package's networks (the number of
+                classes means "no label"), a mapping of tensors for diffusers models, None for nothing.
 
         Returns: (B, C, H, W) in the dtype of x. Non-finite values are returned as they are.
         """
@@ -37,36 +37,23 @@ class Denoiser(Protocol):
         ...
 
 
-class EDMPrecond(nn.Module):
-    """Make a denoiser of a raw network F: D = c_skip x + c_out F(c_in x; c_noise, labels) (EDM, Table 1, last column).
+class CallCounter:
+    """A denoiser that counts how often it was asked: what sampling costs.
 
-    The network runs in the dtype of its own parameters; the coefficients and the result have the dtype of x (float32 at
-    least), so that a float64 sampler loses nothing outside of the network.
-
-    Args:
-        network: called as `network(x, c_noise, labels)`; x (B, C, H, W), c_noise (B,) float32 or float64, labels (B,) int64 or
-            None. Returns (B, C, H, W).
-        sigma_data: root mean square of the training images' values. With it and a network that starts at zero, the
-            expected loss is 1 at every noise level.
-        sigma_min, sigma_max: supported noise levels.
+    Attributes:
+        calls: calls so far.
+        images: images in them, the sum of the batch sizes.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.0, sigma_max: float = math.inf) -> None:
-        super().__init__()
-        self.network = network
-        self.sigma_data, self.sigma_min, self.sigma_max = float(sigma_data), float(sigma_min), float(sigma_max)
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.calls, self.images = denoiser, 0, 0
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
         """See `Denoiser.__call__`."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(len(x))
-        s, sd = sigma.reshape(-1, 1, 1, 1), self.sigma_data
-        variance = s**2 + sd**2
-        c_skip, c_out, c_in = sd**2 / variance, s * sd / variance.sqrt(), 1 / variance.sqrt()
-        c_noise = sigma.log() / 4
-        F_x = self.network((c_in * x).to(next(self.network.parameters()).dtype), c_noise, cond)
-        return c_skip * x + c_out * F_x.to(x.dtype)
+        self.calls, self.images = self.calls + 1, self.images + len(x)
+        return self.denoiser(x, sigma, cond)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """Every noise level is supported."""
-        return sigma
+        """See `Denoiser.round_sigma`."""
+        return self.denoiser.round_sigma(sigma)

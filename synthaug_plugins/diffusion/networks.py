@@ -3,62 +3,152 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from synthaug_plugins.diffusion.denoiser import EDMPrecond
+import torch
+from torch import nn
+
+from synthaug_plugins.diffusion.adm import ADM
+from synthaug_plugins.diffusion.ddpmpp import DDPMpp
+from synthaug_plugins.diffusion.preconditioning import EDMPrecond, IDDPMPrecond, Precond, VEPrecond, VPPrecond
 from synthaug_plugins.diffusion.unet import UNet
 from synthaug_plugins.errors import ModelError, nearest
 
-_REQUIRED = {'kind', 'resolution', 'channels', 'classes', 'label_conditioning', 'sigma_data', 'network'}
-_OPTIONAL = {'label_dropout', 'sigma_min', 'sigma_max'}
-_NETWORK_OPTIONS = {p.name for p in inspect.signature(UNet).parameters.values() if p.kind is p.KEYWORD_ONLY}
+KINDS: dict[str, type[Precond]] = {'edm': EDMPrecond, 'vp': VPPrecond, 've': VEPrecond, 'iddpm': IDDPMPrecond}
+NETWORKS: dict[str, type[nn.Module]] = {'ddpmpp': DDPMpp, 'adm': ADM}
+
+_REQUIRED = {'kind', 'resolution', 'channels', 'classes', 'label_conditioning', 'network'}
+_OPTIONAL = {'label_dropout', 'augment_labels', 'sigma_data'}
 
 
 def check_denoiser_config(config: Mapping[str, Any]) -> None:
-    """Refuse (ModelError) a config that `build_denoiser` cannot build, naming the key.
+    """Refuse (ModelError) a config that `build_denoiser` cannot build, naming the key. Builds the network without memory for its weights.
 
     Keys:
-        kind: 'edm'.
+        kind: 'edm', 'vp', 've' or 'iddpm': how the network becomes a denoiser, see `preconditioning`.
         resolution: pixels per side.
         channels: 1 (grey) or 3 (RGB).
         classes: names of the classes in the training data, in label order; [] when they had none.
         label_conditioning: whether the network is told the class.
         label_dropout: share of training images whose label was hidden (default 0). Above 0 the model also runs without labels.
-        sigma_data: see `EDMPrecond`.
-        sigma_min, sigma_max: supported noise levels (default 0 and infinity).
-        network: the options of `UNet`, all of them optional.
+        augment_labels: how many numbers tell the network what augmentation did to an image, `Augmentation.label_dim`; 0 (default)
+            for a network that is not told.
+        sigma_data: root mean square of the training images. Required for 'edm'; other kinds carry it as a fact.
+        sigma_min, sigma_max ('edm', 've'), beta_d, beta_min, M, epsilon_t ('vp'), C_1, C_2, M ('iddpm'): constants of the kind,
+            with the defaults of its class.
+        network: dict(type='ddpmpp' or 'adm', ...) with the options of `DDPMpp` or `ADM`, all of them optional.
     """
-    for key in sorted(_REQUIRED - set(config)):
-        raise ModelError(f'The model config lacks the key {key!r}.', 'Save the model again, or add the key to its config.json.')
-    for key in config:
-        if key not in _REQUIRED | _OPTIONAL:
-            raise ModelError(f'The model config has the unknown key {key!r}.', nearest(key, _REQUIRED | _OPTIONAL))
-    if config['kind'] != 'edm':
-        raise ModelError(f'The model config says kind = {config["kind"]!r}.', "Only 'edm' is known here.")
-    if config['channels'] not in (1, 3):
-        raise ModelError(f'The model config says channels = {config["channels"]!r}.', 'Images have 1 channel (grey) or 3 (RGB).')
-    if not config['sigma_data'] > 0:
-        raise ModelError(f'The model config says sigma_data = {config["sigma_data"]!r}.', 'It is the root mean square of the images, about 0.5.')
-    if config['label_conditioning'] and not config['classes']:
-        raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
-    for key in config['network']:
-        if key not in _NETWORK_OPTIONS:
-            raise ModelError(f'The model config has the unknown network option {key!r}.', nearest(key, _NETWORK_OPTIONS))
-    levels = len(config['network'].get('channel_mult', (1, 2)))
-    if config['resolution'] < 2 or config['resolution'] % 2 ** (levels - 1):
-        raise ModelError(f'The resolution {config["resolution"]} cannot be halved {levels - 1} times.', 'Use fewer entries in channel_mult.')
+    with torch.device('meta'):
+        _build(config)
 
 
-def build_denoiser(config: Mapping[str, Any]) -> EDMPrecond:
+def build_denoiser(config: Mapping[str, Any]) -> Precond:
     """The denoiser of a config, with fresh weights (on CPU, float32). See `check_denoiser_config` for its keys.
 
     Raises:
         ModelError: a key is missing, unknown or wrong.
     """
-    check_denoiser_config(config)
-    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config['network'].items()}
+    return _build(config)
+
+
+def parameter_count(config: Mapping[str, Any]) -> int:
+    """Parameters of the network of a config, counted without making them.
+
+    Raises:
+        ModelError: see `check_denoiser_config`.
+    """
+    with torch.device('meta'):
+        return sum(p.numel() for p in _build(config).parameters())
+
+
+def _build(config: Mapping[str, Any]) -> Precond:
+    _check_values(config)
+    options = dict(config['network'])
+    network = NETWORKS[options.pop('type')] if 'type' in options else UNet
+    for key, default in _keyword_options(network).items():
+        if key in options:
+            options[key] = _checked(key, options[key], default)
     num_classes = len(config['classes']) if config['label_conditioning'] else 0
-    network = UNet(config['resolution'], config['channels'], num_classes, **options)
-    return EDMPrecond(network, config['sigma_data'], config.get('sigma_min', 0.0), config.get('sigma_max', math.inf))
+    augment = {'augment_labels': config['augment_labels']} if config.get('augment_labels') else {}
+    kind = KINDS[config['kind']]
+    constants = {key: config[key] for key in _constants(kind) if key in config}
+    return kind(network(config['resolution'], config['channels'], num_classes, **augment, **options), **constants)
+
+
+def _constants(kind: type[Precond]) -> list[str]:
+    return [name for name in inspect.signature(kind).parameters if name != 'network']
+
+
+def _keyword_options(network: type[nn.Module]) -> dict[str, Any]:
+    return {p.name: p.default for p in inspect.signature(network).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Everything that can be refused before the network is built."""
+    for key in sorted(_REQUIRED - set(config)):
+        raise ModelError(f'The model config lacks the key {key!r}.', 'Save the model again, or add the key to its config.json.')
+    if config['kind'] not in KINDS:
+        raise ModelError(f'The model config says kind = {config["kind"]!r}.', nearest(str(config['kind']), KINDS))
+    constants = _constants(KINDS[config['kind']])
+    for key in config:
+        if key not in _REQUIRED | _OPTIONAL | {*constants}:
+            whose = [kind for kind, c in KINDS.items() if key in _constants(c)]
+            cure = f'It belongs to {" and ".join(whose)}.' if whose else nearest(key, _REQUIRED | _OPTIONAL | {*constants})
+            raise ModelError(f'The model config of kind {config["kind"]!r} has the unknown key {key!r}.', cure)
+    for key, default in (('resolution', 1), ('label_conditioning', False), ('augment_labels', 1), ('label_dropout', 0.0), ('M', 1)):
+        if key in config:
+            _checked(key, config[key], default)
+    for key in {*constants, 'sigma_data'} & set(config) - {'M'}:
+        if not _checked(key, config[key], 0.0) > 0 and not (key == 'sigma_min' and config[key] == 0):
+            cure = 'It is the root mean square of the images, about 0.5.' if key == 'sigma_data' else 'It must be positive.'
+            raise ModelError(f'The model config says {key} = {config[key]!r}.', cure)
+    if config['kind'] == 'edm' and 'sigma_data' not in config:
+        raise ModelError("The model config of kind 'edm' lacks the key 'sigma_data'.", 'It is the root mean square of the training images, about 0.5.')
+    if config['channels'] not in (1, 3):
+        raise ModelError(f'The model config says channels = {config["channels"]!r}.', 'Images have 1 channel (grey) or 3 (RGB).')
+    if not 0 <= config.get('label_dropout', 0) < 1:
+        raise ModelError(f'The model config says label_dropout = {config["label_dropout"]!r}.', 'It is a share of the training images, about 0.1.')
+    if config.get('augment_labels', 0) < 0:
+        raise ModelError(f'The model config says augment_labels = {config["augment_labels"]!r}.', 'Use 0, or the label_dim of the augmentation.')
+    if config['label_conditioning'] and not config['classes']:
+        raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
+    _check_network(config)
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    network = config['network']
+    if not isinstance(network, Mapping):
+        raise ModelError(f'The model config says network = {network!r}.', "Write network = dict(type='ddpmpp', ...).")
+    if 'type' in network and network['type'] not in NETWORKS:
+        raise ModelError(f'The model config says network type = {network["type"]!r}.', nearest(str(network['type']), NETWORKS))
+    if 'type' not in network and config.get('augment_labels'):
+        raise ModelError('The model config says augment_labels, but its network has no type.', "Set type = 'ddpmpp' in network.")
+    known = {'type', *_keyword_options(NETWORKS[network['type']] if 'type' in network else UNet)}
+    for key in network:
+        if key not in known:
+            raise ModelError(f'The model config has the unknown network option {key!r}.', nearest(key, known))
+    if network.get('learned_variance') and config['kind'] != 'iddpm':
+        raise ModelError(f'The network option learned_variance = True does not fit kind = {config["kind"]!r}.', "Only kind 'iddpm' has such models.")
+    levels = len(network.get('channel_mult', ())) if 'type' not in network else 0
+    if 'type' not in network and (config['resolution'] < 2 or config['resolution'] % 2 ** (max(levels, 1) - 1)):
+        raise ModelError(f'The resolution {config["resolution"]} cannot be halved {levels - 1} times.', 'Use fewer entries in channel_mult.')
+
+
+def _checked(key: str, value: Any, default: Any) -> Any:
+    """The value, if it has the type of the default: a whole number for 1, any number for 0.5, a list or tuple of whole numbers for (1,)."""
+
+    def whole(v: Any) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool)
+
+    if isinstance(default, bool | str):
+        fits, wanted = isinstance(value, type(default)), 'True or False' if isinstance(default, bool) else 'text'
+    elif isinstance(default, tuple):
+        fits, wanted = isinstance(value, list | tuple) and all(whole(v) for v in value), 'a list of whole numbers'
+    elif isinstance(default, float):
+        fits, wanted = whole(value) or isinstance(value, float), 'a number'
+    else:
+        fits, wanted = whole(value), 'a whole number'
+    if not fits:
+        raise ModelError(f'The model config says {key} = {value!r}.', f'It must be {wanted}.')
+    return tuple(value) if isinstance(default, tuple) else value

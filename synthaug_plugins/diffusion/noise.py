@@ -94,3 +94,43 @@ class SampleNoise:
     def _draw(self, stream: int) -> Tensor:
         flat = philox_normal(self._seeds, stream, math.prod(self.shape))
         return flat.reshape(-1, *self.shape).to(self.device)
+
+
+class GeneratorNoise:
+    """The official EDM code's convention: one CPU generator of torch per sample, seeded with seed mod 2**32, drawn from in turn.
+
+    For reproducing images that were made that way, on the same torch. Unlike `SampleNoise` it is a stream: latents first, then
+    labels if that code drew any, then the noise of every step in order, whether or not the step uses it: skipped steps are drawn
+    and thrown away.
+
+    Args:
+        seeds: one per sample.
+        shape: (C, H, W) of a sample.
+        device: where the noise is wanted; it is drawn on the CPU.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = 'cpu') -> None:
+        self.shape, self.device = tuple(shape), torch.device(device)
+        self._generators = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
+        self._next_step = 0
+
+    def latents(self) -> Tensor:
+        """(B, C, H, W) unit normal float32."""
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self._generators]).to(self.device)
+
+    def labels(self, num_classes: int) -> Tensor:
+        """(B,) int64 in [0, num_classes)."""
+        return torch.stack([torch.randint(num_classes, (), generator=g) for g in self._generators]).to(self.device)
+
+    def step(self, i: int) -> Tensor:
+        """(B, C, H, W) unit normal float64 for step i, later than any step asked for before.
+
+        Raises:
+            ValueError: the stream is past step i.
+        """
+        if i < self._next_step:
+            raise ValueError(f'the noise of step {i} was asked for after that of step {self._next_step - 1}: a stream has one direction')
+        for _ in range(self._next_step, i + 1):
+            drawn = [torch.randn(self.shape, generator=g, dtype=torch.float64) for g in self._generators]
+        self._next_step = i + 1
+        return torch.stack(drawn).to(self.device)

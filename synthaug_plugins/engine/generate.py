@@ -113,7 +113,7 @@ def _work(run: Run, store: Store, todo: Sequence[Block], hook: pluggy.HookRelay 
                 progress.block_done(sum(row.verdict == 'kept' for row in rows), len(rows))
     if size.value < run.recipe['batch_size'] and not quiet:
         print(f'Memory ran out: the batch was lowered from {run.recipe["batch_size"]} to {size.value}. Set batch_size to that next time.', file=sys.stderr)
-    store.add_cost(images=made, seconds=time.monotonic() - started, batch_size=size.value)
+    store.add_cost(images=made, seconds=time.monotonic() - started, batch_size=size.value, network_images=run.generator.network_images)
 
 
 def _check_quota(store: Store) -> None:

@@ -54,11 +54,11 @@ class Run:
     real_images: RealImages | None
 
 
-def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a recipe file (an MMEngine config, so it is Python code that runs) and lay `options` over it.
+def read_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a recipe file (an MMEngine config, so it is Python code that runs) and lay `options`, with dotted keys, over it.
 
     Raises:
-        RecipeError: the file cannot be read or run, or holds an unknown key.
+        RecipeError: the file cannot be read or run, or the options do not fit it.
     """
     from mmengine.config import Config
 
@@ -67,7 +67,16 @@ def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str
         config.merge_from_dict(dict(options or {}))
     except Exception as error:  # a recipe is Python: it may raise anything
         raise RecipeError(f'The recipe {path!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file or the options.') from error
-    return complete(config.to_dict())
+    return config.to_dict()
+
+
+def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`read_recipe` and `complete`.
+
+    Raises:
+        RecipeError: see there.
+    """
+    return complete(read_recipe(path, options))
 
 
 def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:

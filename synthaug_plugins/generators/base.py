@@ -43,6 +43,11 @@ class Generator(ABC):
     whole_source = False
     """Whether an image shows all of its source (squashed if need be), so that it may be stretched to the source's shape."""
 
+    @property
+    def network_images(self) -> int:
+        """Images that went through a network so far, all steps together: the number of function evaluations. 0 where nobody counts."""
+        return 0
+
     def model_classes(self) -> Sequence[str] | None:
         """Names of the classes that the model can make, read without loading weights; None when it takes any."""
         return None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,106 +9,98 @@ import numpy as np
 
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
+from synthaug_plugins.generators.denoiser_model import DenoiserModel, finite_json
+from synthaug_plugins.generators.guidance import build_guidance
 from synthaug_plugins.store.plan import Request
-from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, weights_hash, weights_shapes
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synthaug_plugins.diffusion import EDMPrecond
+    from synthaug_plugins.diffusion import CallCounter, Denoiser
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
 
 class DenoiserGenerator(Generator):
-    """A denoiser, the options of `diffusion.sample`, and the way from requests to images.
+    """A denoiser, guidance, the options of `diffusion.sample`, and the way from requests to images.
 
     Args:
         model: `embedded:NAME` or a model folder.
         use_labels: whether the model is told the class of each request.
-        precision: in which the network runs; the sampler's state is float64 (float32 where the device has none).
-        sampler: num_steps, solver, sigma_min, sigma_max, rho, S_churn, S_min, S_max, S_noise of `diffusion.sample`.
+        sampler: options of `diffusion.sample`, `preset` among them; see `diffusion.sampler_options`.
+        guidance: registry entries of `GUIDANCE`.
+        precision: in which the networks run; the sampler's state is float64 (float32 where the device has none).
 
     Raises:
         ModelError: no such model, or a config that cannot be built.
-        RecipeError: an option is out of range.
+        RecipeError: an option is unknown or out of range.
     """
 
-    def __init__(self, model: str, use_labels: bool, precision: str, sampler: Mapping[str, Any]) -> None:
-        from synthaug_plugins.diffusion import check_denoiser_config, check_sampler, sigma_range
+    def __init__(self, model: str, use_labels: bool, sampler: Mapping[str, Any] | None, guidance: Sequence[Mapping[str, Any]], precision: str) -> None:
+        from synthaug_plugins.diffusion import sampler_options
 
         if precision not in PRECISIONS:
-            raise RecipeError(f'precision = {precision!r} is unknown.', nearest(precision, PRECISIONS))
-        self.model, self.use_labels, self.precision = model, use_labels, precision
-        self.folder = model_folder(model)
-        self.config = read_config(self.folder)
-        check_denoiser_config(self.config)
-        low, high = sigma_range(self.config.get('sigma_min', 0.0), self.config.get('sigma_max', math.inf), sampler['sigma_min'], sampler['sigma_max'])
-        self.sampler = {**sampler, 'sigma_min': low, 'sigma_max': high}
-        check_sampler(**self.sampler)
-        self._denoiser: EDMPrecond | None = None
+            raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
+        self.use_labels, self.precision = use_labels, precision
+        self.model = DenoiserModel(model)
+        self.sampler = sampler_options(sampler or {}, *self.model.sigma_range)
+        self.guidance = build_guidance(guidance)
+        self._denoiser: Denoiser | None = None
+        self._counters: list[CallCounter] = []
 
     def model_classes(self) -> Sequence[str] | None:
-        return list(self.config['classes']) if self.use_labels and self.config['classes'] else None
+        return self.model.classes if self.use_labels and self.model.classes else None
 
     def check(self, classes: Sequence[str]) -> None:
-        self._check_weights()
+        self.model.check_weights()
+        for guidance in self.guidance:
+            guidance.check(self.model, self.use_labels)
         if not self.use_labels:
             return
         for name in classes:
-            if name not in self.config['classes']:
-                raise ModelError(f'The model {self.model!r} does not know the class {name!r}.', self._unknown_class_cure(name))
-
-    def _check_weights(self) -> None:
-        """Compare the names and shapes in the weights' header with those that the config builds."""
-        import torch
-
-        from synthaug_plugins.diffusion import build_denoiser
-
-        with torch.device('meta'):
-            wanted = {name: tuple(t.shape) for name, t in build_denoiser(self.config).state_dict().items()}
-        found = weights_shapes(self.folder)
-        for name in sorted({*wanted, *found}):
-            if wanted.get(name) != found.get(name):
-                what = f'{name!r} is {found.get(name, "missing")}, the config asks for {wanted.get(name, "no such tensor")}'
-                raise ModelError(f'The weights of {self.model!r} do not fit its config: {what}.', 'Save the model again.')
+            if name not in self.model.classes:
+                raise ModelError(f'The model {self.model.name!r} does not know the class {name!r}.', self._unknown_class_cure(name))
 
     def _unknown_class_cure(self, name: str) -> str:
-        return nearest(name, self.config['classes'])
+        return nearest(name, self.model.classes)
 
     def identity(self) -> Mapping[str, Any]:
-        card = self.folder / CARD
-        licence = json.loads(card.read_text(encoding='utf-8')).get('licence') if card.is_file() else None
-        config = json.dumps(self.config, sort_keys=True).encode()
         return {
             'type': type(self).__name__,
-            'model': {
-                'name': self.model if self.model.startswith(EMBEDDED) else self.folder.resolve().name,
-                'sha256': weights_hash(self.folder),
-                'config_sha256': hashlib.sha256(config).hexdigest(),
-                'licence': licence,
-            },
+            'model': self.model.identity(),
             'precision': self.precision,
-            **{k: None if v == math.inf else v for k, v in self.sampler.items()},  # JSON has no infinity
+            'sampler': finite_json(self.sampler),
+            'guidance': [g.identity() for g in self.guidance],
         }
 
-    def denoiser(self) -> EDMPrecond:
-        """The model on the device; its weights are read at the first call.
+    @property
+    def network_images(self) -> int:
+        """See `Generator.network_images`; calls that guidance makes are included."""
+        return sum(counter.images for counter in self._counters)
+
+    def denoiser(self) -> Denoiser:
+        """The guided model on the device; weights are read at the first call.
 
         Raises:
             ModelError: the weights cannot be read.
         """
         if self._denoiser is None:
-            import torch
+            from synthaug_plugins.diffusion import Guided
 
-            from synthaug_plugins.diffusion import build_denoiser
-
-            denoiser = build_denoiser(self.config)
-            denoiser.load_state_dict(load_weights(self.folder))  # `check` has compared the shapes
-            dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
-            self._denoiser = denoiser.eval().requires_grad_(False).to(self.device, dtype)
+            denoiser = self._load_model(self.model)
+            terms = [g.term(self.model, self._load_model) for g in self.guidance]
+            self._denoiser = Guided(denoiser, terms) if terms else denoiser
         return self._denoiser
+
+    def _load_model(self, model: DenoiserModel) -> Denoiser:
+        import torch
+
+        from synthaug_plugins.diffusion import CallCounter
+
+        dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
+        self._counters.append(CallCounter(model.load(self.device, dtype)))
+        return self._counters[-1]
 
     def sample(self, requests: Sequence[Request], start: Tensor | None = None, **changes: Any) -> np.ndarray:
         """Run the sampler for a batch.
@@ -119,7 +108,7 @@ class DenoiserGenerator(Generator):
         Args:
             requests: the batch.
             start: clean images (B, C, H, W) in [-1, 1] to begin from.
-            **changes: arguments of `diffusion.sample` that differ from this generator's options.
+            **changes: options of `diffusion.sample` that differ from this generator's.
 
         Returns: (B, H, W, 3) uint8.
 
@@ -130,11 +119,10 @@ class DenoiserGenerator(Generator):
 
         from synthaug_plugins.diffusion import SampleNoise, full_float32, sample
 
-        size = (self.config['channels'], self.config['resolution'], self.config['resolution'])
-        noise = SampleNoise([r.seed for r in requests], size, self.device)
+        noise = SampleNoise([r.seed for r in requests], self.model.size, self.device)
         cond = None
-        if self.use_labels and self.config['label_conditioning']:
-            cond = torch.tensor([self.config['classes'].index(r.class_name) for r in requests], device=self.device)
+        if self.use_labels and self.model.takes_labels:
+            cond = torch.tensor([self.model.classes.index(r.class_name) for r in requests], device=self.device)
         options = {**self.sampler, **changes}
         bad_from = _BadFrom()
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64

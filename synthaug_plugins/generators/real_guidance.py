@@ -20,16 +20,14 @@ FITS = ('crop', 'squash')
 
 @dataclass(frozen=True)
 class Strength:
-    """How far from the real image: arguments of the sampler, and what is recorded of them.
+    """How far from the real image.
 
     Attributes:
-        num_steps, first_step, sigma_max: the grid, and where on it to begin.
-        params: `sigma`, the noise level at the start, and `t0` where the recipe said so.
+        sampler: all options of `diffusion.sample`.
+        params: what is recorded of it: `sigma`, the noise level at the start, and `t0` where the recipe said so.
     """
 
-    num_steps: int
-    first_step: int
-    sigma_max: float
+    sampler: Mapping[str, Any]
     params: Mapping[str, float]
 
 
@@ -46,12 +44,11 @@ class RealGuidance(DenoiserGenerator):
             exactly there, with as many steps as the full grid spends below that level, so that a step has the same size.
         t0: the other way to say it: share in (0, 1] of the sampler's steps that run; a number or a list. Exactly one of
             sigma and t0.
-        num_steps: steps of the full grid, from sigma_max down. A strength below full runs fewer.
         use_labels: tell the model the class. False needs an unconditional model, or one trained with label dropout; it
             works for classes that the model never saw.
         fit: how a real image becomes a square of the model's resolution: 'crop' the centre, or 'squash'.
-        solver, sigma_min, sigma_max, rho, S_churn, S_min, S_max, S_noise, precision: see `EDM`. Churn per step is that of the
-            full grid.
+        sampler, guidance, precision: see `EDM`; num_steps is that of the full grid, from sigma_max down, of which a strength
+            below full runs fewer, and churn per step is that of the full grid.
 
     Raises:
         RecipeError: not exactly one of sigma and t0, or a value out of range.
@@ -65,28 +62,23 @@ class RealGuidance(DenoiserGenerator):
         model: str,
         sigma: float | Sequence[float] | None = None,
         t0: float | Sequence[float] | None = None,
-        num_steps: int = 18,
         use_labels: bool = True,
         fit: str = 'crop',
-        solver: str = 'heun',
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        rho: float = 7.0,
-        S_churn: float = 0.0,
-        S_min: float = 0.0,
-        S_max: float = math.inf,
-        S_noise: float = 1.0,
+        sampler: Mapping[str, Any] | None = None,
+        guidance: Sequence[Mapping[str, Any]] = (),
         precision: str = 'fp32',
     ) -> None:
-        sampler = {'num_steps': num_steps, 'solver': solver, 'sigma_min': sigma_min, 'sigma_max': sigma_max, 'rho': rho}
-        super().__init__(model, use_labels, precision, {**sampler, 'S_churn': S_churn, 'S_min': S_min, 'S_max': S_max, 'S_noise': S_noise})
+        super().__init__(model, use_labels, sampler, guidance, precision)
         if fit not in FITS:
-            raise RecipeError(f'fit = {fit!r} is unknown.', nearest(fit, FITS))
+            raise RecipeError(f'fit = {fit!r} is unknown.', nearest(str(fit), FITS))
         if (sigma is None) == (t0 is None):
             raise RecipeError(f'RealGuidance has sigma = {sigma!r} and t0 = {t0!r}.', 'Set exactly one of them.')
-        if use_labels and not self.config['label_conditioning']:
+        for key in ('sigmas', 'first_step'):
+            if self.sampler[key]:
+                raise RecipeError(f'RealGuidance has sampler.{key} = {self.sampler[key]!r}.', 'Leave it out: sigma or t0 says where to begin.')
+        if use_labels and not self.model.takes_labels:
             raise ModelError(f'The model {model!r} takes no class labels.', 'Set use_labels=False.')
-        if not use_labels and self.config['label_conditioning'] and not self.config.get('label_dropout', 0):
+        if not use_labels and not self.model.runs_without_labels:
             raise ModelError(f'The model {model!r} was trained without label dropout and cannot run without labels.', 'Set use_labels=True.')
         self.fit, self.whole_source = fit, fit == 'squash'
         if sigma is not None:
@@ -95,24 +87,33 @@ class RealGuidance(DenoiserGenerator):
             self.strengths = [self._by_t0(t) for t in _numbers('t0', t0)]
 
     def _by_sigma(self, sigma: float) -> Strength:
-        low, high, rho, n = (self.sampler[k] for k in ('sigma_min', 'sigma_max', 'rho', 'num_steps'))
+        from synthaug_plugins.diffusion.steps import option_levels
+
+        low, high = self.sampler['sigma_min'], self.sampler['sigma_max']
         if not low < sigma <= high:
             raise RecipeError(f'sigma = {sigma:g} is outside ({low:g}, {high:g}].', 'Between 0.1 and 1 is usual.')
-        below = (n - 1) * (sigma ** (1 / rho) - low ** (1 / rho)) / (high ** (1 / rho) - low ** (1 / rho))
-        return Strength(math.ceil(below - 1e-9) + 1, 0, sigma, {'sigma': sigma})
+        below = int((option_levels(self.sampler) < sigma * (1 - 1e-9)).sum())
+        return self._strength_of({'num_steps': below + 1, 'sigma_max': sigma}, {'sigma': sigma})
 
     def _by_t0(self, t0: float) -> Strength:
-        from synthaug_plugins.diffusion import edm_sigmas
+        from synthaug_plugins.diffusion.steps import option_levels
 
-        low, high, rho, n = (self.sampler[k] for k in ('sigma_min', 'sigma_max', 'rho', 'num_steps'))
         if not 0 < t0 <= 1:
             raise RecipeError(f't0 = {t0:g} is outside (0, 1].', 'It is the share of the steps that run.')
+        n = self.sampler['num_steps']
         first = n - max(1, math.floor(t0 * n + 0.5))
-        return Strength(n, first, high, {'sigma': float(edm_sigmas(n, low, high, rho)[first]), 't0': t0})
+        return self._strength_of({'first_step': first}, {'sigma': float(option_levels(self.sampler)[first]), 't0': t0})
+
+    def _strength_of(self, changes: Mapping[str, Any], params: Mapping[str, float]) -> Strength:
+        """The full grid's options with these changes, checked now: a churn window may lie above the start."""
+        from synthaug_plugins.diffusion import sampler_options
+
+        churn = self.sampler['S_churn'] * changes.get('num_steps', self.sampler['num_steps']) / self.sampler['num_steps']
+        return Strength(sampler_options({**self.sampler, **changes, 'S_churn': churn}, *self.model.sigma_range), params)
 
     def _unknown_class_cure(self, name: str) -> str:
-        dropout = self.config.get('label_dropout', 0)
-        return f'{super()._unknown_class_cure(name)} Or set use_labels=False.' if dropout else super()._unknown_class_cure(name)
+        cure = super()._unknown_class_cure(name)
+        return f'{cure} Or set use_labels=False.' if self.model.runs_without_labels else cure
 
     def identity(self) -> Mapping[str, Any]:
         strengths = [dict(s.params) for s in self.strengths]
@@ -146,9 +147,7 @@ class RealGuidance(DenoiserGenerator):
         with ThreadPoolExecutor(4) as pool:
             sources = list(pool.map(self._load, requests))
         start = torch.from_numpy(np.stack(sources)).to(self.device).float() / 127.5 - 1
-        _, s = self._strength(requests[0])
-        churn = self.sampler['S_churn'] * s.num_steps / self.sampler['num_steps']
-        return self.sample(requests, start, num_steps=s.num_steps, first_step=s.first_step, sigma_max=s.sigma_max, S_churn=churn)
+        return self.sample(requests, start, **self._strength(requests[0])[1].sampler)
 
     def _load(self, request: Request) -> np.ndarray:
         """The request's real image as the model wants it: (C, H, W) uint8."""
@@ -157,10 +156,10 @@ class RealGuidance(DenoiserGenerator):
         if self.real_images is None or request.source is None:
             raise DataError(f'The request {request.id} has no real image to start from.', 'Give the folder of real images.')
         image = Image.fromarray(self.real_images.load(request.source))
-        size = (self.config['resolution'], self.config['resolution'])
+        size = self.model.size[1:]
         filter_ = Image.Resampling.BICUBIC  # antialiased when it shrinks
         image = ImageOps.fit(image, size, filter_) if self.fit == 'crop' else image.resize(size, filter_)
-        pixels = np.asarray(image.convert('L') if self.config['channels'] == 1 else image)
+        pixels = np.asarray(image.convert('L') if self.model.size[0] == 1 else image)
         return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from synthaug_plugins.errors import ModelError
+from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.learning.ema import Snapshot
 
 STATE = 'checkpoint.json'
+_SNAPSHOT = re.compile(r'power-ema-([0-9.]+)-step-([0-9]+)\.safetensors')
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -26,12 +30,12 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights, partial = folder / f'step-{step:09d}.safetensors', folder / '.tensors.partial'
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
-    _publish(partial, weights)
-    partial = folder / '.state.partial'
-    partial.write_text(json.dumps({**state, 'step': step, 'tensors': weights.name, 'sha256': _sha256(weights)}, indent=1) + '\n', encoding='utf-8')
-    _publish(partial, folder / STATE)
+    weights, unfinished = folder / f'step-{step:09d}.safetensors', folder / '.tensors.partial'
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished)
+    _publish(unfinished, weights)
+    unfinished = folder / '.state.partial'
+    unfinished.write_text(json.dumps({**state, 'step': step, 'tensors': weights.name, 'sha256': _sha256(weights)}, indent=1) + '\n', encoding='utf-8')
+    _publish(unfinished, folder / STATE)
     for old in folder.glob('step-*.safetensors'):
         if old != weights:
             old.unlink()
@@ -60,6 +64,34 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         raise ModelError(f'The checkpoint in {str(folder)!r} cannot be read: {error!r}.', cure) from error
 
 
+def check_work_dir(folder: Path) -> None:
+    """Refuse (RecipeError) a folder without a checkpoint that holds files of others; what a kill before the first checkpoint left is ours."""
+    if folder.is_dir() and any(not p.name.startswith(('.', 'step-', 'power-ema-')) for p in folder.iterdir()):
+        raise RecipeError(f'The folder {str(folder)!r} holds other files and no checkpoint.', 'Give a new or empty folder.')
+
+
+def save_snapshot(folder: Path, step: int, std: float, tensors: Mapping[str, Tensor]) -> None:
+    """Keep a power-function average (float32) for `reconstruct`. A training that repeats the step after a kill writes the same file."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / '.snapshot.partial'
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished)
+    _publish(unfinished, folder / f'power-ema-{std:g}-step-{step:09d}.safetensors')
+
+
+def load_snapshots(folder: Path) -> list[Snapshot]:
+    """Every snapshot in a training's work folder, by step; their tensors are read when asked for."""
+    from safetensors.torch import load_file
+
+    found = []
+    for path in sorted(folder.glob('power-ema-*.safetensors')):
+        match = _SNAPSHOT.fullmatch(path.name)
+        if match:
+            found.append(Snapshot(int(match[2]), float(match[1]), partial(load_file, path)))
+    return sorted(found, key=lambda s: (s.step, s.std))
+
+
 def adam_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
     """The state of an Adam-like optimizer as named tensors: `optimizer.<parameter>.<entry>`."""
     return {f'optimizer.{names[p]}.{k}': torch.as_tensor(v) for p, entries in optimizer.state.items() for k, v in entries.items()}
@@ -79,8 +111,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _publish(partial: Path, final: Path) -> None:
+def _publish(unfinished: Path, final: Path) -> None:
     """Flush to disk, then rename: after a power cut the final name never holds half a file."""
-    with open(partial, 'rb') as file:
+    with open(unfinished, 'rb') as file:
         os.fsync(file.fileno())
-    partial.replace(final)
+    unfinished.replace(final)

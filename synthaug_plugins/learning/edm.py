@@ -1,56 +1,28 @@
-"""Train a small EDM denoiser on labelled images (Karras et al. 2022, arXiv 2206.00364, Section 5)."""
+"""Train a denoiser on labelled images (Karras et al. 2022, arXiv 2206.00364, Section 5)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from synthaug_plugins.diffusion import EDMPrecond, build_denoiser, check_denoiser_config, edm_loss, full_float32, lognormal_sigmas
+from synthaug_plugins.diffusion import Precond, build_denoiser, denoising_loss, full_float32
+from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
-from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, load_checkpoint, save_checkpoint
+from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
+from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint, save_snapshot
+from synthaug_plugins.learning.ema import HalfLifeEMA, PowerEMA
+from synthaug_plugins.learning.options import FREE, EDMTraining, check_training, noise_distribution
 from synthaug_plugins.weights import save_model
 
-
-@dataclass(frozen=True)
-class EDMTraining:
-    """How to train. Amounts of training are counted in images shown, so that they keep their meaning at another batch size.
-
-    Attributes:
-        images_shown: length of the training; a finished training continues when it is raised.
-        batch_size: images per step.
-        learning_rate: of AdamW, constant after the warm-up.
-        warmup_images: linear ramp of the learning rate. It starts above zero: the first step counts.
-        weight_decay: decoupled.
-        grad_clip: largest gradient norm (of the pixel-mean loss).
-        ema_half_life_images: half-life of the weight average, which is the result of the training.
-        ema_ramp: the half-life is at most this share of the images shown so far, else early weights would stay in.
-        P_mean, P_std: of ln sigma, see `lognormal_sigmas`.
-        seed: decides the initial weights, the order of the images and every random draw.
-        precision: 'fp32', 'bf16' (autocast), or 'auto': bf16 on GPUs that have it, else fp32.
-        checkpoint_steps: steps between checkpoints.
-    """
-
-    images_shown: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup_images: int = 20_000
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-    ema_half_life_images: int = 100_000
-    ema_ramp: float = 0.05
-    P_mean: float = -1.2
-    P_std: float = 1.2
-    seed: int = 0
-    precision: str = 'auto'
-    checkpoint_steps: int = 500
+__all__ = ['EDMTraining', 'Trained', 'save_trained', 'train_edm']
 
 
 @dataclass(frozen=True)
@@ -63,18 +35,18 @@ class Trained:
     steps: int
 
 
-# These may differ between the run that wrote a checkpoint and the one that continues it.
-_FREE = {'images_shown', 'checkpoint_steps'}
-
-
 def train_edm(
-    images: Tensor,
-    labels: Tensor | None,
+    images: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | None,
     config: Mapping[str, Any],
     options: EDMTraining,
     work_dir: Path,
     device: torch.device | str = 'cpu',
     progress: Callable[[int, float], None] | None = None,
+    *,
+    augment: Augmentation | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    on_checkpoint: Callable[[int, float, Mapping[str, Tensor]], None] | None = None,
 ) -> Trained:
     """Train the denoiser of `config`; continue from the checkpoint in `work_dir` if there is one.
 
@@ -82,35 +54,44 @@ def train_edm(
     and the epoch: a checkpoint holds no generator, and a killed training ends with the bits of an unbroken one (on CPU).
 
     Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) class indices, or None for an unconditional model.
+        images: (N, C, H, W) uint8; a memory-mapped array may be larger than memory.
+        labels: (N,) class indices, or None for an unconditional model. A model without label_conditioning takes labels where
+            class_balance needs them.
         config: the model's config, see `check_denoiser_config`.
         options: see `EDMTraining`.
-        work_dir: holds the checkpoints and nothing else.
+        work_dir: holds the checkpoints and snapshots and nothing else.
         device: where to train.
         progress: called at each checkpoint with (images shown, mean loss since the last one).
+        augment: non-leaking augmentation; the network must take its labels: config['augment_labels'] = augment.label_dim.
+        on_step: called after each step with (images shown, its loss as a 0-dim tensor on the device).
+        on_checkpoint: called after each checkpoint with (images shown, mean loss, averaged weights on the device, not a copy).
 
     Raises:
         DataError: images or labels do not fit the config.
         RecipeError: an option is out of range, or `work_dir` belongs to another training; the keys that differ are named.
         ModelError: the loss is not finite; the last checkpoint stays as it was.
     """
-    _check(images, labels, config, options)
+    check_training(config, options, augment)
+    images, labels = _check_data(images, labels, config, options)
     device = torch.device(device)
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices=devices), full_float32():
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []), full_float32():
         torch.manual_seed(options.seed)
-        denoiser = build_denoiser(config).to(device).train()
-        run = _Run(denoiser, images.to(device), None if labels is None else labels.to(device), config, options, work_dir)
+        run = _Run(build_denoiser(config).to(device).train(), images, labels, config, options, augment, work_dir, device)
         run.resume()
         while run.images_shown < options.images_shown:
-            run.step()
+            loss = run.step()
+            if on_step is not None:
+                on_step(run.images_shown, loss)
             last = run.images_shown >= options.images_shown
+            if run.steps % options.snapshot_steps == 0 or last:
+                run.save_snapshots()
             if run.steps % options.checkpoint_steps == 0 or last:
-                loss = run.save()
+                mean_loss = run.save()
                 if progress is not None:
-                    progress(run.images_shown, loss)
-    return Trained({k: v.cpu() for k, v in run.ema.items()}, run.losses, run.images_shown, run.steps)
+                    progress(run.images_shown, mean_loss)
+                if on_checkpoint is not None:
+                    on_checkpoint(run.images_shown, mean_loss, run.weights())
+    return Trained({k: v.cpu() for k, v in run.weights().items()}, run.losses, run.images_shown, run.steps)
 
 
 def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
@@ -121,73 +102,105 @@ def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card
 class _Run:
     """The state of a training."""
 
-    def __init__(self, denoiser: EDMPrecond, images: Tensor, labels: Tensor | None, config: Mapping[str, Any], options: EDMTraining, work_dir: Path) -> None:
-        self.denoiser, self.images, self.labels, self.options, self.work_dir = denoiser, images, labels, options, work_dir
+    def __init__(
+        self,
+        denoiser: Precond,
+        images: Tensor | np.ndarray,
+        labels: np.ndarray | None,
+        config: Mapping[str, Any],
+        options: EDMTraining,
+        augment: Augmentation | None,
+        work_dir: Path,
+        device: torch.device,
+    ) -> None:
+        self.denoiser, self.options, self.augment, self.work_dir, self.device = denoiser, options, augment, work_dir, device
+        self.pixels, self.shape = Pixels(images, device), tuple(images.shape[1:])
+        self.order = Order(options.seed, np.zeros(len(images)) if labels is None else labels, options.class_balance)
+        self.labels = torch.from_numpy(labels) if labels is not None and config['label_conditioning'] else None
+        self.label_dropout, self.null_label = float(config.get('label_dropout', 0.0)), len(config['classes'])
+        self.distribution = noise_distribution(config, options)
         self.parameters = dict(denoiser.named_parameters())
         self.names: dict[Tensor, str] = {p: n for n, p in self.parameters.items()}
-        self.ema = {k: v.detach().clone() for k, v in denoiser.state_dict().items()}
+        self.ema = HalfLifeEMA(self.parameters, options.ema_half_life_images, options.ema_ramp)
+        self.power_emas = [PowerEMA(self.parameters, std) for std in options.power_ema_stds]
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay)
-        self.label_dropout = float(config.get('label_dropout', 0.0))
-        self.null_label = len(config['classes'])
         self.steps, self.losses = 0, list[tuple[int, float]]()
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=images.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))
-        data = hashlib.sha256(images.cpu().numpy().tobytes() + (b'' if labels is None else labels.cpu().numpy().tobytes())).hexdigest()
-        settings = {k: v for k, v in asdict(options).items() if k not in _FREE}
+        settings = {k: v for k, v in asdict(options).items() if k not in FREE}
+        facts = {'config': dict(config), 'augment': augment and asdict(augment), 'data': data_hash(images, labels), 'device': device.type}
         # Through JSON, to compare with what a checkpoint holds: tuples become lists.
-        self.identity = json.loads(json.dumps({**settings, 'config': dict(config), 'data': data, 'device': images.device.type}))
-        has_bf16 = images.device.type == 'cuda' and torch.cuda.is_bf16_supported()
+        self.identity = json.loads(json.dumps({**settings, **facts}))
+        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
         self.bf16 = options.precision == 'bf16' or (options.precision == 'auto' and has_bf16)
+        if options.compile:
+            denoiser.network.compile()  # in place: parameters keep their names
 
     @property
     def images_shown(self) -> int:
         return self.steps * self.options.batch_size
 
-    def batch(self) -> Tensor:
-        """Indices of this step's images: epochs follow each other without a gap, each in its own order."""
-        parts, position, end = [], self.images_shown, self.images_shown + self.options.batch_size
-        while position < end:
-            epoch, offset = divmod(position, len(self.images))
-            if self.order[0] != epoch:
-                generator = torch.Generator().manual_seed(_mix(self.options.seed, 'order', epoch))
-                self.order = (epoch, torch.randperm(len(self.images), generator=generator))
-            parts.append(self.order[1][offset : offset + end - position])
-            position += len(parts[-1])
-        return torch.cat(parts).to(self.images.device)
+    def weights(self) -> dict[str, Tensor]:
+        """Averaged parameters, and the buffers as they are."""
+        return {**self.denoiser.state_dict(), **self.ema.average}
 
-    def step(self) -> None:
-        """One optimizer step."""
-        o, index = self.options, self.batch()
-        y = self.images[index].float() / 127.5 - 1
-        torch.manual_seed(_mix(o.seed, 'step', self.steps))  # also decides dropout inside the network
-        sigma = lognormal_sigmas(torch.randn(len(y), device=y.device), o.P_mean, o.P_std)
-        noise = torch.randn_like(y)
+    def _losses(self) -> Iterator[Tensor]:
+        """Per-sample losses of this step's batch, part by part; the same each time it is called."""
+        o, index = self.options, self.order.indices(self.images_shown, self.options.batch_size)
+        b = o.batch_size
+        torch.manual_seed(mix_seed(o.seed, 'step', self.steps))  # also decides dropout inside the network
+        # For the whole batch at once, so that no draw depends on the number of parts.
+        sigma = self.distribution.draw(b, self.device)
+        noise = torch.randn((b, *self.shape), device=self.device)
         cond = None
         if self.labels is not None:
-            hidden = torch.rand(len(y), device=y.device) < self.label_dropout
-            cond = torch.where(hidden, self.null_label, self.labels[index])
-        with torch.autocast(y.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            loss = edm_loss(self.denoiser, y, sigma, noise, cond).mean()
+            hidden = torch.rand(b, device=self.device) < self.label_dropout
+            cond = torch.where(hidden, self.null_label, self.labels[index].to(self.device))
+        draws = None if self.augment is None else self.augment.draw(b, self.device)
+        size = b // o.accumulation
+        for part in (slice(i, i + size) for i in range(0, b, size)):
+            y, augment_labels = self.pixels.fetch(index[part]), None
+            if self.augment is not None and draws is not None:
+                y, augment_labels = self.augment(y, {name: tuple(v[..., part] for v in values) for name, values in draws.items()})
+            with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+                yield denoising_loss(self.denoiser, y, sigma[part], noise[part], None if cond is None else cond[part], augment_labels)
+
+    def step(self) -> Tensor:
+        """One optimizer step; returns its loss."""
+        o, loss = self.options, torch.zeros((), device=self.device)
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), o.grad_clip)
-        if not torch.isfinite(norm + loss.detach()):
+        for losses in self._losses():
+            share = losses.sum() / o.batch_size
+            share.backward()
+            loss += share.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), float('inf') if o.grad_clip is None else o.grad_clip)
+        if not torch.isfinite(norm + loss):
             raise ModelError(
-                f'Step {self.steps} gave the loss {loss.item()} and the gradient norm {norm.item()}.',
+                f'Step {self.steps} gave the loss {loss.item()} and the gradient norm {norm.item()}{self._bad_outputs()}.',
                 f'Lower learning_rate = {o.learning_rate:g} or use precision fp32; the last checkpoint in {str(self.work_dir)!r} is sound.',
             )
         self.steps += 1
         for group in self.optimizer.param_groups:
             group['lr'] = o.learning_rate * min(self.images_shown / max(o.warmup_images, 1), 1.0)
         self.optimizer.step()
-        half_life = min(float(o.ema_half_life_images), o.ema_ramp * self.images_shown)
-        beta = 0.5 ** (o.batch_size / max(half_life, 1e-8))
-        with torch.no_grad():
-            for name, p in self.parameters.items():
-                self.ema[name].lerp_(p, 1 - beta)
-        self.loss_sum += loss.detach()
+        self.ema.update(self.parameters, o.batch_size, self.images_shown)
+        for power in self.power_emas:
+            power.update(self.parameters, self.steps)
+        self.loss_sum += loss
         self.loss_steps += 1
+        return loss
+
+    @torch.no_grad()
+    def _bad_outputs(self) -> str:
+        """What the network itself returned in the failed step, which is computed once more."""
+        bad: list[int] = []
+        hook = self.denoiser.network.register_forward_hook(lambda _, __, F_x: bad.append(int((~torch.isfinite(F_x).flatten(1).all(1)).sum())))
+        try:
+            for _ in self._losses():
+                pass
+        finally:
+            hook.remove()
+        return f"; the network's output is not finite for {sum(bad)} of {self.options.batch_size} images" if sum(bad) else ''
 
     def save(self) -> float:
         """Write a checkpoint; returns the mean loss since the last one."""
@@ -196,48 +209,53 @@ class _Run:
         self.loss_sum.zero_()
         self.loss_steps = 0
         tensors = {f'model.{k}': v for k, v in self.denoiser.state_dict().items()}
-        tensors |= {f'ema.{k}': v for k, v in self.ema.items()} | adam_tensors(self.optimizer, self.names)
+        tensors |= {f'{name}.{k}': v for name, average in self._averages() for k, v in average.items()} | adam_tensors(self.optimizer, self.names)
         save_checkpoint(self.work_dir, self.steps, tensors, {'identity': self.identity, 'losses': self.losses})
         return loss
+
+    def _averages(self) -> list[tuple[str, dict[str, Tensor]]]:
+        return [('ema', self.ema.average), *((f'power_ema.{i}', power.average) for i, power in enumerate(self.power_emas))]
+
+    def save_snapshots(self) -> None:
+        """Keep the power-function averages as they are now."""
+        for power in self.power_emas:
+            save_snapshot(self.work_dir, self.steps, power.std, power.average)
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
         found = load_checkpoint(self.work_dir)
         if found is None:
-            if self.work_dir.is_dir() and any(p for p in self.work_dir.iterdir() if not p.name.startswith('.') and not p.name.startswith('step-')):
-                raise RecipeError(f'The folder {str(self.work_dir)!r} holds other files and no checkpoint.', 'Give a new or empty folder.')
+            check_work_dir(self.work_dir)
             return
         tensors, state = found
         differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
         if differ:
             raise RecipeError(f'{str(self.work_dir)!r} holds a training that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
-        if state['step'] * self.options.batch_size > self.options.images_shown:
+        if state['step'] * self.options.batch_size >= self.options.images_shown + self.options.batch_size:
             raise RecipeError(f'{str(self.work_dir)!r} has shown more than images_shown = {self.options.images_shown} images.', 'Raise images_shown.')
         self.denoiser.load_state_dict({k.removeprefix('model.'): v for k, v in tensors.items() if k.startswith('model.')})
-        for name, value in self.ema.items():
-            value.copy_(tensors[f'ema.{name}'])
+        for name, average in self._averages():
+            for key, value in average.items():
+                value.copy_(tensors[f'{name}.{key}'])
         load_adam_tensors(self.optimizer, self.names, tensors)
         self.steps, self.losses = state['step'], [(n, loss) for n, loss in state['losses']]
 
 
-def _mix(*parts: object) -> int:
-    """A 63-bit seed from any values."""
-    return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:8], 'big') >> 1
-
-
-def _check(images: Tensor, labels: Tensor | None, config: Mapping[str, Any], options: EDMTraining) -> None:
-    """Refuse what does not fit together, before anything is built."""
-    check_denoiser_config(config)
+def _check_data(
+    images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None, config: Mapping[str, Any], options: EDMTraining
+) -> tuple[Tensor | np.ndarray, np.ndarray | None]:
+    """Refuse data that do not fit the model; returns them with the labels as an int64 array."""
     shape = (config['channels'], config['resolution'], config['resolution'])
-    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
+    if str(images.dtype).removeprefix('torch.') != 'uint8' or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
         raise DataError(f'The images are {images.dtype} {tuple(images.shape)}.', f'The model needs uint8 (N, {", ".join(map(str, shape))}).')
-    if bool(config['label_conditioning']) != (labels is not None):
-        raise DataError(f'label_conditioning = {config["label_conditioning"]}, but labels are {"missing" if labels is None else "given"}.', 'Make them agree.')
-    if labels is not None and (len(labels) != len(images) or int(labels.min()) < 0 or int(labels.max()) >= len(config['classes'])):
-        raise DataError(f'The labels do not fit {len(images)} images of {len(config["classes"])} classes.', 'Use one index per image, 0 to classes - 1.')
-    for name in ('images_shown', 'batch_size', 'learning_rate', 'grad_clip', 'ema_half_life_images', 'ema_ramp', 'P_std', 'checkpoint_steps'):
-        value = getattr(options, name)
-        if not value > 0:
-            raise RecipeError(f'{name} = {value} is not positive.', 'Raise it.')
-    if options.precision not in ('auto', 'fp32', 'bf16'):
-        raise RecipeError(f'precision = {options.precision!r} is unknown.', "Use 'auto', 'fp32' or 'bf16'.")
+    if labels is None:
+        if config['label_conditioning'] or options.class_balance:
+            raise DataError(f'label_conditioning = {config["label_conditioning"]}, but labels are missing.', 'Give one class index per image.')
+        return images, None
+    if not config['label_conditioning'] and not options.class_balance:
+        raise DataError('label_conditioning = False, but labels are given.', 'Make them agree.')
+    numbers = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels).astype(np.int64)
+    classes = max(len(config['classes']), 1)
+    if len(numbers) != len(images) or numbers.min() < 0 or numbers.max() >= classes:
+        raise DataError(f'The labels do not fit {len(images)} images of {classes} classes.', 'Use one index per image, 0 to classes - 1.')
+    return images, numbers

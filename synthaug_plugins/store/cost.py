@@ -10,17 +10,22 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.files import write_whole
 
 COST = 'cost.json'
+_SUMS = ('images', 'seconds', 'network_images')
 
 
-def add_cost(folder: Path, images: int, seconds: float, batch_size: int) -> dict[str, Any]:
-    """Note one completed run; a killed one adds neither images nor seconds. Returns the new `read_cost`."""
-    runs = [*_runs(folder), {'images': int(images), 'seconds': round(float(seconds), 3), 'batch_size': int(batch_size)}]
+def add_cost(folder: Path, images: int, seconds: float, batch_size: int, network_images: int) -> dict[str, Any]:
+    """Note one completed run; a killed one adds nothing. Returns the new `read_cost`.
+
+    network_images: images that went through a network, all of its steps together; 0 where nobody counted.
+    """
+    run = {'images': int(images), 'seconds': round(float(seconds), 3), 'batch_size': int(batch_size), 'network_images': int(network_images)}
+    runs = [*_runs(folder), run]
     write_whole(folder / COST, (json.dumps(runs, indent=1) + '\n').encode())
     return read_cost(folder)
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
-    """Sums of `images` and `seconds` over all runs, number of `runs`, last `batch_size`; empty if none is noted.
+    """Sums of `images`, `seconds` and `network_images` over all runs, number of `runs`, last `batch_size`; empty if none is noted.
 
     Raises:
         StoreError: the file is damaged.
@@ -28,7 +33,7 @@ def read_cost(folder: Path) -> dict[str, Any]:
     runs = _runs(folder)
     if not runs:
         return {}
-    sums = {key: sum(run[key] for run in runs) for key in ('images', 'seconds')}
+    sums = {key: sum(run[key] for run in runs) for key in _SUMS}
     return {**sums, 'batch_size': runs[-1]['batch_size'], 'runs': len(runs)}
 
 
@@ -36,6 +41,9 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
     path = folder / COST
     try:
         runs = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-        return [{'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size'])} for r in runs]
+        return [
+            {'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size']), 'network_images': int(r.get('network_images', 0))}
+            for r in runs
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f'{str(path)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error

@@ -255,9 +255,9 @@ class Store:
         table = table.append_column('sha256', pa.array([known[i] for i in ids], pa.string()))
         files.write_whole(path, parquet_bytes(table.combine_chunks()))
 
-    def add_cost(self, images: int, seconds: float, batch_size: int) -> None:
+    def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
         """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
-        self.made_by['cost'] = add_cost(self.folder, images, seconds, batch_size)
+        self.made_by['cost'] = add_cost(self.folder, images, seconds, batch_size, network_images)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse class names that are not this store's, in its order.

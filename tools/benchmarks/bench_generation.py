@@ -1,6 +1,6 @@
 """How much of a generation run's wall time is not the network: planning, noise, inspection, encoding, writing.
 
-python tools/benchmarks/bench_generation.py [--recipe digits_edm] [--per-class 100] [--device auto] [--cfg-options KEY=VALUE ...]
+python tools/benchmarks/bench_generation.py [--recipe edm_digits] [--per-class 100] [--device auto] [--cfg-options KEY=VALUE ...]
 
 "Network" is the time inside the outermost torch module calls (on a GPU the device is waited for at both ends, so the
 overlap with encoding is kept and the network's share is not flattered). The plain loop beside it makes the same batches
@@ -84,14 +84,16 @@ def engine(recipe: dict, device: torch.device, folder: Path) -> tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--recipe', default='digits_edm')
+    parser.add_argument('--recipe', default='edm_digits')
     parser.add_argument('--data')
     parser.add_argument('--per-class', type=int, default=100)
     parser.add_argument('--device', default='auto')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--cfg-options', nargs='*', default=[])
     arguments = parser.parse_args()
-    recipe = load_recipe(find_recipe(arguments.recipe), {**parse_options(arguments.cfg_options), 'per_class': arguments.per_class, 'data': arguments.data})
+    recipe = load_recipe(
+        find_recipe(arguments.recipe, 'generate'), {**parse_options(arguments.cfg_options), 'per_class': arguments.per_class, 'data': arguments.data}
+    )
     device = choose_device(arguments.device)
     torch.backends.cudnn.benchmark = True
     print(f'{platform.machine()} {device} ({torch.get_num_threads()} threads), torch {torch.__version__}, {recipe["generator"]}')

@@ -1,0 +1,49 @@
+"""The `synthaug` command: thin shells over the functions of the rooms below. Heavy imports happen inside each command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer.main
+from typer.core import TyperGroup
+
+from synthaug_plugins.cli import images, learning, training, installation  # noqa: F401  importing adds their commands  # isort: skip
+from synthaug_plugins.cli.app import app, parse_options, spread_cfg_options
+from synthaug_plugins.errors import Stopped, SynthAugError
+
+__all__ = ['app', 'every_command', 'main', 'parse_options', 'spread_cfg_options']
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command line: refusals become one line on standard error and their own exit status."""
+    from synthaug_plugins.plugins import get_plugin_manager
+
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):  # cluster schedulers send the first: end as Ctrl-C does
+        signal.signal(number, stop)
+    get_plugin_manager().hook.synthaug_add_commands(app=app)
+    try:
+        app(spread_cfg_options(sys.argv[1:] if arguments is None else arguments))
+    except SynthAugError as error:
+        print(f'synthaug: {str(error).removeprefix("synthaug: ")}', file=sys.stderr)
+        sys.exit(128 + received[0] if received and isinstance(error, Stopped) else error.exit_code)
+
+
+def every_command() -> dict[str, Any]:
+    """All commands by their whole names, such as `learn edm`; a group's commands in place of the group."""
+
+    def walk(group: TyperGroup, prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, command in group.commands.items():
+            found |= walk(command, f'{prefix}{name} ') if isinstance(command, TyperGroup) else {prefix + name: command}
+        return found
+
+    return walk(typer.main.get_command(app), '')  # type: ignore[arg-type]

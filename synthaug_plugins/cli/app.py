@@ -1,0 +1,74 @@
+"""The typer application that the command files add to, and what their options have in common. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synthaug_plugins import __version__
+from synthaug_plugins.errors import RecipeError
+
+CFG_OPTIONS = '--cfg-options'
+
+app = typer.Typer(
+    name='synthaug',
+    help='Train image classifiers with diffusion-made data, inside the trainers people already use.',
+    epilog='Start with:  synthaug doctor',
+    no_args_is_help=True,
+    rich_markup_mode='rich',
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Recipe = Annotated[str, typer.Argument(metavar='RECIPE', help='A recipe file, a shipped recipe by name, or mmpretrain::CONFIG.', show_default=False)]
+StoreArg = Annotated[Path, typer.Argument(metavar='FOLDER', help='A store: a folder that `synthaug generate` made.', show_default=False)]
+CfgOptions = Annotated[list[str] | None, typer.Option(CFG_OPTIONS, metavar='KEY=VALUE ...', help='Set recipe keys, dotted: seed=1 image.format=webp.')]
+Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, ...')]
+Launcher = Annotated[str, typer.Option(help='How the processes were started: none, pytorch, slurm or mpi.')]
+Where = Annotated[str | None, typer.Option(help='Condition over index and score columns, such as "params.sigma <= 0.3 and class_name = \'three\'".')]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f'synthaug_plugins {__version__}')
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version and stop.')] = False) -> None:
+    pass
+
+
+def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dict[str, Any]:
+    """`['a.b=1', 'c=[1,2]', 'd=text']` as `{'a.b': 1, 'c': [1, 2], 'd': 'text'}`: Python literals where they are, else text.
+
+    Raises:
+        RecipeError: a pair without `=`.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, text = pair.partition('=')
+        if not equals or not key:
+            raise RecipeError(f'{option} {pair!r} is not KEY=VALUE.', 'Write for example seed=1.')
+        try:
+            options[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+    return options
+
+
+def spread_cfg_options(arguments: Sequence[str]) -> list[str]:
+    """Let one `--cfg-options` take several pairs, as MMPretrain's own tools do: the option is repeated before each."""
+    spread: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument == CFG_OPTIONS:
+            taking = True
+            continue
+        taking = taking and '=' in argument and not argument.startswith('-')
+        spread += [CFG_OPTIONS, argument] if taking else [argument]
+    return spread

@@ -1,0 +1,129 @@
+"""Commands that make images, check them, look at them and hand them over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, StoreArg, Where, app, parse_options
+from synthaug_plugins.errors import RecipeError
+
+
+@app.command(rich_help_panel='Make images')
+def generate(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder of the store: new, empty, or one of the same recipe to go on with.', show_default=False)],
+    data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Make the images of a recipe into a store; the same command again goes on where a killed run stopped.
+
+    synthaug generate edm_digits --out stores/digits
+
+    synthaug generate digits_real_guidance --data my/images --out stores/mine --cfg-options per_class=50 seed=1
+    """
+    from synthaug_plugins.engine.generate import generate as run
+    from synthaug_plugins.engine.recipe import load_recipe
+    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+    from synthaug_plugins.recipes import find_recipe
+
+    if '::' in recipe:
+        raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
+    register_nouns()
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, device, get_plugin_manager().hook)
+    cost = store.made_by.get('cost', {})
+    nfe = f', {cost["network_images"] / cost["images"]:.4g} network evaluations each' if cost.get('network_images') else ''
+    print(f'{sum(c["kept"] for c in store.counts().values())} images of {len(store.classes)} classes in {out}{nfe}')
+
+
+@app.command(rich_help_panel='Make images')
+def verify(folder: StoreArg) -> None:
+    """Check every byte of a store; ends with status 4 when something is damaged or missing.
+
+    synthaug verify stores/digits
+    """
+    from synthaug_plugins.store.store import Store
+    from synthaug_plugins.store.verify import verify as check
+
+    _report_faults(folder, check(Store.open(folder)), f'Run: synthaug repair {folder}')
+
+
+def _report_faults(folder: Path, faults: Sequence[object], cure: str) -> None:
+    from synthaug_plugins.errors import FaultsFound
+
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise FaultsFound(f'{len(faults)} {"fault" if len(faults) == 1 else "faults"} in {str(folder)!r}.', cure)
+    print(f'{folder}: no fault')
+
+
+@app.command(rich_help_panel='Make images')
+def repair(folder: StoreArg, device: Device = 'auto') -> None:
+    """Make the damaged and missing blocks of a store again, and only those.
+
+    synthaug repair stores/digits
+    """
+    from synthaug_plugins.engine.generate import repair as run
+    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+
+    register_nouns()
+    _report_faults(folder, run(folder, device, get_plugin_manager().hook), 'Remove these files yourself if you do not need them.')
+
+
+@app.command(rich_help_panel='Look and hand over')
+def show(
+    folder: StoreArg,
+    out: Annotated[Path, typer.Option(help='The picture to write, a PNG.', show_default=False)],
+    where: Where = None,
+    data: Annotated[Path | None, typer.Option(help='The real images that the variants started from: each is shown beside its variants.')] = None,
+    columns: Annotated[int, typer.Option(min=1, help='Images per row.')] = 12,
+    rows: Annotated[int, typer.Option(min=1, help='Rows per class.')] = 2,
+    rejected: Annotated[bool, typer.Option(help='Show rejected images too, with the reason (if the recipe kept them).')] = False,
+) -> None:
+    """Draw a contact sheet of a store or of a selection, a few images per class.
+
+    synthaug show stores/digits --out sheet.png --where "class_name = 'three'"
+    """
+    from synthaug_plugins.real_images import RealImages
+    from synthaug_plugins.store.selection import select
+    from synthaug_plugins.store.sheet import contact_sheet
+    from synthaug_plugins.store.store import Store
+
+    store = Store.open(folder)
+    selection = select(store, where, rejected=rejected, allow_empty=True)
+    contact_sheet(store, out, selection, rows=rows, columns=columns, real_images=RealImages(data) if data else None)
+    print(selection.describe())
+    print(out)
+
+
+@app.command(rich_help_panel='Look and hand over')
+def export(
+    folder: StoreArg,
+    out: Annotated[Path, typer.Option(help='Folder to write; new or empty.', show_default=False)],
+    to: Annotated[str, typer.Option(help='imagefolder: one folder per class, as torchvision and MMPretrain read it.')] = 'imagefolder',
+    where: Where = None,
+    allow_empty: Annotated[bool, typer.Option(help='Let a class be left without images.')] = False,
+) -> None:
+    """Write the images of a store in another layout.
+
+    synthaug export stores/digits --to imagefolder --out digits_folder
+    """
+    from synthaug_plugins.errors import nearest
+    from synthaug_plugins.store.export import export_imagefolder
+    from synthaug_plugins.store.selection import select
+    from synthaug_plugins.store.store import Store
+
+    if to != 'imagefolder':
+        raise RecipeError(f'--to {to}: unknown layout.', nearest(to, ['imagefolder']))
+    store = Store.open(folder)
+    selection = select(store, where, allow_empty=allow_empty)
+    export_imagefolder(store, out, selection)
+    print(f'{selection.table.num_rows} images in {out}')

@@ -1,0 +1,88 @@
+"""Commands that learn what generation needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
+
+learn_app = typer.Typer(name='learn', help='Learn what generation needs: a denoiser of your own images.', no_args_is_help=True)
+app.add_typer(learn_app, rich_help_panel='Learn')
+
+
+@learn_app.command()
+def edm(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder for the model, checkpoints, sample sheets and log: new, empty, or one of the same recipe to go on with.')],
+    data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Train a diffusion model on your images (Karras et al. 2022); the same command again goes on where a killed run stopped.
+
+    synthaug learn edm edm_digits --data data/digits/train --out models/digits
+    """
+    from synthaug_plugins.engine.learn import learn
+    from synthaug_plugins.engine.learn_recipe import load_learn_recipe
+    from synthaug_plugins.recipes import find_recipe
+
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    learn(load_learn_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    print(f'{out / "model"} is ready: name it as model in a generation recipe')
+
+
+@learn_app.command()
+def average(
+    folder: Annotated[Path, typer.Argument(metavar='FOLDER', help='A folder of `synthaug learn edm` whose recipe has power_ema_stds.', show_default=False)],
+    std: Annotated[float, typer.Option(help='Relative width of the average: 0.05 looks back over the last 5 percent of the training, 0.25 over a quarter.')],
+    out: Annotated[Path, typer.Option(help='Folder of the new model.', show_default=False)],
+    step: Annotated[int | None, typer.Option(help='Optimiser step at which the average ends; default the last one.')] = None,
+) -> None:
+    """Average the weights of a finished training over another length than it tracked (power-function EMA, Karras et al. 2024).
+
+    synthaug learn average models/digits --std 0.1 --out models/digits-0.1
+    """
+    from synthaug_plugins.engine.learn import reconstruct_model
+
+    reconstruct_model(folder, std, out, step)
+    print(out)
+
+
+@app.command(rich_help_panel='Learn')
+def calibrate(
+    folder: Annotated[Path, typer.Argument(metavar='FOLDER', help='Your images: a folder with one folder per class.', show_default=False)],
+    resolution: Annotated[int | None, typer.Option(min=2, help='Pixels per side at which the model will see them; default: as they are.')] = None,
+    grey: Annotated[bool, typer.Option(help='The model will see them in grey.')] = False,
+) -> None:
+    """Measure your images and propose sigma_data, P_mean, P_std and the range of sigma for `synthaug learn edm`.
+
+    synthaug calibrate my/images --resolution 32
+    """
+    from synthaug_plugins.learning.calibrate import calibrate_folder
+
+    found = calibrate_folder(folder, resolution, 1 if grey else 3)
+    for name, reason in found.reasons.items():
+        print(f'{name:10} {getattr(found, name):8.4g}   {reason}')
+
+
+@app.command(rich_help_panel='Learn')
+def convert(
+    source: Annotated[Path, typer.Argument(metavar='FILE', help='A plain state dict: .safetensors, or .pt, .pth, .bin without code.', show_default=False)],
+    config: Annotated[Path, typer.Option(help='config.json of the network, as model folders hold it.', show_default=False)],
+    out: Annotated[Path, typer.Option(help='Folder of the new model.', show_default=False)],
+    licence: Annotated[str | None, typer.Option(help='Licence of these weights, for the card.')] = None,
+) -> None:
+    """Make a model folder of EDM weights from elsewhere, without running code that a pickle may carry.
+
+    synthaug convert network.pt --config config.json --out models/cifar10 --licence "CC BY-NC-SA 4.0"
+    """
+    from synthaug_plugins.learning.convert import convert_state_dict
+    from synthaug_plugins.weights import read_json
+
+    convert_state_dict(source, read_json(config), out, licence)
+    print(out)

@@ -1,0 +1,236 @@
+"""Models of diffusers as denoisers, so that every sampler and every guidance runs on them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
+from synthaug_plugins.errors import ModelError, RecipeError, nearest
+
+PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample', 'flow')
+TIMESTEPS = ('continuous', 'rounded')
+_MODELS = ('UNet2DModel', 'UNet2DConditionModel', 'DiTTransformer2DModel', 'SD3Transformer2DModel')
+_NOT_CONDITIONS = {'self', 'sample', 'hidden_states', 'timestep', 'return_dict'}
+
+
+class DiffusersDenoiser:
+    """A diffusers model as a `Denoiser`: x = image + sigma * noise in the model's own space, pixels or latents.
+
+    D = c_skip x + c_out F(c_in x; t(sigma)). With c_in = 1 / sqrt(1 + sigma^2) for the alpha_bar kind and 1 / (1 + sigma) for flows:
+
+    | prediction_type | F predicts | c_skip | c_out |
+    |---|---|---|---|
+    | epsilon | the noise | 1 | -sigma |
+    | v_prediction | sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) image (Salimans and Ho 2022) | c_in^2 | -sigma c_in |
+    | sample | the image | 0 | 1 |
+    | flow | noise - image (Lipman et al. 2023) | c_in | -sigma c_in |
+
+    The network runs in its own dtype, the coefficients are float64, and the result has the dtype of x (float32 at least). Channels
+    of learned variance are dropped. Gradients flow through. The model should be in eval mode (`from_pretrained` leaves it so).
+
+    Args:
+        model: a UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel or SD3Transformer2DModel.
+        scheduler: the diffusers scheduler of the model or its config, see `read_timesteps`; says the noise that the model was
+            trained with, and nothing about how it is sampled here.
+        prediction_type: see the table; what the scheduler says unless given.
+        timesteps: 'continuous' gives the model timesteps with a fraction. 'rounded' gives it the nearest whole timestep, and
+            `round_sigma` snaps to the noise levels of whole timesteps so that sampler and model agree.
+        vae: the model's autoencoder, for `encode` and `decode`.
+
+    Attributes:
+        sigma_min, sigma_max: noise levels of the first and the last timestep. A flow's last one is cut to 999999, that of a table with
+            zero terminal signal to 4096 (see `FlowTimesteps`, `BetaTimesteps`).
+
+    Raises:
+        ModelError: a model of another class, or one whose channels or time embedding do not fit.
+        RecipeError: an unknown scheduler, prediction type or timestep rule.
+    """
+
+    def __init__(self, model: Any, scheduler: Any, *, prediction_type: str | None = None, timesteps: str = 'continuous', vae: Any = None) -> None:
+        self.model, self.vae = model, vae
+        module = getattr(model, '_orig_mod', model)  # what torch.compile wraps
+        self._model_class = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _MODELS), '')
+        if not self._model_class:
+            raise ModelError(f'No adapter is known for the model class {type(module).__name__}.', nearest(type(module).__name__, _MODELS))
+        self._timesteps, config = read_timesteps(scheduler)
+        self.sigma_min, self.sigma_max = self._timesteps.sigma_min, self._timesteps.sigma_max
+        self.prediction_type = self._prediction_type(prediction_type, config.get('prediction_type'))
+        if timesteps not in TIMESTEPS:
+            raise RecipeError(f'timesteps = {timesteps!r} is unknown.', nearest(str(timesteps), TIMESTEPS))
+        embedding = model.config.get('time_embedding_type', 'positional')
+        if embedding == 'fourier':
+            raise ModelError("The model has time_embedding_type = 'fourier': it is told a noise level, no timestep.", 'Such models have no adapter here.')
+        if embedding == 'learned' and timesteps != 'rounded':
+            raise RecipeError("The model has time_embedding_type = 'learned', a row per whole timestep.", "Use timesteps='rounded'.")
+        self._rounded = timesteps == 'rounded'
+        self._channels = int(model.config['in_channels'])
+        out_channels = int(model.config.get('out_channels') or self._channels)
+        if out_channels not in (self._channels, 2 * self._channels):
+            cure = 'It must return as many, or twice as many (learned variance).'
+            raise ModelError(f'The model takes {self._channels} channels and returns {out_channels}.', cure)
+        self._known = set(inspect.signature(module.forward).parameters) - _NOT_CONDITIONS
+        if self._model_class.startswith('UNet2D') and module.class_embedding is None:
+            self._known.discard('class_labels')  # which UNet2DConditionModel would ignore
+        self._required = _required_conditions(self._model_class, module)
+
+    def _prediction_type(self, given: str | None, configured: str | None) -> str:
+        """The prediction type asked for, else the scheduler's own; refused if it does not fit the scheduler's kind."""
+        kind = self._timesteps.kind
+        name = given or ('flow' if kind == 'flow' else configured)
+        if name is None:
+            raise RecipeError('The scheduler does not say what the model predicts.', f'Give prediction_type, one of {", ".join(PREDICTION_TYPES)}.')
+        if name not in PREDICTION_TYPES:
+            raise RecipeError(f'prediction_type = {name!r} is unknown.', nearest(str(name), PREDICTION_TYPES))
+        if (name, kind) in (('flow', 'beta'), ('v_prediction', 'flow')):
+            known = [p for p in PREDICTION_TYPES if p != name]
+            raise RecipeError(f'prediction_type = {name!r} does not fit a scheduler of the {kind} kind.', f'It can be {", ".join(known)}.')
+        return name
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
+        """See `Denoiser.__call__`.
+
+        Args:
+            cond: class labels (B,) int64; or a mapping from the names of the model's own arguments (encoder_hidden_states,
+                pooled_projections, added_cond_kwargs ...) to tensors with B rows; or None.
+
+        Raises:
+            ModelError: a condition that the model does not take, one that it lacks, or the wrong number of rows or channels.
+        """
+        if x.shape[1] != self._channels:
+            raise ModelError(f'x has {x.shape[1]} channels, the model takes {self._channels}.', 'Latents come from `encode`.')
+        conditions = self._conditions(x, cond)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x = x.to(dtype)
+        s = torch.as_tensor(sigma)
+        s = s.to('cpu' if s.ndim == 0 and s.device.type == 'cpu' else x.device, torch.float32 if s.device.type == 'mps' else torch.float64)
+        c_in = self._timesteps.c_in(s)
+        c_skip, c_out = {
+            'epsilon': (torch.ones_like(s), -s),
+            'v_prediction': (c_in**2, -s * c_in),
+            'sample': (torch.zeros_like(s), torch.ones_like(s)),
+            'flow': (c_in, -s * c_in),
+        }[self.prediction_type]
+        # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
+        c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
+        F_x = self.model((c_in * x).to(self.model.dtype), timestep=self._model_time(s, x), return_dict=False, **conditions)[0]
+        return c_skip * x + c_out * F_x[:, : self._channels].to(dtype)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The noise level of the nearest whole timestep if `timesteps='rounded'`, else sigma as it is."""
+        return self.sigma_of(self._timesteps.timestep_of(sigma, rounded=True)) if self._rounded else sigma
+
+    def sigma_of(self, timestep: Tensor | float) -> Tensor:
+        """The noise level of a timestep, whole or not: float64, of its shape."""
+        return self._timesteps.sigma_of(torch.as_tensor(timestep))
+
+    def timestep_of(self, sigma: Tensor | float) -> Tensor:
+        """The timestep that the model is given at a noise level: float64, of its shape; whole if `timesteps='rounded'`."""
+        return self._timesteps.timestep_of(torch.as_tensor(sigma), self._rounded)
+
+    def sigmas_of(self, num_inference_steps: int, *, mu: float | None = None) -> Tensor:
+        """The noise levels that the scheduler visits in that many steps, for `sample(..., sigmas=...)`. See `Timesteps.sigmas_of`.
+
+        Deterministic pipelines come out again: DDIM and Euler with solver='euler', Heun with 'heun', flow Euler with 'euler',
+        schedule='flow', scaling='flow'. A pipeline mostly starts from unit noise in the model's coordinates, `sample` from
+        sigma * latents in EDM's: pass latents / (sigma c_in), c_in at the first level. DDIM repeats exactly where its steps have
+        equal length; elsewhere a step of its own does not end where the next begins. Levels between whole timesteps (Euler's
+        linspace) are interpolated there in sigma and here in ln sigma.
+        """
+        return self._timesteps.sigmas_of(num_inference_steps, mu)
+
+    def _model_time(self, s: Tensor, x: Tensor) -> Tensor:
+        """(B,) timesteps on the device of x: float32, or int64 if rounded."""
+        t = self._timesteps.timestep_of(s, self._rounded)
+        dtype = torch.int64 if self._rounded else torch.float32
+        return torch.full((len(x),), t.item(), dtype=dtype, device=x.device) if t.device.type == 'cpu' and t.ndim == 0 else t.to(dtype).expand(len(x))
+
+    def _conditions(self, x: Tensor, cond: Any) -> dict[str, Any]:
+        """The model's keyword arguments, checked, on the device of x and in the dtype of the network."""
+        given = dict(cond) if isinstance(cond, Mapping) else {} if cond is None else {'class_labels': cond}
+        for name in given:
+            if name not in self._known:
+                raise ModelError(f'The model {self._model_class} takes no condition {name!r}.', nearest(name, self._known))
+        missing = [name for name in self._required if given.get(name) is None]
+        if missing:
+            raise ModelError(f'The model {self._model_class} needs the condition {missing[0]!r}.', f'Pass cond=dict({missing[0]}=...).')
+
+        def fit(value: Any, name: str) -> Any:
+            if isinstance(value, Mapping):
+                return {key: fit(entry, key) for key, entry in value.items()}
+            if not isinstance(value, Tensor):
+                return value
+            if value.ndim == 0 or len(value) != len(x):
+                raise ModelError(f'The condition {name!r} has the shape {tuple(value.shape)} for {len(x)} samples.', 'Give one row per sample.')
+            return value.to(x.device, self.model.dtype if value.is_floating_point() else value.dtype)
+
+        return {name: fit(value, name) for name, value in given.items()}
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents of images, scaled to what the model was trained on: (z - mean) scaling_factor / std.
+
+        mean is latents_mean or shift_factor and std latents_std where the VAE's config has them, else 0 and 1.
+
+        Args:
+            images: (B, C, H, W) in [-1, 1].
+            noise: unit normal noise like the latents, to draw from the posterior; without it, z is the posterior's mean.
+
+        Returns: (B, c, h, w) in the dtype of images; the VAE runs in its own.
+
+        Raises:
+            ModelError: no VAE was given, or noise for a VAE without a posterior.
+        """
+        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
+        if hasattr(encoded, 'latent_dist'):
+            z = encoded.latent_dist.mean
+            if noise is not None:
+                z = z + encoded.latent_dist.std * noise.to(z)
+        elif noise is None:
+            z = encoded.latents if hasattr(encoded, 'latents') else encoded.latent
+        else:
+            raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
+        mean, std = self._latent_statistics(images)
+        return (z.to(images.dtype) - mean) * (self._scaling_factor() / std)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents, the inverse of `encode`: about [-1, 1], not clamped, in the dtype of latents.
+
+        Raises:
+            ModelError: no VAE was given.
+        """
+        vae = self._checked_vae()
+        mean, std = self._latent_statistics(latents)
+        z = latents * (std / self._scaling_factor()) + mean
+        return vae.decode(z.to(vae.dtype), return_dict=False)[0].to(latents.dtype)
+
+    def _checked_vae(self) -> Any:
+        if self.vae is None:
+            raise ModelError('The denoiser has no VAE.', 'Pass vae= for a model of latents; a model of pixels needs no encoding.')
+        return self.vae
+
+    def _scaling_factor(self) -> float:
+        return float(self.vae.config.get('scaling_factor') or 1.0)
+
+    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's latents per channel, (c, 1, 1) or (1, 1, 1)."""
+        config = self.vae.config
+        mean, std = config.get('latents_mean') or config.get('shift_factor') or 0.0, config.get('latents_std') or 1.0
+        return like.new_tensor(mean).reshape(-1, 1, 1), like.new_tensor(std).reshape(-1, 1, 1)
+
+
+def _required_conditions(model_class: str, module: Any) -> tuple[str, ...]:
+    """Names of the conditions without which the model cannot run."""
+    if model_class == 'DiTTransformer2DModel':
+        return ('class_labels',)
+    if model_class == 'SD3Transformer2DModel':
+        return 'encoder_hidden_states', 'pooled_projections'
+    required = [] if module.class_embedding is None else ['class_labels']
+    if model_class == 'UNet2DConditionModel':
+        required.append('encoder_hidden_states')
+        if module.config.get('addition_embed_type') not in (None, 'text') or module.config.get('encoder_hid_dim_type') not in (None, 'text_proj'):
+            required.append('added_cond_kwargs')
+    return tuple(required)

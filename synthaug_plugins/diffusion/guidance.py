@@ -1,0 +1,189 @@
+"""Guidance: a denoiser whose output is moved by a sum of terms, each with its own weight and interval of noise levels.
+
+D_guided = D + sum_k weight_k delta_k(x; sigma). In EDM coordinates the score is (D - x) / sigma^2 (EDM, eq. 3), so whatever adds
+g to the score adds sigma^2 g to D, and every term works with every sampler and every denoiser.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthaug_plugins.diffusion.denoiser import Denoiser
+from synthaug_plugins.errors import ModelError, RecipeError
+
+
+def check_strength(name: str, weight: Any, interval: Any) -> None:
+    """Refuse (RecipeError) a weight that is no finite number, and an interval that is reversed, negative or no pair."""
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise RecipeError(f'{name}: weight = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
+    if not isinstance(interval, list | tuple) or len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
+        raise RecipeError(f'{name}: interval = {interval!r} is not (lowest sigma, highest sigma).', 'Write for example interval=(0.2, 5).')
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """One term of `Guided`.
+
+    Args:
+        weight: strength. With 0 the term is never worked out.
+        interval: (sigma_lo, sigma_hi); the term acts where sigma_lo <= sigma <= sigma_hi and costs nothing elsewhere. Guidance at
+            high noise harms diversity, at low noise it does nothing (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+
+    Raises:
+        RecipeError: a weight that is not finite, or an interval that is reversed, negative or no pair.
+    """
+
+    weight: float
+    interval: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_strength(type(self).__name__, self.weight, self.interval)
+
+    def inside(self, sigma: Tensor) -> Tensor:
+        """Whether the term acts at these noise levels: bool, of sigma's shape and device."""
+        return (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+
+    @abstractmethod
+    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor) -> Tensor:
+        """What to add to D, before the weight.
+
+        Args:
+            denoiser: the unguided one.
+            x, sigma, cond: as in `Denoiser.__call__`.
+            D: the unguided denoiser's output there, (B, C, H, W).
+
+        Returns: (B, C, H, W).
+        """
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Term):
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): delta = D(x; sigma, cond) - D(x; sigma, uncond).
+
+    The usual "guidance scale" is 1 + weight: weight 0 is the conditional model, weight 6.5 is a scale of 7.5.
+
+    Args:
+        uncond: the condition to move away from: None; a null class index; a tensor with one row or one row per sample; or a
+            mapping of these, complete (what the condition shares with it must be in it too). One row stands for the whole batch.
+            For our networks None and the index "number of classes" both mean "no label".
+    """
+
+    uncond: Any = None
+
+    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor) -> Tensor:
+        """See `Term.delta`. One call of the denoiser.
+
+        Raises:
+            RecipeError: cond is None.
+        """
+        if cond is None:
+            raise RecipeError('ClassifierFree guidance was asked for without a condition.', 'Pass cond, or leave the term out.')
+        return D - denoiser(x, sigma, _for_batch(self.uncond, x)).to(D.dtype)
+
+
+@dataclass(frozen=True)
+class ClassifierGradient(Term):
+    """Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233): delta = sigma^2 grad_x log p(cond | x; sigma).
+
+    With weight 1 and the exact classifier an unconditional denoiser becomes the conditional one.
+
+    Args:
+        log_prob: `log_prob(x, sigma, cond) -> (B,)`, the log-probability of each sample's condition given its noisy image, in the
+            denoiser's coordinates (x = image + sigma * noise). It runs with gradients, whatever surrounds the call.
+    """
+
+    log_prob: Callable[[Tensor, Tensor, Any], Tensor]
+
+    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor) -> Tensor:
+        """See `Term.delta`. One call of the classifier forwards and backwards, none of the denoiser.
+
+        Raises:
+            ModelError: the classifier does not return one number per sample.
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            log_p = self.log_prob(leaf, sigma, cond)
+            if log_p.shape != x.shape[:1]:
+                raise ModelError(f'log_prob returned the shape {tuple(log_p.shape)} for {len(x)} samples.', 'It returns one log-probability per sample.')
+            # Samples do not meet in the sum: each gets the gradient of its own term.
+            (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
+        return _column(sigma, D) ** 2 * gradient.to(D.dtype)
+
+
+@dataclass(frozen=True)
+class Autoguidance(Term):
+    """Autoguidance (Karras et al. 2024, arXiv 2406.02507): delta = D(x; sigma, cond) - D_weak(x; sigma, cond).
+
+    Args:
+        weak: a smaller or less trained denoiser of the same images and conditions. The paper's w is 1 + weight.
+    """
+
+    weak: Denoiser
+
+    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor) -> Tensor:
+        """See `Term.delta`. One call of the weak denoiser."""
+        return D - self.weak(x, sigma, cond).to(D.dtype)
+
+
+class Guided:
+    """A denoiser with guidance: D + sum_k weight_k delta_k. Every delta is taken against the same unguided D.
+
+    Args:
+        denoiser: the one to guide; `sigma_min`, `sigma_max` and `round_sigma` are its own.
+        terms: at least one.
+
+    Raises:
+        RecipeError: no terms.
+    """
+
+    def __init__(self, denoiser: Denoiser, terms: Sequence[Term]) -> None:
+        if not terms:
+            raise RecipeError('Guided got no terms.', 'Give at least one, or use the denoiser itself.')
+        self.denoiser, self.terms = denoiser, tuple(terms)
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
+        """See `Denoiser.__call__`. Where no term acts, this is the unguided D to the bit.
+
+        Whether a term runs is read from sigma: at no cost when it is on the CPU (as the sampler's is), else the device is waited
+        for. With one sigma per sample a term runs if any sample lies in its interval, and moves only those.
+        """
+        D = self.denoiser(x, sigma, cond)
+        guided = D
+        for term in self.terms:
+            inside = term.inside(sigma)
+            if term.weight == 0 or not bool(inside.any()):
+                continue
+            step = term.weight * term.delta(self.denoiser, x, sigma, cond, D)
+            if inside.ndim:
+                # Chosen, not multiplied: what is not finite outside of the interval must not reach the sum.
+                step = torch.where(_column(inside, D), step, torch.zeros_like(step))
+            guided = guided + step
+        return guided
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """See `Denoiser.round_sigma`."""
+        return self.denoiser.round_sigma(sigma)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1) on the device of `like`; a 0-dim tensor stays where it is, it meets every device."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.device) if values.ndim else values
+
+
+def _for_batch(cond: Any, x: Tensor) -> Any:
+    """A condition with one row per sample of x: single rows are repeated (without copies), mappings entry by entry."""
+    if isinstance(cond, Mapping):
+        return {name: _for_batch(value, x) for name, value in cond.items()}
+    if isinstance(cond, int):
+        return torch.full((len(x),), cond, dtype=torch.int64, device=x.device)
+    if isinstance(cond, Tensor) and (cond.ndim == 0 or len(cond) == 1):
+        return cond.to(x.device).expand(len(x), *cond.shape[1:])
+    return cond

@@ -1,0 +1,273 @@
+"""Train a denoiser on the user's images: from a recipe to a model folder that generators read."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthaug_plugins import __version__
+from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
+from synthaug_plugins.diffusion.networks import parameter_count
+from synthaug_plugins.engine.generate import choose_device
+from synthaug_plugins.engine.learn_output import TrainingProgress, draw_sheet, write_losses
+from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
+from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.generators.denoiser_generator import to_uint8
+from synthaug_plugins.learning.calibrate import loss_per_sigma, pixel_rms
+from synthaug_plugins.learning.checkpoint import load_snapshots
+from synthaug_plugins.learning.data import DecodedImages, check_classes, decode
+from synthaug_plugins.learning.edm import Trained, save_trained, train_edm
+from synthaug_plugins.learning.ema import reconstruct
+from synthaug_plugins.learning.options import noise_distribution
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.store.files import refusal, write_whole
+from synthaug_plugins.weights import CARD, load_weights, model_folder, read_config, save_model
+
+MARK = 'learn.json'
+"""Names the recipe and the data; a folder with it is ours."""
+_SIGMAS = np.exp(np.linspace(np.log(0.005), np.log(80), 24)).tolist()
+
+
+def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False) -> Trained:
+    """Train the model of a complete recipe into the folder `out`; continue a training that is there.
+
+    The folder receives model/ (for `generator.model` of a generation recipe), checkpoints/, data/ (the decoded images),
+    samples/<images shown>.png, loss_per_sigma.png and .csv, and log.jsonl with one line per checkpoint: images_shown, loss,
+    seconds, images_per_s.
+
+    Args:
+        recipe: as `engine.learn_recipe.load_learn_recipe` returns it.
+        out: new, empty, or the folder of an earlier call with a recipe that differs in length, samples and names only.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        quiet: no progress on standard error.
+
+    Raises:
+        RecipeError: the recipe names no data; or `out` is not ours or holds a training of another recipe or other images; the
+            keys that differ are named.
+        DataError: the images do not fit the recipe, or one cannot be read.
+        ModelError: the loss is not finite.
+        StoreError: the disk is full; the last checkpoint is sound.
+        Stopped: Ctrl-C.
+    """
+    from safetensors import SafetensorError
+
+    folder, where = Path(out).expanduser(), choose_device(device)
+    if recipe['data'] is None:
+        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
+    real_images = RealImages(recipe['data'])
+    classes = list(recipe['classes'] or real_images.classes)
+    check_classes(real_images, classes)
+    known = _claim(folder, recipe)
+    with _lock(folder / MARK):
+        run = None
+        try:
+            images = decode(real_images, classes, recipe['model']['resolution'], recipe['model']['channels'], folder / 'data', None if quiet else _SayDecoded())
+            if images.enlarged and not quiet:
+                print(f'{images.enlarged} of {len(images.labels)} images are smaller than the model and were enlarged.', file=sys.stderr)
+            if known and known['data_sha256'] not in (None, images.sha256):
+                raise RecipeError(f'{str(folder)!r} holds a training on other images: data changed.', 'Restore the images, or give a new folder.')
+            write_whole(folder / MARK, _mark(recipe, images.sha256))
+            run = _Learning(recipe, folder, images, where)
+            return run.train(quiet)
+        except KeyboardInterrupt:
+            shown = run.last_checkpoint if run else 0
+            raise Stopped(f'Stopped: the last checkpoint in {folder} has seen {shown:,} images.', 'The same command goes on from there.') from None
+        except (OSError, SafetensorError) as error:
+            cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC if 'No space' in str(error) else errno.EIO, str(error))
+            raise refusal(cause, f'The training in {str(folder)!r} was not saved', 'The last checkpoint is sound') from error
+
+
+def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int | None = None) -> None:
+    """Write a model folder with a power-function average of another width than those that a training tracked.
+
+    Args:
+        out: the folder of a training (see `learn`) with `power_ema_stds`.
+        std: relative width, see `PowerEMA`.
+        target: the new model folder.
+        step: the step at which the average ends; default: the last snapshot's.
+
+    Raises:
+        RecipeError, ModelError: see `learning.ema.reconstruct`; or `target` exists.
+    """
+    model, folder = model_folder(str(Path(out).expanduser() / 'model')), Path(target).expanduser()
+    if folder.exists():
+        raise RecipeError(f'{str(folder)!r} exists already.', 'Give a new folder.')
+    parameters = reconstruct(load_snapshots(model.parent / 'checkpoints'), std, step)
+    weights = {**load_weights(model), **{k: v.half() for k, v in parameters.items()}}
+    card = json.loads((model / CARD).read_text(encoding='utf-8'))
+    card['weights'] = f'power-function average of relative width {std:g}' + (f' after {step} steps' if step else '') + ', float16'
+    save_model(folder, read_config(model), weights, card)
+
+
+def _claim(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Make the folder ours, or check that it is; returns what its mark says."""
+    mark = folder / MARK
+    if mark.is_file():
+        try:
+            known = json.loads(mark.read_text(encoding='utf-8'))
+            before = decisive(known['recipe'])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecipeError(f'{str(mark)!r} is damaged: {error!r}.', 'Give a new folder.') from error
+        now = decisive(recipe)
+        differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if differ:
+            raise RecipeError(f'{str(folder)!r} holds a training that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
+        return known
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecipeError(f'{str(folder)!r} exists and holds no training.', 'Give a new or empty folder; nothing was touched.')
+    write_whole(mark, _mark(recipe, None))
+    return None
+
+
+def _mark(recipe: Mapping[str, Any], data_sha256: str | None) -> bytes:
+    return (json.dumps({'recipe': recipe, 'data_sha256': data_sha256, 'synthaug_plugins': __version__}, indent=1) + '\n').encode()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the right to train in this folder; the kernel frees it when the process ends, however it ends."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecipeError(f'Another process is training in {str(path.parent)!r}.', 'Wait until it ends, or stop it.') from error
+        yield
+    finally:
+        os.close(fd)
+
+
+class _SayDecoded:
+    """Says how far decoding is, every ten seconds."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said > 10:
+            self._said = time.monotonic()
+            print(f'{done:,}/{total:,} images decoded', file=sys.stderr, flush=True)
+
+
+class _Learning:
+    """One call of `learn`, from decoded images on."""
+
+    def __init__(self, recipe: Mapping[str, Any], folder: Path, images: DecodedImages, device: torch.device) -> None:
+        self.recipe, self.folder, self.images, self.device = recipe, folder, images, device
+        self.options, self.augment = training_options(recipe), augmentation(recipe)
+        self.config = model_config(recipe, list(images.classes), round(pixel_rms(images.pixels), 4))
+        self.labels = images.labels if self.config['label_conditioning'] else None
+        self.log = _read_log(folder / 'log.jsonl')
+        self.every = recipe['samples']['every'] or max(self.options.images_shown // 10, 1)
+        self.last_checkpoint = self.log[-1]['images_shown'] if self.log else 0
+        self._seconds = self.log[-1]['seconds'] if self.log else 0.0
+        self._since = self.last_checkpoint, time.monotonic()
+        self._denoiser: Precond | None = None
+
+    def train(self, quiet: bool) -> Trained:
+        """Train to the end and write the results."""
+        labels = self.images.labels if self.options.class_balance else self.labels
+        with nullcontext() if quiet else TrainingProgress(self.options.images_shown) as progress:
+            trained = train_edm(
+                self.images.pixels,
+                labels,
+                self.config,
+                self.options,
+                self.folder / 'checkpoints',
+                self.device,
+                augment=self.augment,
+                on_step=progress.step if progress else None,
+                on_checkpoint=self._checkpoint,
+            )
+        self._results(trained.images_shown, trained.weights)
+        return trained
+
+    def _checkpoint(self, images_shown: int, loss: float, weights: Mapping[str, Tensor]) -> None:
+        before, started = self._since
+        now = time.monotonic()
+        self._seconds += now - started
+        entry = {'images_shown': images_shown, 'loss': round(loss, 6), 'seconds': round(self._seconds, 1)}
+        self.log.append({**entry, 'images_per_s': round((images_shown - before) / max(now - started, 1e-9), 1)})
+        write_whole(self.folder / 'log.jsonl', ''.join(json.dumps(e) + '\n' for e in self.log).encode())
+        if images_shown // self.every > self.last_checkpoint // self.every and images_shown < self.options.images_shown:
+            self._results(images_shown, weights)
+        self.last_checkpoint, self._since = images_shown, (images_shown, time.monotonic())  # drawing sheets is no training
+
+    def _results(self, images_shown: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the model folder, a sheet of samples and the loss per noise level for averaged weights."""
+        losses = [(e['images_shown'], e['loss']) for e in self.log]
+        trained = Trained(dict(weights), losses, images_shown, images_shown // self.options.batch_size)
+        save_trained(self.folder / 'model', self.config, trained, self._card(trained))
+        if self._denoiser is None:
+            self._denoiser = build_denoiser(self.config).to(self.device).eval().requires_grad_(False)
+        self._denoiser.load_state_dict(dict(weights))
+        with full_float32():
+            draw_sheet(self.folder / 'samples' / f'{images_shown:09d}.png', self._samples(self._denoiser))
+            table = loss_per_sigma(self._denoiser, self.images.pixels, self.labels, _SIGMAS, batch_size=self._network_batch())
+        title = f'{self.recipe["name"] or self.folder.name}: loss on training images after {images_shown:,} images shown'
+        write_losses(self.folder, table, noise_distribution(self.config, self.options), title)
+
+    def _network_batch(self) -> int:
+        """Images per network call that fit into memory, since they do in training."""
+        return self.options.batch_size // self.options.accumulation
+
+    @torch.no_grad()
+    def _samples(self, denoiser: Precond) -> list[tuple[str, np.ndarray]]:
+        """Rows of the sheet: always the same noise, so that sheets show the training's course."""
+        samples, classes = self.recipe['samples'], list(self.images.classes) if self.config['label_conditioning'] else ['']
+        shown: Sequence[str] = classes[: samples['max_classes']]
+        n = samples['per_class'] * len(shown)
+        size = (self.config['channels'], self.config['resolution'], self.config['resolution'])
+        latents = SampleNoise(range(n), size, self.device).latents()
+        labels = torch.arange(len(shown), device=self.device).repeat_interleave(samples['per_class']) if self.config['label_conditioning'] else None
+        pixels = []
+        for i in range(0, n, self._network_batch()):
+            part = slice(i, i + self._network_batch())
+            x = sample(denoiser, latents[part], cond=None if labels is None else labels[part], num_steps=samples['num_steps'])
+            pixels.append(to_uint8(x))
+        images = np.concatenate(pixels).reshape(len(shown), samples['per_class'], *pixels[0].shape[1:])
+        return list(zip(shown, images, strict=True))
+
+    def _card(self, trained: Trained) -> dict[str, Any]:
+        counts = np.bincount(self.images.labels, minlength=len(self.images.classes)).tolist()
+        return {
+            'name': self.recipe['name'] or self.folder.name,
+            'what': f'{self.config["kind"]} denoiser of {self.config["resolution"]} pixel images',
+            'licence': self.recipe['licence'],
+            'data': {
+                'sha256': self.images.sha256,
+                'images_per_class': dict(zip(self.images.classes, counts, strict=True)),
+                'enlarged': self.images.enlarged,
+                'preprocessing': 'centre square, bicubic with antialiasing; uint8 / 127.5 - 1',
+            },
+            'training': {
+                'parameters': parameter_count(self.config),
+                'steps': trained.steps,
+                'images_shown': trained.images_shown,
+                'seconds': round(self._seconds),
+                'device': torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else 'CPU',
+                'options': asdict(self.options),
+                'augment': self.recipe['augment'],
+                'loss_curve': trained.losses,
+            },
+            'weights': 'average of the training (EMA), float16',
+            'made_by': f'synthaug_plugins {__version__}',
+        }
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of an earlier call."""
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.is_file() else []

@@ -1,0 +1,147 @@
+"""What a training shows: progress, sheets of samples, the loss per noise level."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from synthaug_plugins.diffusion import IDDPMUniform, LogNormal, LogUniform, VPUniform
+from synthaug_plugins.learning.calibrate import SigmaLoss
+from synthaug_plugins.store.files import write_whole
+
+_INK, _GREY, _BLUE = '#1f2328', '#6e7781', '#0969da'
+
+
+class TrainingProgress:
+    """Images shown, loss, images per second and time left: a bar on a terminal, plain lines elsewhere. Reads the loss from the
+    device only when it says something, so that the device is not kept waiting.
+
+    Args:
+        total: images that the whole training shows.
+        every_s: seconds between two plain lines.
+    """
+
+    def __init__(self, total: int, every_s: float = 10.0) -> None:
+        self.total, self.every_s = total, every_s
+        self._first: tuple[int, float] | None = None
+        self._said = 0.0
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[state]}'), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task('learn', total=total, state='')
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, images_shown: int, loss: Tensor) -> None:
+        """A step is done; `loss` is a 0-dim tensor."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = images_shown, now  # the first step of a run builds caches and tells little about speed
+            return
+        last = images_shown >= self.total
+        if now - self._said < (0.5 if self._bar else self.every_s) and not last:
+            return
+        self._said = now
+        rate = (images_shown - self._first[0]) / max(now - self._first[1], 1e-9)
+        state = f'{min(images_shown, self.total):,}/{self.total:,} images, loss {float(loss):.4f}, {rate:.1f} images/s'
+        if self._bar:
+            self._bar.update(self._task, completed=images_shown, state=state)
+        else:
+            print(f'{state}, {max(self.total - images_shown, 0) / max(rate, 1e-9):.0f} s left', file=sys.stderr, flush=True)
+
+
+def draw_sheet(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Write a PNG with one named row of images each; small images are enlarged by whole factors, with hard pixel edges.
+
+    Args:
+        path: the file; an old one is replaced.
+        rows: (name, images (n, H, W, 3) uint8), all of one size.
+    """
+    font, gap = ImageFont.load_default(13), 4
+    side, most = rows[0][1].shape[1], max(len(images) for _, images in rows)
+    scale = max(1, 64 // side)
+    cell, head = side * scale + gap, 12 + int(max(font.getlength(name) for name, _ in rows))
+    sheet = Image.new('RGB', (head + most * cell + gap, len(rows) * cell + gap), 'white')
+    draw = ImageDraw.Draw(sheet)
+    for r, (name, images) in enumerate(rows):
+        draw.text((6, gap + r * cell + (cell - gap) // 2), name, _INK, font, anchor='lm')
+        for k, pixels in enumerate(images):
+            picture = Image.fromarray(pixels).resize((side * scale, side * scale), Image.Resampling.NEAREST)
+            sheet.paste(picture, (head + k * cell, gap + r * cell))
+    buffer = io.BytesIO()
+    sheet.save(buffer, 'PNG', optimize=True)
+    write_whole(path, buffer.getvalue())
+
+
+def write_losses(folder: Path, table: Sequence[SigmaLoss], distribution: LogNormal | VPUniform | LogUniform | IDDPMUniform, title: str) -> None:
+    """Write loss_per_sigma.csv and .png: the loss at each noise level, before the density of the noise levels trained at."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(['sigma', 'loss', 'standard_error'])
+    writer.writerows([f'{row.sigma:.6g}', f'{row.loss:.6g}', f'{row.standard_error:.3g}'] for row in table)
+    write_whole(folder / 'loss_per_sigma.csv', text.getvalue().encode())
+    write_whole(folder / 'loss_per_sigma.png', _plot(table, distribution, title))
+
+
+def _plot(table: Sequence[SigmaLoss], distribution: LogNormal | VPUniform | LogUniform | IDDPMUniform, title: str) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sigma, loss, error = (np.array([getattr(row, name) for row in table]) for name in ('sigma', 'loss', 'standard_error'))
+    figure = Figure(figsize=(7.5, 4.2), dpi=120, layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    behind = axes.twinx()
+    edges = np.linspace(math.log(sigma[0]), math.log(sigma[-1]), 60)
+    share = np.histogram(_ln_draws(distribution), edges)[0].astype(float)
+    middle = np.exp((edges[:-1] + edges[1:]) / 2)
+    behind.fill_between(middle, share, color=_BLUE, alpha=0.15, linewidth=0)
+    behind.set_ylim(0, 1.15 * max(share.max(), 1))
+    behind.set_yticks([])
+    behind.set_ylabel('shaded: density of the noise levels trained at', color=_GREY, fontsize=8)
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle='--')
+    axes.text(sigma[-1], 1, 'untrained network ', color=_GREY, fontsize=8, va='bottom', ha='right')
+    axes.plot(sigma, loss, color=_INK, marker='o', markersize=3)
+    axes.fill_between(sigma, loss - np.nan_to_num(error), loss + np.nan_to_num(error), color=_INK, alpha=0.2, linewidth=0)
+    axes.set_xscale('log')
+    axes.set_xlim(sigma[0], sigma[-1])
+    axes.set_ylim(0, max(1.15, 1.05 * float(np.nanmax(loss))))
+    axes.set_xlabel('noise level sigma (pixels in -1 to 1)')
+    axes.set_ylabel('weighted loss, mean over pixels')
+    axes.set_title(title, fontsize=10, loc='left')
+    axes.spines[['top']].set_visible(False)
+    behind.spines[['top']].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+def _ln_draws(distribution: LogNormal | VPUniform | LogUniform | IDDPMUniform) -> np.ndarray:
+    """ln sigma of 200,000 draws, without touching torch's global state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return distribution.draw(200_000, 'cpu').double().log().numpy()

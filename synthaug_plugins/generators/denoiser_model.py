@@ -1,0 +1,109 @@
+"""A denoiser in a model folder of our own, as generators use it: checked without its weights, then loaded onto a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError
+from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, weights_hash, weights_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+    from synthaug_plugins.diffusion import Precond
+
+
+class DenoiserModel:
+    """What is known of a model before its weights are read, and the way to read them.
+
+    Args:
+        name: `embedded:NAME` or a model folder.
+
+    Attributes:
+        name: as given.
+        config: see `diffusion.check_denoiser_config`.
+
+    Raises:
+        ModelError: no such model, or a config that cannot be built.
+    """
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        from synthaug_plugins.diffusion import build_denoiser
+
+        self.name = name
+        self.folder = model_folder(name)
+        self.config: dict[str, Any] = read_config(self.folder)
+        with torch.device('meta'):  # refuses a wrong config, and costs no memory
+            self._shape_only = build_denoiser(self.config)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in label order; empty when it was trained without."""
+        return list(self.config['classes'])
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the network is told the class."""
+        return bool(self.config['label_conditioning'])
+
+    @property
+    def runs_without_labels(self) -> bool:
+        """Whether a call without a label is something the network was trained for."""
+        return not self.takes_labels or self.config.get('label_dropout', 0) > 0
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        return self.config['channels'], self.config['resolution'], self.config['resolution']
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The noise levels that it supports."""
+        return self._shape_only.sigma_min, self._shape_only.sigma_max
+
+    def check_weights(self) -> None:
+        """Compare the names and shapes in the weights' header with those that the config builds.
+
+        Raises:
+            ModelError: the first that differs.
+        """
+        wanted = {name: tuple(t.shape) for name, t in self._shape_only.state_dict().items()}
+        found = weights_shapes(self.folder)
+        for name in sorted({*wanted, *found}):
+            if wanted.get(name) != found.get(name):
+                what = f'{name!r} is {found.get(name, "missing")}, the config asks for {wanted.get(name, "no such tensor")}'
+                raise ModelError(f'The weights of {self.name!r} do not fit its config: {what}.', 'Save the model again.')
+
+    def identity(self) -> dict[str, Any]:
+        """Name, hashes of weights and config, licence: plain JSON."""
+        card = self.folder / CARD
+        licence = json.loads(card.read_text(encoding='utf-8')).get('licence') if card.is_file() else None
+        return {
+            'name': self.name if self.name.startswith(EMBEDDED) else self.folder.resolve().name,
+            'sha256': weights_hash(self.folder),
+            'config_sha256': hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
+            'licence': licence,
+        }
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Precond:
+        """The denoiser with its weights, for sampling only.
+
+        Raises:
+            ModelError: the weights cannot be read.
+        """
+        from synthaug_plugins.diffusion import build_denoiser
+
+        denoiser = build_denoiser(self.config)
+        denoiser.load_state_dict(load_weights(self.folder))
+        return denoiser.eval().requires_grad_(False).to(device, dtype)
+
+
+def finite_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON can hold them: infinity becomes None."""
+    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in options.items()}

@@ -1,0 +1,117 @@
+"""Guidance as recipes name it: `guidance=[dict(type='synthaug_plugins.ClassifierFree', weight=1.0, interval=(0.2, 5))]`.
+
+Each entry adds weight * delta to the denoiser's output while sigma lies in its interval, see `diffusion.Guided`. Outside of
+it no network is called: guidance harms at high noise and does nothing at low (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.generators.denoiser_model import DenoiserModel, finite_json
+from synthaug_plugins.registry import GUIDANCE
+
+if TYPE_CHECKING:
+    from synthaug_plugins.diffusion import Denoiser
+    from synthaug_plugins.diffusion.guidance import Term
+
+
+class Guidance(ABC):
+    """One entry of a generator's `guidance` list.
+
+    Args:
+        weight: strength; 0 does nothing and costs nothing.
+        interval: (lowest, highest) sigma at which it acts.
+
+    Raises:
+        RecipeError: see `diffusion.guidance.check_strength`.
+    """
+
+    def __init__(self, weight: float, interval: Sequence[float] = (0.0, math.inf)) -> None:
+        from synthaug_plugins.diffusion.guidance import check_strength
+
+        check_strength(type(self).__name__, weight, interval)
+        self.weight, self.interval = float(weight), (float(interval[0]), float(interval[1]))
+
+    @abstractmethod
+    def check(self, model: DenoiserModel, use_labels: bool) -> None:
+        """Refuse (ModelError) what cannot guide this model, before any weights load."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON that decides what it does."""
+        low, high = self.interval
+        return {'type': type(self).__name__, 'weight': self.weight, **finite_json({'from': low, 'to': high})}
+
+    @abstractmethod
+    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
+        """The term of `diffusion.Guided`. load: reads another model's weights onto the generator's device."""
+
+
+@GUIDANCE.register_module()
+class ClassifierFree(Guidance):
+    """Classifier-free guidance (Ho and Salimans 2022): away from what the model makes without a label.
+
+    Args:
+        weight: D + weight (D(class) - D(no class)); the usual "guidance scale" is 1 + weight.
+        interval: (lowest, highest) sigma at which it acts.
+    """
+
+    def check(self, model: DenoiserModel, use_labels: bool) -> None:
+        if not (use_labels and model.takes_labels):
+            raise ModelError(f'ClassifierFree guidance of {model.name!r}: it runs without labels, so there is nothing to guide towards.', 'Leave it out.')
+        if not model.runs_without_labels:
+            raise ModelError(
+                f'ClassifierFree guidance of {model.name!r}: it was trained without label dropout and cannot run without labels.',
+                'Use Autoguidance, or train with label_dropout=0.1.',
+            )
+
+    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
+        from synthaug_plugins.diffusion import ClassifierFree
+
+        return ClassifierFree(self.weight, uncond=None, interval=self.interval)
+
+
+@GUIDANCE.register_module()
+class Autoguidance(Guidance):
+    """Autoguidance (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself"): away from a weaker model.
+
+    Args:
+        weight: D + weight (D - D_weak).
+        weak: `embedded:NAME` or a model folder: the same task, less trained or smaller. It is told the same labels.
+        interval: (lowest, highest) sigma at which it acts.
+    """
+
+    def __init__(self, weight: float, weak: str, interval: Sequence[float] = (0.0, math.inf)) -> None:
+        super().__init__(weight, interval)
+        self.weak = DenoiserModel(weak)
+
+    def check(self, model: DenoiserModel, use_labels: bool) -> None:
+        self.weak.check_weights()
+        for what in ('size', 'takes_labels', 'classes'):
+            ours, theirs = getattr(model, what), getattr(self.weak, what)
+            if ours != theirs:
+                raise ModelError(f'Autoguidance: {what} is {theirs} in the weak model {self.weak.name!r} and {ours} in {model.name!r}.', 'They must agree.')
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), 'weak': self.weak.identity()}
+
+    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
+        from synthaug_plugins.diffusion import Autoguidance
+
+        return Autoguidance(self.weight, load(self.weak), interval=self.interval)
+
+
+def build_guidance(entries: Sequence[Mapping[str, Any]]) -> tuple[Guidance, ...]:
+    """The entries of a recipe's `guidance` list.
+
+    Raises:
+        RecipeError: not a list, or an entry that is unknown or wrong.
+        ModelError: a model that an entry names does not exist.
+    """
+    if not isinstance(entries, list | tuple):
+        raise RecipeError(f'guidance = {entries!r} is not a list.', "Write guidance=[dict(type='synthaug_plugins.ClassifierFree', weight=1.0)].")
+    return tuple(GUIDANCE.build(entry) for entry in entries)
