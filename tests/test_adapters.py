@@ -285,6 +285,24 @@ def test_network_runs_in_its_own_precision() -> None:
     assert 0 < distance(a, b) < 0.05
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ('model', 'scheduler', 'cond'),
+    [
+        (lambda: unet(5), diffusers.DDPMScheduler(), LABELS),
+        (text_unet, diffusers.DDPMScheduler(prediction_type='v_prediction', **SCALED), TEXT),
+        (dit, diffusers.DDPMScheduler(), LABELS),
+        (sd3, diffusers.FlowMatchEulerDiscreteScheduler(), SD3_TEXT),
+    ],
+    ids=['classes', 'text', 'DiT', 'flow'],
+)
+def test_whole_chain_of_a_half_precision_model_is_near_that_of_the_full_one(model: Callable[[], Any], scheduler: Any, cond: Any, dtype: torch.dtype) -> None:
+    low, full = (DiffusersDenoiser(m, scheduler) for m in (copy.deepcopy(model()).to(dtype), model()))
+    for solver in ('heun', 'unipc'):
+        a, b = (sample(denoiser, LATENTS, cond=cond, num_steps=4, solver=solver) for denoiser in (low, full))
+        assert 0 < distance(a, b) < (0.005 if dtype == torch.float16 else 0.04)
+
+
 def test_whatever_is_not_finite_comes_back_as_it_is() -> None:
     x = LATENTS.clone()
     x[0, 0, 0, 0] = math.nan
@@ -438,6 +456,12 @@ def test_models_without_an_adapter_are_refused(model: Callable[[], Any], named: 
         (unet, {'class_label': LABELS}, 'class_label'),
         (lambda: unet(5), None, 'class_labels'),
         (lambda: unet(5), LABELS[:1], 'one row'),
+        (lambda: unet(5), torch.tensor([0, 5]), 'label 5 .* 0 to 4'),
+        (lambda: unet(5), torch.tensor([-1, 0]), 'label -1 '),
+        (lambda: unet(5), torch.eye(5)[:2], 'class index'),
+        (lambda: unet(5), [1, 4], 'class_labels'),
+        (text_unet, {'encoder_hidden_states': 'a dog'}, 'encoder_hidden_states'),
+        (dit, torch.tensor([5, 6]), 'label 6 .* 0 to 5'),
         (text_unet, None, 'encoder_hidden_states'),
         (text_unet, LABELS, 'class_labels'),
         (text_unet, {'encoder_hidden_state': TEXT['encoder_hidden_states']}, 'encoder_hidden_states'),

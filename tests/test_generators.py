@@ -100,6 +100,18 @@ def test_same_request_gives_the_same_image_in_any_batch(model: str, one_thread: 
         assert np.abs(parts.astype(int) - whole).max() <= 1
 
 
+@pytest.mark.parametrize('solver', ['heun', 'dpmpp_2m', 'unipc'])
+def test_same_request_gives_the_same_guided_image_in_any_batch(tmp_path: Path, model: str, solver: str, one_thread: None) -> None:
+    weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
+    terms = [{**GUIDANCE, 'interval': [0.1, 10]}, {'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
+    generator = build('EDM', model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=terms)
+    requests = [*first(generator, 5), *first(generator, 4, block('cat'), seed=1)]
+    whole = generator.generate(requests)
+    for size in (1, 4):
+        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 9, size)])
+        assert np.abs(parts.astype(int) - whole).max() <= 1
+
+
 def test_grey_models_give_three_equal_channels_and_rgb_models_three_own(tmp_path: Path) -> None:
     grey = build('EDM', model=make_model(tmp_path / 'grey'), sampler={'num_steps': 2})
     images = grey.generate(first(grey, 2))
@@ -170,6 +182,33 @@ def test_not_finite_images_name_request_and_step(model: str, monkeypatch: pytest
     assert np.array_equal(caught.value.images[[0, 2]], good[[0, 2]])
 
 
+@pytest.mark.parametrize('network', ['model', 'weak'])
+@pytest.mark.parametrize('solver', ['heun', 'dpmpp_2m', 'unipc'])
+@pytest.mark.parametrize(
+    ('type_', 'options', 'step'), [('EDM', {}, '0 of 6'), ('RealGuidance', {'sigma': 0.6}, '0 of 3'), ('RealGuidance', {'t0': 0.5}, '3 of 6')]
+)
+def test_nan_of_any_network_in_any_solver_names_request_and_step(
+    tmp_path: Path, model: str, real_images: RealImages, network: str, solver: str, type_: str, options: dict[str, Any], step: str
+) -> None:
+    """The second call of the network goes wrong: Heun's second slope of its first step, or the next step of a multistep solver."""
+    weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
+    guidance = [{'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
+    generator = build(type_, real_images, model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=guidance, **options)
+    requests = first(generator, 3, block(sources=real_images.ids('dog')))
+    good, guided, calls = generator.generate(requests), generator.denoiser(), []
+
+    def poison(module: Any, arguments: Any, D: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return D if len(calls) < 2 else D.index_fill(0, torch.tensor([1]), torch.nan)
+
+    {'model': guided.denoiser, 'weak': guided.terms[0].weak}[network].denoiser.register_forward_hook(poison)
+    with pytest.raises(NonFiniteImages) as caught:
+        generator.generate(requests)
+    number, _, total = step.split()
+    assert caught.value.bad == {1: f'request {requests[1].id} from step {int(number) + (solver != "heun")} of {total} on'}
+    assert np.array_equal(caught.value.images[[0, 2]], good[[0, 2]])
+
+
 def test_weights_load_at_the_first_image_and_only_then(model: str) -> None:
     weights = Path(model) / 'model.safetensors'
     generator = build('EDM', model=model, sampler={'num_steps': 2})
@@ -184,6 +223,18 @@ def test_weights_load_at_the_first_image_and_only_then(model: str) -> None:
     generator.generate(requests)
     weights.unlink()
     generator.generate(requests)
+
+
+def test_steps_that_a_discrete_model_cannot_take_are_refused_before_any_weights_load(tmp_path: Path) -> None:
+    few = make_model(tmp_path / 'few', kind='iddpm', M=20)
+    with pytest.raises(RecipeError, match='twice'):
+        build('EDM', model=few, sampler={'solver': 'dpmpp_2m'})
+
+
+def test_damaged_card_is_refused_by_its_name(model: str) -> None:
+    (Path(model) / 'card.json').write_text('{')
+    with pytest.raises(ModelError, match=r'card\.json'):
+        build('EDM', model=model).identity()
 
 
 def test_weights_of_another_network_are_refused(model: str) -> None:
@@ -266,6 +317,15 @@ def test_guidance_that_does_not_fit_the_model_is_refused_before_its_weights_load
     small = make_model(tmp_path / 'small', resolution=4)
     with pytest.raises(ModelError, match='size'):
         build('EDM', model=model, guidance=[{'type': 'Autoguidance', 'weight': 1.0, 'weak': small}]).check(['cat'])
+    by_labels = [{'type': 'Autoguidance', 'weight': 1.0, 'weak': always}]
+    build('RealGuidance', real_images, model=model, sigma=0.3, guidance=by_labels).check(['cat'])
+    with pytest.raises(ModelError, match='without label dropout'):
+        build('RealGuidance', real_images, model=model, sigma=0.3, use_labels=False, guidance=by_labels).check(['cat'])
+    narrow = {'type': 'Autoguidance', 'weight': 1.0, 'weak': make_model(tmp_path / 'narrow', kind='ve')}
+    build('EDM', model=model, guidance=[{**narrow, 'interval': [0.02, 100]}]).check(['cat'])
+    for interval in ([0, 100], [0.02, 101]):
+        with pytest.raises(ModelError, match=r'interval within \(0.02, 100.0\)'):
+            build('EDM', model=model, guidance=[{**narrow, 'interval': interval}]).check(['cat'])
     with pytest.raises(ModelError, match='nowhere'):
         build('EDM', model=model, guidance=[{'type': 'Autoguidance', 'weight': 1.0, 'weak': str(tmp_path / 'nowhere')}])
 
@@ -331,6 +391,16 @@ def test_sigma_begins_exactly_there_with_the_steps_of_the_full_grid(model: str, 
     assert len(calls) == 2 * (below + 1) - 1
     full = build('RealGuidance', real_images, model=model, sigma=80.0)
     assert full.strengths[0].sampler['num_steps'] == 18
+
+
+@pytest.mark.parametrize('options', [{'sigma': 0.6}, {'t0': 0.5}], ids=str)
+def test_recorded_sigma_is_the_one_at_which_a_discrete_model_begins(tmp_path: Path, real_images: RealImages, options: dict[str, float]) -> None:
+    generator = build('RealGuidance', real_images, model=make_model(tmp_path / 'few', kind='iddpm', M=50), sampler={'num_steps': 8}, **options)
+    requests = first(generator, 1, block(sources=real_images.ids('dog')))
+    calls: list[float] = []
+    generator.denoiser().denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
+    generator.generate(requests)
+    assert requests[0].params['sigma'] == calls[0]
 
 
 def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_images: RealImages, one_thread: None) -> None:

@@ -72,6 +72,14 @@ def test_classifier_guidance_samples_what_the_conditional_model_samples() -> Non
     assert not guided.requires_grad
 
 
+def test_classifier_guidance_has_its_gradient_in_inference_mode_too() -> None:
+    guided = Guided(marginal(), [ClassifierGradient(1.0, exact_log_prob)])
+    expected = sample(guided, SampleNoise(range(6), (2, 4, 4)).latents(), cond=ONE_HOT, num_steps=4)
+    with torch.inference_mode():
+        found = sample(guided, SampleNoise(range(6), (2, 4, 4)).latents(), cond=ONE_HOT.clone(), num_steps=4)
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize('sigma', SIGMAS)
 def test_classifier_free_guidance_is_the_implicit_classifier(sigma: float) -> None:
     """D(cond) - D(uncond) = sigma^2 grad ln p(cond | x): both kinds of guidance agree when classifier and denoisers are exact."""
@@ -214,7 +222,10 @@ def test_guided_denoiser_keeps_range_rounding_and_dtype_of_its_base() -> None:
 
 @pytest.mark.parametrize(
     'options',
-    [{'weight': math.nan}, {'weight': math.inf}, {'interval': (2.0, 1.0)}, {'interval': (-1.0, 1.0)}, {'interval': (1.0,)}, {'interval': (math.nan, 1.0)}],
+    [
+        *({'weight': w} for w in (math.nan, math.inf, '1', None, True)),
+        *({'interval': i} for i in ((2.0, 1.0), (-1.0, 1.0), (1.0,), (math.nan, 1.0), (0.2, None), ('0', 5), 5.0)),
+    ],
     ids=str,
 )
 def test_wrong_weights_and_intervals_are_refused_by_name(options: dict[str, Any]) -> None:
@@ -229,3 +240,5 @@ def test_guidance_without_anything_to_guide_by_is_refused() -> None:
         Guided(MIXTURE, [ClassifierFree(1.0, None)])(noisy(1.0), level(1.0))
     with pytest.raises(ModelError, match='log_prob'):
         Guided(MIXTURE, [ClassifierGradient(1.0, lambda x, sigma, cond: x.sum())])(noisy(1.0), level(1.0), ONE_HOT)
+    with pytest.raises(ModelError, match='without a gradient'):
+        Guided(MIXTURE, [ClassifierGradient(1.0, lambda x, sigma, cond: x.detach().flatten(1).sum(1))])(noisy(1.0), level(1.0), ONE_HOT)

@@ -10,7 +10,7 @@ import torch
 from mixture import small_mixture
 from torch import Tensor, nn
 
-from synthaug_plugins.diffusion import CallCounter, EDMPrecond, IDDPMPrecond, sample
+from synthaug_plugins.diffusion import CallCounter, EDMPrecond, IDDPMPrecond, sample, sampler_options
 from synthaug_plugins.errors import RecipeError
 
 
@@ -82,6 +82,8 @@ def test_noise_levels_that_a_discrete_model_merges_are_refused() -> None:
     denoiser = IDDPMPrecond(Conv(), M=20)
     with pytest.raises(RecipeError, match='twice'):
         sample(denoiser, latents(), num_steps=18, solver='dpmpp_2m')
+    with pytest.raises(RecipeError, match='twice'):
+        sampler_options({'solver': 'dpmpp_2m'}, denoiser.sigma_min, denoiser.sigma_max, denoiser.round_sigma)
     assert torch.isfinite(sample(denoiser, latents(), num_steps=18)).all()
 
 

@@ -248,6 +248,17 @@ def test_check_makes_no_weights() -> None:
         ({'resolution': 8.0}, 'resolution'),
         ({'label_dropout': 1}, 'label_dropout'),
         ({'augment_labels': -1}, 'augment_labels'),
+        ({'kind': ['edm']}, 'kind'),
+        ({'channels': 3.0}, 'channels'),
+        ({'classes': 'ab'}, 'classes'),
+        ({'classes': ['a', 'a']}, 'classes'),
+        ({'classes': [1, 2]}, 'classes'),
+        ({'sigma_data': math.inf}, 'sigma_data'),
+        ({'sigma_min': 5, 'sigma_max': 1}, 'noise levels from 5 to 1'),
+        ({'kind': 'iddpm', 'M': 0}, 'M = 0'),
+        ({'kind': 'iddpm', 'M': 1}, 'noise levels'),
+        ({'kind': 'iddpm', 'C_1': 2.0}, 'noise levels'),
+        ({'kind': 'vp', 'epsilon_t': 2.0}, 'noise levels'),
     ],
     ids=str,
 )
@@ -305,6 +316,27 @@ def test_labels_that_a_network_cannot_take_are_refused(config: dict[str, Any]) -
         bare(x, torch.zeros(2), torch.tensor([0, 1]))
     with pytest.raises(ModelError, match='label_dim'):
         bare(x, torch.zeros(2), augment_labels=torch.zeros(2, 9))
+
+
+@published
+@pytest.mark.parametrize(
+    'labels',
+    [torch.eye(2), torch.tensor([0.0, 0.5]), torch.tensor([True, False]), torch.tensor([1]), torch.tensor([0, 1, 1]), torch.tensor(1)],
+    ids=['one-hot', 'float', 'bool', 'one row', 'three rows', 'no row'],
+)
+def test_labels_are_one_class_index_per_sample_and_nothing_is_guessed(config: dict[str, Any], labels: Tensor) -> None:
+    network, x = build_denoiser(config).network, torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ModelError, match='2 samples'):
+        network(x, torch.zeros(2), labels)
+    with pytest.raises(ModelError, match='2 samples'):
+        network(x, torch.zeros(2), augment_labels=torch.zeros(1, 9))
+
+
+@published
+def test_labels_on_the_host_meet_images_on_any_device(config: dict[str, Any]) -> None:
+    with torch.device('meta'):
+        denoiser = build_denoiser(config)
+    assert denoiser(torch.zeros(2, 1, 8, 8, device='meta'), torch.tensor(1.0), torch.tensor([0, 1])).device.type == 'meta'
 
 
 def test_labels_for_an_unconditional_unet_are_refused() -> None:

@@ -27,6 +27,7 @@ from synthaug_plugins.diffusion import (
     VPUniform,
     denoising_error,
     denoising_loss,
+    full_float32,
     iddpm_table,
     sample,
 )
@@ -175,6 +176,22 @@ def test_noise_level_distributions_have_their_quantiles() -> None:
     assert LogUniform()(half).tolist() == pytest.approx([0.02, math.sqrt(2), 100], rel=1e-5)
     assert IDDPMUniform()(half).tolist() == pytest.approx([float(iddpm_table()[j]) for j in (0, 500, 999)], rel=1e-6)
     assert LogNormal()(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([math.exp(-1.2), 1.0])
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, 'fp32_precision'), reason='torch before 2.9 has one kind of switch')
+def test_float32_is_full_whichever_of_torchs_switches_the_process_uses() -> None:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    with full_float32():
+        assert (matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (False, False)
+    before = matmul.fp32_precision, conv.fp32_precision
+    matmul.fp32_precision = 'tf32'
+    try:
+        with full_float32():
+            assert (matmul.fp32_precision, conv.fp32_precision) == ('ieee', 'ieee')
+        assert (matmul.fp32_precision, conv.fp32_precision) == ('tf32', before[1])
+    finally:
+        matmul.fp32_precision = before[0]
+    assert matmul.allow_tf32 is False
 
 
 # --- reference outputs ---------------------------------------------------------------------------------------------------

@@ -249,6 +249,7 @@ def test_state_keeps_the_precision_that_is_asked() -> None:
         ({'S_churn': 5.0}, 'noise'),
         ({'S_churn': 5.0, 'noise': torch.zeros(17, 3, 2, 4, 4)}, 'noise'),
         ({'S_churn': 5.0, 'noise': torch.zeros(18, 1, 2, 4, 4)}, 'noise'),
+        ({'S_churn': 5.0, 'noise': lambda i: torch.zeros(2, 4, 4)}, 'noise of step 0'),
         ({'start': torch.zeros(1, 2, 4, 4)}, 'start'),
         ({'first_step': 18}, 'first_step'),
         ({'solver': 'huen'}, "'heun'"),

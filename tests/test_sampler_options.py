@@ -67,12 +67,16 @@ def test_numbers_of_numpy_become_plain() -> None:
         ({'schedule': 'lin'}, "'linear'"),
         ({'scaling': 'non'}, "'none'"),
         ({'preset': 'churn_cifar'}, "'churn_cifar10_vp'"),
+        ({'preset': ['edm']}, 'preset'),
+        ('edm', "'edm'"),
         ({'num_steps': 0}, 'num_steps = 0'),
         ({'num_steps': 5.0}, 'num_steps = 5.0'),
         ({'num_steps': True}, 'num_steps = True'),
         ({'first_step': -1}, 'first_step'),
         ({'first_step': 18}, 'first_step'),
         ({'rho': 0.0}, 'rho'),
+        ({'rho': 0.001}, 'rho'),
+        ({'rho': 1e17}, 'rho'),
         ({'rho': '7'}, "rho = '7'"),
         ({'rho': math.nan}, 'rho = nan'),
         ({'S_noise': True}, 'S_noise = True'),
@@ -114,7 +118,7 @@ def test_numbers_of_numpy_become_plain() -> None:
     ],
     ids=str,
 )
-def test_impossible_options_are_refused_by_key_and_value(options: dict[str, Any], named: str) -> None:
+def test_impossible_options_are_refused_by_key_and_value(options: Any, named: str) -> None:
     with pytest.raises(RecipeError, match=named) as refusal:
         sampler_options(options, 0.01, 50.0)
     assert refusal.value.cure

@@ -77,6 +77,7 @@ class DiffusersDenoiser:
         if self._model_class.startswith('UNet2D') and module.class_embedding is None:
             self._known.discard('class_labels')  # which UNet2DConditionModel would ignore
         self._required = _required_conditions(self._model_class, module)
+        self._num_labels = _num_labels(self._model_class, module)
 
     def _prediction_type(self, given: str | None, configured: str | None) -> str:
         """The prediction type asked for, else the scheduler's own; refused if it does not fit the scheduler's kind."""
@@ -99,7 +100,8 @@ class DiffusersDenoiser:
                 pooled_projections, added_cond_kwargs ...) to tensors with B rows; or None.
 
         Raises:
-            ModelError: a condition that the model does not take, one that it lacks, or the wrong number of rows or channels.
+            ModelError: a condition that the model does not take, one that it lacks, the wrong number of rows or channels, or a class label
+                outside of the model's classes (on the CPU only: reading labels back from a device would wait for it).
         """
         if x.shape[1] != self._channels:
             raise ModelError(f'x has {x.shape[1]} channels, the model takes {self._channels}.', 'Latents come from `encode`.')
@@ -158,6 +160,11 @@ class DiffusersDenoiser:
         missing = [name for name in self._required if given.get(name) is None]
         if missing:
             raise ModelError(f'The model {self._model_class} needs the condition {missing[0]!r}.', f'Pass cond=dict({missing[0]}=...).')
+        for name in self._required:
+            if not isinstance(given[name], Tensor | Mapping):
+                raise ModelError(f'The condition {name!r} is of the type {type(given[name]).__name__}.', 'Give a tensor with one row per sample.')
+        if self._num_labels:
+            _check_labels(given['class_labels'], self._num_labels)
 
         def fit(value: Any, name: str) -> Any:
             if isinstance(value, Mapping):
@@ -234,3 +241,20 @@ def _required_conditions(model_class: str, module: Any) -> tuple[str, ...]:
         if module.config.get('addition_embed_type') not in (None, 'text') or module.config.get('encoder_hid_dim_type') not in (None, 'text_proj'):
             required.append('added_cond_kwargs')
     return tuple(required)
+
+
+def _num_labels(model_class: str, module: Any) -> int:
+    """Rows of the model's table of classes, that of "no class" included; 0 if it has none."""
+    if model_class == 'DiTTransformer2DModel':
+        return int(module.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings)
+    table = getattr(module, 'class_embedding', None)
+    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else 0
+
+
+def _check_labels(labels: Any, num_labels: int) -> None:
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1:
+        raise ModelError(f'The class_labels are {labels.dtype} of the shape {tuple(labels.shape)}.', 'Give one class index per sample, (B,) int64.')
+    if labels.device.type == 'cpu':
+        wrong = labels[(labels < 0) | (labels >= num_labels)]
+        if len(wrong):
+            raise ModelError(f'The class label {int(wrong[0])} is outside of the model.', f'It knows 0 to {num_labels - 1}.')

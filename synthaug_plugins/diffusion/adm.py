@@ -80,7 +80,7 @@ class ADM(EncoderDecoder):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
         """Run the network, in the dtype of x. Arguments and errors: see `DDPMpp.forward`. Returns (B, C, H, W), or (B, 2C, H, W) with learned_variance."""
-        self.check_conditions(labels, augment_labels)
+        self.check_conditions(x, labels, augment_labels)
         angles = noise_angles(c_noise, positional_frequencies(self.noise_channels // 2, x.device, last=False))
         e = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         if self.embed_augment is not None and augment_labels is not None:

@@ -233,18 +233,22 @@ class EncoderDecoder(nn.Module):
             return checkpoint(block, h, embedding, use_reentrant=False)  # type: ignore[no-any-return]
         return block(h, embedding)
 
-    def check_conditions(self, labels: Tensor | None, augment_labels: Tensor | None) -> None:
-        """Refuse (ModelError) labels that the network cannot take.
+    def check_conditions(self, x: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> None:
+        """Refuse (ModelError) labels that the network cannot take, or that are not one index (one row) per sample of x.
 
         The values of class labels are checked on the CPU only: reading them back from a device would wait for it. There an
         index outside of [0, num_classes] counts as no label.
         """
         if labels is not None and not self.num_classes:
             raise ModelError('Labels were given to an unconditional network.', 'Set label_conditioning = True in the model config and train it.')
-        if augment_labels is not None and augment_labels.shape[1:] != (self.augment_labels,):
+        if labels is not None and (labels.shape != x.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool):
+            what = f'Labels of {labels.dtype} and the shape {tuple(labels.shape)} were given for {len(x)} samples.'
+            raise ModelError(what, 'Give one class index per sample, (B,) int64, not one-hot rows.')
+        if augment_labels is not None and augment_labels.shape != (len(x), self.augment_labels):
             raise ModelError(
-                f'Augment labels of the shape {tuple(augment_labels.shape)} were given to a network with augment_labels = {self.augment_labels}.',
-                "Set augment_labels in the model config to the augmentation's label_dim (0 without augmentation).",
+                f'Augment labels of the shape {tuple(augment_labels.shape)} were given for {len(x)} samples to a network with '
+                f'augment_labels = {self.augment_labels}.',
+                "Give one row per sample, and set augment_labels in the model config to the augmentation's label_dim (0 without augmentation).",
             )
         if labels is not None and labels.device.type == 'cpu' and not torch.compiler.is_compiling():
             wrong = labels[(labels < 0) | (labels > self.num_classes)]
@@ -252,10 +256,10 @@ class EncoderDecoder(nn.Module):
                 raise ModelError(f'The label {int(wrong[0])} is outside of [0, {self.num_classes}].', f'{self.num_classes} means no label.')
 
     def class_rows(self, labels: Tensor | None, x: Tensor) -> Tensor:
-        """One-hot rows (B, num_classes) in the dtype of x; zeros for no label. One row of zeros, (1, num_classes), for None."""
+        """One-hot rows (B, num_classes) in the dtype and on the device of x; zeros for no label. One row of zeros, (1, num_classes), for None."""
         if labels is None:
             return x.new_zeros(1, self.num_classes)
-        return (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(x.dtype)
+        return (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(x)
 
 
 def _check_sizes(

@@ -125,7 +125,7 @@ class DDPMpp(EncoderDecoder):
         Raises:
             ModelError: labels that the network cannot take; see `EncoderDecoder.check_conditions`.
         """
-        self.check_conditions(labels, augment_labels)
+        self.check_conditions(x, labels, augment_labels)
         if self.fourier:
             angles = noise_angles(c_noise, 2 * math.pi * self.frequencies.float())
         else:

@@ -21,9 +21,13 @@ from synthaug_plugins.errors import ModelError, RecipeError
 
 def check_strength(name: str, weight: Any, interval: Any) -> None:
     """Refuse (RecipeError) a weight that is no finite number, and an interval that is reversed, negative or no pair."""
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    if not number(weight) or not math.isfinite(weight):
         raise RecipeError(f'{name}: weight = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
-    if not isinstance(interval, list | tuple) or len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
+    if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(map(number, interval)) or not 0 <= interval[0] <= interval[1]:
         raise RecipeError(f'{name}: interval = {interval!r} is not (lowest sigma, highest sigma).', 'Write for example interval=(0.2, 5).')
 
 
@@ -96,7 +100,7 @@ class ClassifierGradient(Term):
 
     Args:
         log_prob: `log_prob(x, sigma, cond) -> (B,)`, the log-probability of each sample's condition given its noisy image, in the
-            denoiser's coordinates (x = image + sigma * noise). It runs with gradients, whatever surrounds the call.
+            denoiser's coordinates (x = image + sigma * noise). It runs with gradients, also under no_grad and inference_mode.
     """
 
     log_prob: Callable[[Tensor, Tensor, Any], Tensor]
@@ -105,13 +109,16 @@ class ClassifierGradient(Term):
         """See `Term.delta`. One call of the classifier forwards and backwards, none of the denoiser.
 
         Raises:
-            ModelError: the classifier does not return one number per sample.
+            ModelError: the classifier does not return one number per sample, or one that has no gradient.
         """
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            log_p = self.log_prob(leaf, sigma, cond)
+        # Copies, since tensors that were made in inference mode take no part in gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            log_p = self.log_prob(leaf, sigma.clone(), cond.clone() if isinstance(cond, Tensor) else cond)
             if log_p.shape != x.shape[:1]:
                 raise ModelError(f'log_prob returned the shape {tuple(log_p.shape)} for {len(x)} samples.', 'It returns one log-probability per sample.')
+            if not log_p.requires_grad:
+                raise ModelError('log_prob returned numbers without a gradient.', 'Work them out from x without no_grad, detach or argmax.')
             # Samples do not meet in the sum: each gets the gradient of its own term.
             (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
         return _column(sigma, D) ** 2 * gradient.to(D.dtype)

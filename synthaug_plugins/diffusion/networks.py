@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +31,7 @@ def check_denoiser_config(config: Mapping[str, Any]) -> None:
         kind: 'edm', 'vp', 've' or 'iddpm': how the network becomes a denoiser, see `preconditioning`.
         resolution: pixels per side.
         channels: 1 (grey) or 3 (RGB).
-        classes: names of the classes in the training data, in label order; [] when they had none.
+        classes: distinct names of the classes in the training data, in label order; [] when they had none.
         label_conditioning: whether the network is told the class.
         label_dropout: share of training images whose label was hidden (default 0). Above 0 the model also runs without labels.
         augment_labels: how many numbers tell the network what augmentation did to an image, `Augmentation.label_dim`; 0 (default)
@@ -73,7 +75,11 @@ def _build(config: Mapping[str, Any]) -> Precond:
     augment = {'augment_labels': config['augment_labels']} if config.get('augment_labels') else {}
     kind = KINDS[config['kind']]
     constants = {key: config[key] for key in _constants(kind) if key in config}
-    return kind(network(config['resolution'], config['channels'], num_classes, **augment, **options), **constants)
+    denoiser = kind(network(config['resolution'], config['channels'], num_classes, **augment, **options), **constants)
+    if not 0 <= denoiser.sigma_min < denoiser.sigma_max:
+        what = f'The model config makes noise levels from {denoiser.sigma_min:g} to {denoiser.sigma_max:g}.'
+        raise ModelError(what, f'Correct the constants of kind {config["kind"]!r}: the lowest must be below the highest.')
+    return denoiser
 
 
 def _constants(kind: type[Precond]) -> list[str]:
@@ -88,7 +94,7 @@ def _check_values(config: Mapping[str, Any]) -> None:
     """Everything that can be refused before the network is built."""
     for key in sorted(_REQUIRED - set(config)):
         raise ModelError(f'The model config lacks the key {key!r}.', 'Save the model again, or add the key to its config.json.')
-    if config['kind'] not in KINDS:
+    if str(config['kind']) not in KINDS:
         raise ModelError(f'The model config says kind = {config["kind"]!r}.', nearest(str(config['kind']), KINDS))
     constants = _constants(KINDS[config['kind']])
     for key in config:
@@ -96,12 +102,13 @@ def _check_values(config: Mapping[str, Any]) -> None:
             whose = [kind for kind, c in KINDS.items() if key in _constants(c)]
             cure = f'It belongs to {" and ".join(whose)}.' if whose else nearest(key, _REQUIRED | _OPTIONAL | {*constants})
             raise ModelError(f'The model config of kind {config["kind"]!r} has the unknown key {key!r}.', cure)
-    for key, default in (('resolution', 1), ('label_conditioning', False), ('augment_labels', 1), ('label_dropout', 0.0), ('M', 1)):
+    for key, default in (('resolution', 1), ('channels', 1), ('label_conditioning', False), ('augment_labels', 1), ('label_dropout', 0.0), ('M', 1)):
         if key in config:
             _checked(key, config[key], default)
-    for key in {*constants, 'sigma_data'} & set(config) - {'M'}:
-        if not _checked(key, config[key], 0.0) > 0 and not (key == 'sigma_min' and config[key] == 0):
-            cure = 'It is the root mean square of the images, about 0.5.' if key == 'sigma_data' else 'It must be positive.'
+    for key in {*constants, 'sigma_data'} & set(config):
+        value = _checked(key, config[key], 0.0)
+        if not (0 < value < math.inf or (key, value) in (('sigma_min', 0), ('sigma_max', math.inf))):
+            cure = 'It is the root mean square of the images, about 0.5.' if key == 'sigma_data' else 'It must be positive and finite.'
             raise ModelError(f'The model config says {key} = {config[key]!r}.', cure)
     if config['kind'] == 'edm' and 'sigma_data' not in config:
         raise ModelError("The model config of kind 'edm' lacks the key 'sigma_data'.", 'It is the root mean square of the training images, about 0.5.')
@@ -111,7 +118,10 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise ModelError(f'The model config says label_dropout = {config["label_dropout"]!r}.', 'It is a share of the training images, about 0.1.')
     if config.get('augment_labels', 0) < 0:
         raise ModelError(f'The model config says augment_labels = {config["augment_labels"]!r}.', 'Use 0, or the label_dim of the augmentation.')
-    if config['label_conditioning'] and not config['classes']:
+    classes = config['classes']
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise ModelError(f'The model config says classes = {reprlib.repr(classes)}.', 'It must be a list of names, each once, in label order.')
+    if config['label_conditioning'] and not classes:
         raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
     _check_network(config)
 
@@ -120,7 +130,7 @@ def _check_network(config: Mapping[str, Any]) -> None:
     network = config['network']
     if not isinstance(network, Mapping):
         raise ModelError(f'The model config says network = {network!r}.', "Write network = dict(type='ddpmpp', ...).")
-    if 'type' in network and network['type'] not in NETWORKS:
+    if 'type' in network and str(network['type']) not in NETWORKS:
         raise ModelError(f'The model config says network type = {network["type"]!r}.', nearest(str(network['type']), NETWORKS))
     if 'type' not in network and config.get('augment_labels'):
         raise ModelError('The model config says augment_labels, but its network has no type.', "Set type = 'ddpmpp' in network.")

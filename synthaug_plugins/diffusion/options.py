@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
+
+from torch import Tensor
 
 from synthaug_plugins.diffusion.grid import DISCRETIZATIONS, sigma_range
 from synthaug_plugins.diffusion.presets import PRESETS
 from synthaug_plugins.diffusion.schedules import SCALINGS, SCHEDULES
-from synthaug_plugins.diffusion.steps import plan_steps
+from synthaug_plugins.diffusion.steps import option_levels, plan_steps
 from synthaug_plugins.errors import RecipeError, nearest
 
 SOLVERS = ('heun', 'euler', 'dpmpp_2m', 'unipc')
@@ -40,7 +42,7 @@ _CHOICES = {'solver': SOLVERS, 'discretization': DISCRETIZATIONS, 'schedule': SC
 _COUNTS = {'num_steps': 1, 'M': 1, 'first_step': 0}
 # Lowest and highest value, whether each may be taken, and what works.
 _RANGES: dict[str, tuple[float, bool, float, bool, str]] = {
-    'rho': (0, False, math.inf, False, 'Use 7; 5 to 10 works.'),
+    'rho': (0.5, True, 1000, True, 'Use 7; 5 to 10 works.'),
     'epsilon_s': (0, False, 1, False, 'Use 0.001.'),
     'C_1': (0, False, 1, False, 'Use 0.001.'),
     'C_2': (0, True, math.inf, False, 'Use 0.008.'),
@@ -52,18 +54,26 @@ _RANGES: dict[str, tuple[float, bool, float, bool, str]] = {
 }
 
 
-def sampler_options(options: Mapping[str, Any], supported_min: float = 0.0, supported_max: float = math.inf) -> dict[str, Any]:
+def sampler_options(
+    options: Mapping[str, Any],
+    supported_min: float = 0.0,
+    supported_max: float = math.inf,
+    round_sigma: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Any]:
     """Every option of `sample`, explicit and checked, from those that a user gave. Idempotent.
 
     Args:
         options: any of the options of `sample`, and `preset`: a name of `PRESETS`, whose options hold unless given here.
         supported_min, supported_max: the noise levels that the model supports; the range is cut to them.
+        round_sigma: of the model, see `Denoiser`: a step that its few levels forbid is refused here too.
 
     Returns: all keys of `DEFAULTS`: plain numbers and words, `sigmas` a list or None.
 
     Raises:
         RecipeError: an unknown key, a value of the wrong kind or out of range, or options that do not go together.
     """
+    if not isinstance(options, Mapping):
+        raise RecipeError(f'The sampler options are {options!r}.', 'Write them as dict(num_steps=18, ...).')
     given = {**_preset(options), **{k: v for k, v in options.items() if k != 'preset'}}
     for key in given:
         if key not in DEFAULTS:
@@ -83,7 +93,11 @@ def sampler_options(options: Mapping[str, Any], supported_min: float = 0.0, supp
         for key in ('schedule', 'scaling', 'S_churn'):
             if o[key] != DEFAULTS[key]:
                 raise RecipeError(f'solver = {o["solver"]!r} does not take {key} = {o[key]!r}.', f"Leave out {key}, or use solver = 'heun' or 'euler'.")
-    plan_steps(o)
+        if not bool((option_levels(o, round_sigma).diff() < 0).all()):
+            raise RecipeError(
+                f'solver = {o["solver"]!r} visits a noise level twice, since the model knows few.', "Use fewer steps, or discretization = 'iddpm'."
+            )
+    plan_steps(o, round_sigma)
     return o
 
 
@@ -101,7 +115,7 @@ def _preset(options: Mapping[str, Any]) -> Mapping[str, Any]:
     name = options.get('preset')
     if name is None:
         return {}
-    if name not in PRESETS:
+    if str(name) not in PRESETS:
         raise RecipeError(f'The sampler has no preset {name!r}.', nearest(str(name), PRESETS))
     return PRESETS[name].options
 

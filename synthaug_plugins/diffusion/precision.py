@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,10 +16,20 @@ def full_float32() -> Iterator[None]:
     cuDNN rounds the inputs of float32 convolutions to 10 mantissa bits by default. A sampler divides differences by small
     sigmas, where that shows; and images must not depend on the kind of GPU more than they have to.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    switches = [(matmul, 'allow_tf32'), (cudnn, 'allow_tf32')]
+    off: bool | str = False
     try:
+        before = [getattr(*switch) for switch in switches]
+    except RuntimeError:
+        # Somebody used the newer switches (torch 2.9), and torch refuses to read the older ones then.
+        switches, off = [(matmul, 'fp32_precision'), (cudnn.conv, 'fp32_precision')], 'ieee'
+        before = [getattr(*switch) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(*switch, off)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for switch, value in zip(switches, before, strict=True):
+            setattr(*switch, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,7 +87,7 @@ def sample(
     arguments = locals()
     # Defaults stay out, so that explicit `sigmas` do not contradict the default num_steps.
     given = {key: arguments[key] for key, default in DEFAULTS.items() if key == 'sigmas' or arguments[key] != default}
-    options = sampler_options(given, denoiser.sigma_min, denoiser.sigma_max)
+    options = sampler_options(given, denoiser.sigma_min, denoiser.sigma_max, denoiser.round_sigma)
     if start is not None and start.shape != latents.shape:
         raise RecipeError(f'start has the shape {tuple(start.shape)}, latents {tuple(latents.shape)}.', 'Give one start per sample.')
     if options['S_churn'] > 0:
@@ -109,6 +108,8 @@ def _run_steps(
     for i, step in enumerate(steps[first_step:], first_step):
         if step.noise_std > 0:
             eps = noise(i) if callable(noise) else noise[i]  # type: ignore[index]
+            if eps.shape != x.shape:
+                raise RecipeError(f'noise of step {i} has the shape {tuple(eps.shape)}, latents {tuple(x.shape)}.', 'Give noise like the latents.')
             x = _scaled(x, step.rescale) + step.noise_std * eps.to(x.dtype)
         else:
             x = _scaled(x, step.rescale)
@@ -126,8 +127,6 @@ def _run_steps(
 
 
 def _run_multistep(denoiser: Denoiser, x: Tensor, cond: Any, solver: str, levels: list[float], first_step: int, callback: Callback | None) -> Tensor:
-    if any(after >= before for before, after in itertools.pairwise(levels)):
-        raise RecipeError(f'solver = {solver!r} visits a noise level twice, since the model knows few.', "Use fewer steps, or discretization = 'iddpm'.")
     multistep = Multistep(solver, levels, x.device, x.dtype)
     for i, sigma in enumerate(levels, first_step):
         denoised = denoiser(x, torch.tensor(sigma, dtype=torch.float64, device='cpu'), cond).to(x.dtype)

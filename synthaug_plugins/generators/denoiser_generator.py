@@ -44,7 +44,7 @@ class DenoiserGenerator(Generator):
             raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
         self.use_labels, self.precision = use_labels, precision
         self.model = DenoiserModel(model)
-        self.sampler = sampler_options(sampler or {}, *self.model.sigma_range)
+        self.sampler = sampler_options(sampler or {}, *self.model.sigma_range, self.model.round_sigma)
         self.guidance = build_guidance(guidance)
         self._denoiser: Denoiser | None = None
         self._counters: list[CallCounter] = []

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, weights_hash, weights_shapes
+from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, read_json, weights_hash, weights_shapes
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from synthaug_plugins.diffusion import Precond
 
@@ -67,6 +68,10 @@ class DenoiserModel:
         """The noise levels that it supports."""
         return self._shape_only.sigma_min, self._shape_only.sigma_max
 
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """See `diffusion.Denoiser.round_sigma`."""
+        return self._shape_only.round_sigma(sigma)
+
     def check_weights(self) -> None:
         """Compare the names and shapes in the weights' header with those that the config builds.
 
@@ -81,9 +86,13 @@ class DenoiserModel:
                 raise ModelError(f'The weights of {self.name!r} do not fit its config: {what}.', 'Save the model again.')
 
     def identity(self) -> dict[str, Any]:
-        """Name, hashes of weights and config, licence: plain JSON."""
+        """Name, hashes of weights and config, licence: plain JSON.
+
+        Raises:
+            ModelError: the card is not JSON.
+        """
         card = self.folder / CARD
-        licence = json.loads(card.read_text(encoding='utf-8')).get('licence') if card.is_file() else None
+        licence = read_json(card).get('licence') if card.is_file() else None
         return {
             'name': self.name if self.name.startswith(EMBEDDED) else self.folder.resolve().name,
             'sha256': weights_hash(self.folder),

@@ -95,6 +95,13 @@ class Autoguidance(Guidance):
             ours, theirs = getattr(model, what), getattr(self.weak, what)
             if ours != theirs:
                 raise ModelError(f'Autoguidance: {what} is {theirs} in the weak model {self.weak.name!r} and {ours} in {model.name!r}.', 'They must agree.')
+        if not use_labels and not self.weak.runs_without_labels:
+            what = f'Autoguidance: the weak model {self.weak.name!r} was trained without label dropout and cannot run without labels.'
+            raise ModelError(what, 'Set use_labels=True, or use another one.')
+        low, high = self.weak.sigma_range
+        if max(self.interval[0], model.sigma_range[0]) < low or min(self.interval[1], model.sigma_range[1]) > high:
+            what = f'Autoguidance: the weak model {self.weak.name!r} knows noise levels from {low:g} to {high:g} only.'
+            raise ModelError(what, f'Set an interval within ({low!r}, {high!r}).')
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), 'weak': self.weak.identity()}

@@ -24,7 +24,8 @@ class Strength:
 
     Attributes:
         sampler: all options of `diffusion.sample`.
-        params: what is recorded of it: `sigma`, the noise level at the start, and `t0` where the recipe said so.
+        params: what is recorded of it: `sigma`, the noise level at the start, rounded as the model rounds it, and `t0` where the
+            recipe said so.
     """
 
     sampler: Mapping[str, Any]
@@ -41,7 +42,8 @@ class RealGuidance(DenoiserGenerator):
     Args:
         model: `embedded:digits_edm`, or a folder with config.json and model.safetensors.
         sigma: noise level at the start, for images in [-1, 1]; a number or a list. The sampler gets a grid that begins
-            exactly there, with as many steps as the full grid spends below that level, so that a step has the same size.
+            exactly there (at the nearest level of a model that knows only some), with as many steps as the full grid spends
+            below that level, so that a step has the same size.
         t0: the other way to say it: share in (0, 1] of the sampler's steps that run; a number or a list. Exactly one of
             sigma and t0.
         use_labels: tell the model the class. False needs an unconditional model, or one trained with label dropout; it
@@ -93,23 +95,25 @@ class RealGuidance(DenoiserGenerator):
         if not low < sigma <= high:
             raise RecipeError(f'sigma = {sigma:g} is outside ({low:g}, {high:g}].', 'Between 0.1 and 1 is usual.')
         below = int((option_levels(self.sampler) < sigma * (1 - 1e-9)).sum())
-        return self._strength_of({'num_steps': below + 1, 'sigma_max': sigma}, {'sigma': sigma})
+        return self._strength_of({'num_steps': below + 1, 'sigma_max': sigma}, sigma=sigma)
 
     def _by_t0(self, t0: float) -> Strength:
-        from synthaug_plugins.diffusion.steps import option_levels
-
         if not 0 < t0 <= 1:
             raise RecipeError(f't0 = {t0:g} is outside (0, 1].', 'It is the share of the steps that run.')
         n = self.sampler['num_steps']
         first = n - max(1, math.floor(t0 * n + 0.5))
-        return self._strength_of({'first_step': first}, {'sigma': float(option_levels(self.sampler)[first]), 't0': t0})
+        return self._strength_of({'first_step': first}, t0=t0)
 
-    def _strength_of(self, changes: Mapping[str, Any], params: Mapping[str, float]) -> Strength:
+    def _strength_of(self, changes: Mapping[str, Any], **said: float) -> Strength:
         """The full grid's options with these changes, checked now: a churn window may lie above the start."""
         from synthaug_plugins.diffusion import sampler_options
+        from synthaug_plugins.diffusion.steps import option_levels
 
         churn = self.sampler['S_churn'] * changes.get('num_steps', self.sampler['num_steps']) / self.sampler['num_steps']
-        return Strength(sampler_options({**self.sampler, **changes, 'S_churn': churn}, *self.model.sigma_range), params)
+        options = sampler_options({**self.sampler, **changes, 'S_churn': churn}, *self.model.sigma_range, self.model.round_sigma)
+        start = float(option_levels(options, self.model.round_sigma)[options['first_step']])
+        # The recipe's own number, not one that differs in its last digit; another only where the model knows but some levels.
+        return Strength(options, {'sigma': start} | {k: v for k, v in said.items() if k != 'sigma' or math.isclose(v, start)})
 
     def _unknown_class_cure(self, name: str) -> str:
         cure = super()._unknown_class_cure(name)
