@@ -25,7 +25,7 @@ def losses(log: str) -> list[float]:
 
 
 def generate(folder: Path, data: str) -> None:
-    options = ['per_class=6', 'generator.use_labels=False', 'generator.sigma=0.3', 'generator.num_steps=4']
+    options = ['per_class=6', 'generator.use_labels=False', 'generator.sigma=0.3', 'generator.sampler.num_steps=4']
     synthaug(folder, 'generate', 'digits_real_guidance', '--data', data, '--out', 'store', '--cfg-options', *options)
 
 

@@ -26,9 +26,10 @@ STRENGTHS, VARIANTS = (0.3, 0.6, 2.4), 8  # per source and strength
 
 
 def write_digits(out: Path) -> None:
-    """Write scikit-learn's digits as 8 x 8 PNG: `val`, `test`, `draw-<n>/1-shot` and `draw-<n>/5-shot`, one folder per class.
+    """Write scikit-learn's digits as 8 x 8 PNG: `seen`, `val`, `test`, `draw-<n>/1-shot` and `draw-<n>/5-shot`, one folder per class.
 
-    The one-shot set of a draw is part of its five-shot set. Nothing is written where `out` exists.
+    `seen` is what the embedded model was trained on. The one-shot set of a draw is part of its five-shot set. Nothing is
+    written where `out` exists.
     """
     if out.exists():
         return
@@ -45,6 +46,7 @@ def write_digits(out: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(grey[i]).save(path)
 
+    save('seen', np.arange(SEEN))
     save('val', np.arange(SEEN, SEEN + VALIDATION))
     save('test', np.arange(SEEN + VALIDATION, len(grey)))
     for draw in DRAWS:

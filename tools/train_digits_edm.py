@@ -1,43 +1,32 @@
-"""Train the embedded model `digits_edm` from nothing: a class-conditional EDM denoiser of 8x8 handwritten digits.
+"""Train the embedded model `digits_edm` from nothing: `synthaug learn edm edm_digits`, then a check and a card.
 
-    python tools/train_digits_edm.py                       # 5 to 8 minutes on one CPU core; a second call continues
-    python tools/train_digits_edm.py --images-shown 64000  # a quick look
+    python tools/train_digits_edm.py      # 10 to 20 minutes on one CPU core; a second call goes on
 
 It sees scikit-learn's digits 0 to 1199 only. The file is ordered by writer, so the rest (1200 to 1796) is the work of other
-hands, and is left for testing.
-
-Length and dropout were chosen in a trial that trained on images 0 to 999 and took the loss on 1000 to 1199, other writers again:
-with dropout 0.1 that loss is lowest after 100,000 images and then rises, with 0.4 it falls until 160,000 and stays level.
+hands, and is left for testing. How the recipe's length, dropout and augmentation were chosen: tools/benchmarks/results/digits_edm_trial.txt.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from demo import CLASSES, SEEN, write_digits
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import synthaug_plugins
 from synthaug_plugins.diffusion import SampleNoise, build_denoiser, full_float32, sample
-from synthaug_plugins.learning.edm import EDMTraining, Trained, save_trained, train_edm
-from synthaug_plugins.weights import load_weights, read_config
+from synthaug_plugins.engine.learn import learn
+from synthaug_plugins.engine.learn_recipe import load_learn_recipe
+from synthaug_plugins.recipes import find_recipe
+from synthaug_plugins.weights import CARD, load_weights, read_config, read_json, save_model
 
-CLASSES = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
-TRAIN_IMAGES = 1200
 OUT = Path(synthaug_plugins.__file__).parent / 'assets' / 'digits_edm'
-
-
-def real_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """The training images (1200, 1, 8, 8) uint8 (grey levels 0..16 times 255/16, white on black) and labels (1200,)."""
-    digits = load_digits()
-    images = np.rint(digits.images[:TRAIN_IMAGES] * 255 / 16).astype(np.uint8)
-    return torch.from_numpy(images)[:, None], torch.from_numpy(digits.target[:TRAIN_IMAGES]).long()
 
 
 def generate(folder: Path, per_class: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +42,11 @@ def generate(folder: Path, per_class: int, seed: int = 0) -> tuple[np.ndarray, n
 
 def check(folder: Path, per_class: int = 200) -> dict[str, object]:
     """What a classifier of real digits says of generated ones, and how near they come to single training images."""
-    (real, real_labels), (fake, labels) = real_digits(), generate(folder, per_class)
-    real_flat, fake_flat = real.numpy().reshape(len(real), -1) / 255.0, fake.reshape(len(fake), -1) / 255.0
-    said = SVC(gamma=0.256).fit(real_flat, real_labels.numpy()).predict(fake_flat)  # 0.001 on the usual scale of 0..16
+    digits = load_digits()
+    real_flat, real_labels = digits.data[:SEEN] / 16, digits.target[:SEEN]
+    fake, labels = generate(folder, per_class)
+    fake_flat = fake.reshape(len(fake), -1) / 255.0
+    said = SVC(gamma=0.256).fit(real_flat, real_labels).predict(fake_flat)  # 0.001 on the usual scale of 0..16
     square = (real_flat**2).sum(1)
     to_real = np.sqrt(np.maximum((fake_flat**2).sum(1)[:, None] + square - 2 * fake_flat @ real_flat.T, 0)).min(1)
     among = np.maximum(square[:, None] + square - 2 * real_flat @ real_flat.T, 0)
@@ -74,7 +65,7 @@ def check(folder: Path, per_class: int = 200) -> dict[str, object]:
         'spread': {
             'what': 'standard deviation over the images of a class, mean over pixels and classes, pixels in 0..1',
             'generated': round(float(np.mean([fake_flat[labels == c].std(0).mean() for c in range(10)])), 4),
-            'training_images': round(float(np.mean([real_flat[real_labels.numpy() == c].std(0).mean() for c in range(10)])), 4),
+            'training_images': round(float(np.mean([real_flat[real_labels == c].std(0).mean() for c in range(10)])), 4),
         },
     }
 
@@ -87,28 +78,20 @@ def draw_sheet(folder: Path, scale: int = 5) -> None:
     Image.fromarray(np.concatenate(rows)).save(folder / 'sheet.png', optimize=True)
 
 
-def make_card(trained: Trained, options: EDMTraining, seconds: float, parameters: int) -> dict[str, object]:
-    """card.json without the checks."""
+def complete_card(card: dict, check: dict) -> dict:
+    """The card that `synthaug learn edm` wrote, with what is known of these data and the check."""
     return {
-        'name': 'digits_edm',
+        **card,
         'what': 'Class-conditional EDM denoiser of 8x8 grey handwritten digits (white on black), 10 classes.',
-        'licence': 'Apache-2.0',
         'data': {
+            **card['data'],
             'name': 'Optical Recognition of Handwritten Digits, as shipped with scikit-learn (load_digits)',
             'origin': 'E. Alpaydin, C. Kaynak (1998), UCI Machine Learning Repository, CC BY 4.0; scikit-learn is BSD-3-Clause',
-            'split': f'images 0 to {TRAIN_IMAGES - 1} by position (the file is ordered by writer); 1200 to 1796 were never seen',
+            'split': f'images 0 to {SEEN - 1} by position (the file is ordered by writer); {SEEN} to 1796 were never seen',
             'preprocessing': 'grey level 0..16 times 255/16, rounded to uint8; then uint8 / 127.5 - 1',
         },
-        'training': {
-            'script': 'tools/train_digits_edm.py',
-            'parameters': parameters,
-            'steps': trained.steps,
-            'images_shown': trained.images_shown,
-            'seconds': round(seconds),
-            'options': {k: getattr(options, k) for k in options.__dataclass_fields__},
-            'loss_curve': trained.losses,
-        },
-        'weights': 'average of the training (EMA), float16',
+        'training': {**card['training'], 'script': 'tools/train_digits_edm.py'},
+        'check': check,
     }
 
 
@@ -141,46 +124,15 @@ def describe(card: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images-shown', type=float, default=240e3, help='length of the training')
-    parser.add_argument('--dropout', type=float, default=0.4)
     parser.add_argument('--out', type=Path, default=OUT, help='the model folder')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits_edm'), help='checkpoints')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits_edm'), help='data, checkpoints, sample sheets')
     args = parser.parse_args()
-
-    images, labels = real_digits()
-    sigma_data = float((images.double() / 127.5 - 1).square().mean().sqrt())
-    config = {
-        'kind': 'edm',
-        'resolution': 8,
-        'channels': 1,
-        'classes': CLASSES,
-        'label_conditioning': True,
-        'label_dropout': 0.1,
-        'sigma_data': round(sigma_data, 4),
-        'network': {
-            'channels': 48,
-            'channel_mult': [1, 2],
-            'blocks_per_level': 1,
-            'attention_resolutions': [4],
-            'embedding_channels': 128,
-            'dropout': args.dropout,
-        },
-    }
-    # P_mean: the interesting noise levels lie between the grey step of 1/8 (sigma 0.05) and a few times sigma_data.
-    options = EDMTraining(images_shown=int(args.images_shown), P_mean=-0.6, P_std=1.2, ema_half_life_images=12_000, checkpoint_steps=125)
-    clock = args.work_dir.with_suffix('.seconds.json')
-    spent, begin = (json.loads(clock.read_text()) if clock.exists() and args.work_dir.exists() else 0.0), time.process_time()
-
-    def progress(shown: int, loss: float) -> None:
-        clock.write_text(json.dumps(spent + time.process_time() - begin))
-        print(f'{shown:>9,} images  loss {loss:.4f}  {spent + time.process_time() - begin:.0f} CPU s', flush=True)
-
-    trained = train_edm(images, labels, config, options, args.work_dir, progress=progress)
-    parameters = sum(p.numel() for p in build_denoiser(config).parameters())
-    card = make_card(trained, options, spent + time.process_time() - begin, parameters)
-    save_trained(args.out, config, trained, card)
-    card['check'] = check(args.out)
-    save_trained(args.out, config, trained, card)
+    write_digits(args.work_dir / 'digits')
+    options = {'data': str(args.work_dir / 'digits' / 'seen'), 'classes': list(CLASSES), 'name': 'digits_edm', 'licence': 'Apache-2.0'}
+    learn(load_learn_recipe(find_recipe('learn/edm_digits.py'), options), args.work_dir / 'run', 'cpu')
+    model = args.work_dir / 'run' / 'model'
+    card = complete_card(read_json(model / CARD), check(model))
+    save_model(args.out, read_config(model), load_weights(model), card)
     draw_sheet(args.out)
     (args.out / 'card.md').write_text(describe(card), encoding='utf-8')
     print(json.dumps(card['check'], indent=2))
