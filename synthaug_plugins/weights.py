@@ -44,7 +44,9 @@ def model_folder(name: str) -> Path:
     for part in (CONFIG, WEIGHTS):
         if not (folder / part).is_file():
             found = sorted(p.name for p in folder.glob('*.p*') if p.suffix in {'.pt', '.pth', '.pkl', '.pickle'})
-            hint = f' It holds the pickle {found[0]!r}: convert it to safetensors first.' if found else ''
+            hint = f' It holds the pickle {found[0]!r}: see `synthaug convert`.' if found else ''
+            if (folder / 'model' / part).is_file():
+                hint = f' Did you mean {str(folder / "model")!r}?'
             raise ModelError(f'model = {name!r}: {part} is missing in {str(folder)!r}.', f'A model folder holds {CONFIG} and {WEIGHTS}.{hint}')
     return folder
 

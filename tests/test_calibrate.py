@@ -13,6 +13,7 @@ from PIL import Image
 
 from synthaug_plugins.diffusion import EDMPrecond
 from synthaug_plugins.errors import DataError
+from synthaug_plugins.learning import calibrate as calibrate_module
 from synthaug_plugins.learning.calibrate import SigmaLoss, calibrate, calibrate_folder, loss_per_sigma, noise_from_losses, pixel_rms
 
 
@@ -75,6 +76,27 @@ def test_a_constant_brightness_shift_changes_sigma_data_and_not_where_to_train()
     a, b = calibrate(images), calibrate(bright)
     assert b.sigma_data > 2 * a.sigma_data
     assert b.P_mean == pytest.approx(a.P_mean, abs=0.1)
+
+
+def test_grey_images_seen_in_colour_are_trained_where_their_noise_averages_out() -> None:
+    """Three channels that agree average the noise: every level moves up by the square root of 3, and colours that never vary say nothing."""
+    grey = natural(400, 8, rms=0.3).mean(1, keepdims=True).round().astype(np.uint8)
+    one, three = calibrate(grey), calibrate(grey.repeat(3, 1))
+    assert three.P_mean - one.P_mean == pytest.approx(math.log(3) / 2, abs=0.1)
+    assert three.P_std == pytest.approx(one.P_std, abs=0.1)
+
+
+def test_few_images_propose_what_many_of_their_kind_do() -> None:
+    many = natural(2000, 8, rms=0.3)
+    few, all_of_them = calibrate(many[:100]), calibrate(many)  # 192 values each: the covariance of 100 is singular
+    assert few.P_mean == pytest.approx(all_of_them.P_mean, abs=0.3)
+    assert few.P_std == pytest.approx(all_of_them.P_std, abs=0.3)
+
+
+def test_of_large_images_only_so_many_are_looked_at_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate_module, '_MOST_VALUES', 90 * 3 * 8 * 8)
+    assert calibrate(natural(100, 8)).images == 90
+    assert calibrate(natural(100, 16)).images == 64
 
 
 @pytest.mark.parametrize('images', [np.zeros((20, 1, 8, 8), np.uint8), natural(8), natural(20).astype(np.float32)])

@@ -219,5 +219,9 @@ def test_unreadable_files_and_taken_folders_are_refused(tmp_path: Path) -> None:
         convert_state_dict(tmp_path / 'none.pt', CONFIGS['adm'], tmp_path / 'out')
     save_file(dict(build_denoiser(CONFIGS['adm']).network.state_dict()), tmp_path / 'plain.safetensors')
     convert_state_dict(tmp_path / 'plain.safetensors', CONFIGS['adm'], tmp_path / 'out')
-    with pytest.raises(ModelError, match='holds a model'):
-        convert_state_dict(tmp_path / 'plain.safetensors', CONFIGS['adm'], tmp_path / 'out')
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'chapter.tex').write_text('precious')
+    for taken, named in (('out', 'no empty folder'), ('thesis', 'no empty folder'), ('a.pt', 'no empty folder'), ('a.pt/out', 'cannot be made')):
+        with pytest.raises(ModelError, match=named):
+            convert_state_dict(tmp_path / 'plain.safetensors', CONFIGS['adm'], tmp_path / taken)
+    assert [p.name for p in (tmp_path / 'thesis').iterdir()] == ['chapter.tex']

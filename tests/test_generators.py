@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     'label_conditioning': True,
     'label_dropout': 0.1,
     'sigma_data': 0.5,
-    'network': {'channels': 16, 'channel_mult': [1, 2], 'blocks_per_level': 1, 'embedding_channels': 32},
+    'network': {'type': 'ddpmpp', 'channels': 16, 'channel_mult': [1, 2], 'blocks_per_level': 1, 'attention_resolutions': []},
 }
 
 

@@ -20,7 +20,8 @@ from conftest import REPO
 from synthaug_plugins.engine import learn as learn_module
 from synthaug_plugins.engine.learn import learn, reconstruct_model
 from synthaug_plugins.engine.learn_recipe import KEYS, complete_learn_recipe, load_learn_recipe, model_config
-from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped, StoreError
+from synthaug_plugins.learning.checkpoint import load_checkpoint
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.weights import load_weights, read_config
@@ -43,15 +44,15 @@ RECIPE: dict[str, Any] = {
 
 CHILD = """
 import json, sys
-from synthaug_plugins.engine import learn_output
+from synthaug_plugins.engine import progress
 from synthaug_plugins.engine.learn import learn
 import torch
 torch.set_num_threads(1)
-step = learn_output.TrainingProgress.step
+step = progress.TrainingProgress.step
 def say(self, images_shown, loss):
     print(images_shown, flush=True)
     step(self, images_shown, loss)
-learn_output.TrainingProgress.step = say
+progress.TrainingProgress.step = say
 learn(json.loads(sys.argv[1]), sys.argv[2], 'cpu')
 """
 
@@ -64,10 +65,27 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _few_noise_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn_module, '_SIGMAS', [0.1, 1.0, 10.0])
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two classes of small images of several sizes and kinds, one of them rotated by EXIF."""
-    folder, rng = tmp_path / 'data', np.random.default_rng(0)
+    return draw_data(tmp_path / 'data')
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of RECIPE from start to end in one call."""
+    folder = tmp_path_factory.mktemp('unbroken')
+    learn(recipe(draw_data(folder / 'data')), folder / 'out', 'cpu', quiet=True)
+    return folder / 'out'
+
+
+def draw_data(folder: Path) -> Path:
+    """Two classes of small images of several sizes and kinds."""
+    rng = np.random.default_rng(0)
     for name, half in (('left', slice(0, 6)), ('right', slice(6, 12))):
         (folder / name).mkdir(parents=True)
         for k in range(8):
@@ -88,6 +106,17 @@ def recipe(data: Path, **changes: Any) -> dict[str, Any]:
             where = where[parent]
         where[last] = value
     return complete_learn_recipe(copy)
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    """The last checkpoints (weights, averages and optimizer, float32) and the model folders hold the same bits."""
+    states = [load_checkpoint(folder / 'checkpoints') for folder in (a, b)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert states[0][1]['step'] == states[1][1]['step']
+    for one, other in ((states[0][0], states[1][0]), (load_weights(a / 'model'), load_weights(b / 'model'))):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[k], v) for k, v in other.items())
 
 
 def test_a_folder_of_images_becomes_a_model_that_generates(data: Path, tmp_path: Path) -> None:
@@ -122,7 +151,7 @@ def test_a_folder_of_images_becomes_a_model_that_generates(data: Path, tmp_path:
     assert set(log[0]) == {'images_shown', 'loss', 'seconds', 'images_per_s'}
     table = (out / 'loss_per_sigma.csv').read_text().splitlines()
     assert table[0] == 'sigma,loss,standard_error'
-    assert len(table) == 25
+    assert len(table) == 4
 
     from synthaug_plugins.generators.edm import EDM
     from synthaug_plugins.store.plan import make_blocks
@@ -135,8 +164,7 @@ def test_a_folder_of_images_becomes_a_model_that_generates(data: Path, tmp_path:
     assert generator.generate(requests).shape == (2, 8, 8, 3)
 
 
-def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(data: Path, tmp_path: Path) -> None:
-    whole = learn(recipe(data), tmp_path / 'whole', 'cpu', quiet=True)
+def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(data: Path, unbroken: Path, tmp_path: Path) -> None:
     command = [sys.executable, '-c', CHILD, json.dumps(recipe(data)), str(tmp_path / 'killed')]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert child.stdout is not None
@@ -148,11 +176,9 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(data: Path, 
     state = json.loads((tmp_path / 'killed' / 'checkpoints' / 'checkpoint.json').read_text())
     assert 6 <= state['step'] < 12
     decoded = (tmp_path / 'killed' / 'data' / 'images.npy').stat()
-    again = learn(recipe(data), tmp_path / 'killed', 'cpu', quiet=True)
-    assert all(torch.equal(again.weights[k], v) for k, v in whole.weights.items())
+    learn(recipe(data), tmp_path / 'killed', 'cpu', quiet=True)
     assert (tmp_path / 'killed' / 'data' / 'images.npy').stat().st_mtime_ns == decoded.st_mtime_ns  # not decoded again
-    weights = [load_weights(tmp_path / name / 'model') for name in ('whole', 'killed')]
-    assert all(torch.equal(weights[1][k], v) for k, v in weights[0].items())
+    assert_same_end(tmp_path / 'killed', unbroken)
 
 
 def test_ctrl_c_says_what_is_kept_and_the_same_call_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,11 +197,23 @@ def test_ctrl_c_says_what_is_kept_and_the_same_call_goes_on(data: Path, tmp_path
     assert calls[:7] == [8, 16, 24, 32, 40, 32, 40]
 
 
-def test_a_finished_training_goes_on_when_it_is_made_longer(data: Path, tmp_path: Path) -> None:
+def test_a_stop_while_a_sheet_is_drawn_tells_the_newest_checkpoint_and_loses_no_sheet(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    done, draw = recipe(data, samples__every=48), learn_module.draw_sheet
+    monkeypatch.setattr(learn_module, 'draw_sheet', stop)
+    with pytest.raises(Stopped, match='48 images'):
+        learn(done, tmp_path / 'out', 'cpu', quiet=True)
+    monkeypatch.setattr(learn_module, 'draw_sheet', draw)
+    learn(done, tmp_path / 'out', 'cpu', quiet=True)
+    assert sorted(p.name for p in (tmp_path / 'out' / 'samples').iterdir()) == ['000000072.png', '000000096.png']
+
+
+def test_a_finished_training_goes_on_when_it_is_made_longer(data: Path, unbroken: Path, tmp_path: Path) -> None:
     learn(recipe(data, training__images_shown=48), tmp_path / 'out', 'cpu', quiet=True)
-    longer = learn(recipe(data), tmp_path / 'out', 'cpu', quiet=True)
-    whole = learn(recipe(data), tmp_path / 'whole', 'cpu', quiet=True)
-    assert all(torch.equal(longer.weights[k], v) for k, v in whole.weights.items())
+    learn(recipe(data), tmp_path / 'out', 'cpu', quiet=True)
+    assert_same_end(tmp_path / 'out', unbroken)
     assert [json.loads(x)['images_shown'] for x in (tmp_path / 'out' / 'log.jsonl').read_text().splitlines()] == [24, 48, 72, 96]
 
 
@@ -187,6 +225,8 @@ def test_another_recipe_or_other_images_are_refused_by_key(data: Path, tmp_path:
     changes = {'training__learning_rate': 1e-4, 'model__network__channels': 32, 'seed': 7, 'augment': {'p': 0.3}}
     with pytest.raises(RecipeError, match=r'differs in augment, model\.network\.channels, seed, training\.learning_rate'):
         learn(recipe(data, **short, **changes), out, 'cpu', quiet=True)
+    said = {'training__weight_decay': 0.01, 'augment': {'p': 0.2, 'yflip': 1}}  # what holds anyway
+    learn(recipe(data, **short, **said), out, 'cpu', quiet=True)
     moved = shutil.copytree(data, tmp_path / 'elsewhere')
     learn(recipe(moved, **short), out, 'cpu', quiet=True)  # the same images in another place are the same images
     (moved / 'left' / '0.png').write_bytes((moved / 'right' / '1.png').read_bytes())
@@ -201,6 +241,32 @@ def test_a_folder_of_the_user_is_never_touched(data: Path, tmp_path: Path) -> No
     with pytest.raises(RecipeError, match='holds no training'):
         learn(recipe(data), tmp_path / 'thesis', 'cpu', quiet=True)
     assert [p.name for p in (tmp_path / 'thesis').iterdir()] == ['chapter.tex']
+
+
+def test_a_folder_within_the_images_is_refused_since_it_would_become_a_class(data: Path, tmp_path: Path) -> None:
+    (tmp_path / 'link').symlink_to(data)
+    for out in (data / 'out', tmp_path / 'link' / 'left' / 'out'):
+        with pytest.raises(RecipeError, match='within the images'):
+            learn(recipe(data), out, 'cpu', quiet=True)
+    assert sorted(p.name for p in data.iterdir()) == ['left', 'right']
+
+
+def test_a_disk_that_fills_while_images_are_decoded_is_named(data: Path, tmp_path: Path) -> None:
+    cache = tmp_path / 'out' / 'data'
+    learn_module._claim(tmp_path / 'out', recipe(data))
+    cache.mkdir()
+    (cache / '.images.partial').symlink_to('/dev/full')
+    with pytest.raises(StoreError, match='the disk is full'):
+        learn(recipe(data), tmp_path / 'out', 'cpu', quiet=True)
+
+
+def test_without_a_gpu_the_loss_of_large_images_is_taken_from_few_and_the_title_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = []
+    monkeypatch.setattr(learn_module, '_LOSS_VALUES', 13 * 8 * 8)
+    monkeypatch.setattr(learn_module, '_FEWEST', 5)
+    monkeypatch.setattr(learn_module, 'write_losses', lambda folder, table, distribution, title: titles.append(title))
+    learn(recipe(data, training__images_shown=8), tmp_path / 'out', 'cpu', quiet=True)
+    assert 'loss on 13 training images' in titles[0]
 
 
 def test_two_trainings_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
@@ -251,6 +317,9 @@ def test_classes_that_the_folder_does_not_have_are_refused(data: Path, tmp_path:
         ({'training__accumulation': 3}, RecipeError, 'accumulation'),
         ({'training__images_shown': 0}, RecipeError, 'images_shown'),
         ({'training__power_ema_stds': [0.5]}, RecipeError, 'std'),
+        ({'training__P_mean': 'low'}, RecipeError, 'P_mean'),
+        ({'training__class_balance': 'no'}, RecipeError, 'class_balance'),
+        ({'seed': 1.5}, RecipeError, 'seed'),
         ({'augment__xflop': 1}, RecipeError, 'xflop.*xflip'),
         ({'augment__p': 2}, RecipeError, 'p = 2'),
         ({'samples__every': -1}, RecipeError, 'every'),
@@ -290,8 +359,11 @@ def test_an_average_of_another_width_becomes_a_model(data: Path, tmp_path: Path)
     assert wide.keys() == usual.keys()
     assert any(not torch.equal(wide[k], usual[k]) for k in wide)
     assert '0.15' in json.loads((tmp_path / 'wide' / 'card.json').read_text())['weights']
-    with pytest.raises(RecipeError, match='exists'):
+    with pytest.raises(ModelError, match='no empty folder'):
         reconstruct_model(out, 0.15, tmp_path / 'wide')
+    for folder in (out / 'model', tmp_path / 'nowhere'):
+        with pytest.raises(RecipeError, match='holds no training'):
+            reconstruct_model(folder, 0.15, tmp_path / 'new')
 
 
 @pytest.mark.parametrize(('name', 'millions'), [('edm_digits', None), ('edm_cifar10', 55.735), ('edm_eurosat64', None), ('edm_imagenet64', 295.90)])

@@ -15,22 +15,18 @@ from synthaug_plugins.diffusion.ddpmpp import DDPMpp
 from synthaug_plugins.diffusion.networks import build_denoiser, check_denoiser_config, parameter_count
 from synthaug_plugins.diffusion.noise import SampleNoise
 from synthaug_plugins.diffusion.preconditioning import IDDPMPrecond, Precond, VEPrecond, VPPrecond
-from synthaug_plugins.diffusion.unet import UNet
 from synthaug_plugins.errors import ModelError
 
 BASE: dict[str, Any] = {'kind': 'edm', 'resolution': 8, 'channels': 1, 'classes': ['a', 'b'], 'label_conditioning': True, 'sigma_data': 0.5}
 SIZE = {'channels': 16, 'channel_mult': [1, 2], 'blocks_per_level': 1, 'attention_resolutions': [4]}
 NCSNPP = {'embedding': 'fourier', 'resample_filter': [1, 3, 3, 1], 'pyramid': True}
-UNET = {**BASE, 'network': {**SIZE, 'embedding_channels': 32, 'dropout': 0.0}}
 DDPMPP = {**BASE, 'augment_labels': 9, 'network': {'type': 'ddpmpp', **SIZE}}
 CONFIGS: dict[str, dict[str, Any]] = {
-    'unet': UNET,
     'ddpmpp': DDPMPP,
     'ncsnpp': {**BASE, 'augment_labels': 9, 'network': {'type': 'ddpmpp', **SIZE, **NCSNPP}},
     'adm': {**BASE, 'augment_labels': 9, 'network': {'type': 'adm', **SIZE, 'head_channels': 8}},
 }
 each = pytest.mark.parametrize('config', CONFIGS.values(), ids=CONFIGS)
-published = pytest.mark.parametrize('config', [c for name, c in CONFIGS.items() if name != 'unet'], ids=[name for name in CONFIGS if name != 'unet'])
 
 
 def stirred(config: dict[str, Any]) -> Precond:
@@ -92,7 +88,7 @@ def test_no_label_is_the_null_label_and_labels_matter(config: dict[str, Any]) ->
     assert not torch.allclose(zeros, null)
 
 
-@published
+@each
 def test_no_augment_labels_are_zeros_and_augment_labels_matter(config: dict[str, Any]) -> None:
     denoiser, x, sigma = stirred(config), torch.randn(3, 1, 8, 8), torch.tensor(0.7)
     assert torch.equal(denoiser(x, sigma), denoiser(x, sigma, augment_labels=torch.zeros(3, 9)))
@@ -110,7 +106,7 @@ def test_network_runs_in_its_own_precision_and_state_keeps_its(config: dict[str,
     assert denoiser(x.float(), sigma).dtype == torch.float32
 
 
-@published
+@each
 def test_noise_levels_stay_apart_in_a_low_precision_network(config: dict[str, Any]) -> None:
     """Two noise levels that bfloat16 itself cannot tell apart: the embedding works them out in float32."""
     network, x = stirred(config).to(torch.bfloat16).network, torch.randn(1, 1, 8, 8).bfloat16()
@@ -138,7 +134,7 @@ def test_all_parameters_learn(config: dict[str, Any]) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.parameters())
 
 
-@published
+@each
 def test_checkpointing_changes_memory_but_no_gradient(config: dict[str, Any]) -> None:
     gradients = []
     for checkpoint in (False, True):
@@ -151,7 +147,7 @@ def test_checkpointing_changes_memory_but_no_gradient(config: dict[str, Any]) ->
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@published
+@each
 def test_channels_last_gives_the_same_image(config: dict[str, Any]) -> None:
     denoiser, x = stirred(config), torch.randn(2, 1, 8, 8)
     expected = denoiser(x, torch.tensor(1.0))
@@ -159,7 +155,7 @@ def test_channels_last_gives_the_same_image(config: dict[str, Any]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@published
+@each
 def test_network_compiles_as_one_graph(config: dict[str, Any]) -> None:
     network, x, c_noise = stirred(config).network, torch.randn(2, 1, 8, 8), torch.tensor([0.1, -1.0])
     compiled = torch.compile(network, backend='eager', fullgraph=True)
@@ -303,7 +299,7 @@ def test_missing_key_is_named(key: str) -> None:
         build_denoiser({k: v for k, v in DDPMPP.items() if k != key})
 
 
-@published
+@each
 def test_labels_that_a_network_cannot_take_are_refused(config: dict[str, Any]) -> None:
     network, x = build_denoiser(config).network, torch.zeros(2, 1, 8, 8)
     for wrong in (3, -1):
@@ -318,7 +314,7 @@ def test_labels_that_a_network_cannot_take_are_refused(config: dict[str, Any]) -
         bare(x, torch.zeros(2), augment_labels=torch.zeros(2, 9))
 
 
-@published
+@each
 @pytest.mark.parametrize(
     'labels',
     [torch.eye(2), torch.tensor([0.0, 0.5]), torch.tensor([True, False]), torch.tensor([1]), torch.tensor([0, 1, 1]), torch.tensor(1)],
@@ -332,13 +328,8 @@ def test_labels_are_one_class_index_per_sample_and_nothing_is_guessed(config: di
         network(x, torch.zeros(2), augment_labels=torch.zeros(1, 9))
 
 
-@published
+@each
 def test_labels_on_the_host_meet_images_on_any_device(config: dict[str, Any]) -> None:
     with torch.device('meta'):
         denoiser = build_denoiser(config)
     assert denoiser(torch.zeros(2, 1, 8, 8, device='meta'), torch.tensor(1.0), torch.tensor([0, 1])).device.type == 'meta'
-
-
-def test_labels_for_an_unconditional_unet_are_refused() -> None:
-    with pytest.raises(ValueError, match='unconditional'):
-        UNet(8, 1, channels=16)(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long))

@@ -1,6 +1,6 @@
 """Train the embedded model `digits_edm` from nothing: `synthaug learn edm edm_digits`, then a check and a card.
 
-    python tools/train_digits_edm.py      # 10 to 20 minutes on one CPU core; a second call goes on
+    python tools/train_digits_edm.py      # 10 to 25 minutes on one CPU core; a second call goes on
 
 It sees scikit-learn's digits 0 to 1199 only. The file is ordered by writer, so the rest (1200 to 1796) is the work of other
 hands, and is left for testing. How the recipe's length, dropout and augmentation were chosen: tools/benchmarks/results/digits_edm_trial.txt.
@@ -111,7 +111,10 @@ def describe(card: dict) -> str:
   It knows 1200 labels. A classifier that is given fewer gets help that it could not have made from its own data: here the
   model stands in for one trained on the web.
 - Training: {training['parameters']:,} parameters; {training['images_shown']:,} images shown in {training['steps']:,} steps;
-  {training['seconds'] / 60:.0f} minutes on one CPU core; loss {training['loss_curve'][0][1]:.3f} at first, {training['loss_curve'][-1][1]:.3f} at last.
+  {training['seconds'] / 60:.0f} minutes (wall clock) on one CPU core of a shared machine;
+  loss {training['loss_curve'][0][1]:.3f} at first, {training['loss_curve'][-1][1]:.3f} at last.
+- Augmentation: non-leaking, p = {training['augment']['p']}, mirrored, turned, scaled, stretched or shifted, told to the network by 9
+  numbers. Label dropout 0.1, so it runs without a class, too.
 - Class: a support vector machine trained on the real training images calls {100 * found['accuracy']:.1f} % of
   {10 * found['generated_per_class']} generated ones by the class they were asked for;
   the worst class is at {100 * min(found['accuracy_per_class'].values()):.1f} %.

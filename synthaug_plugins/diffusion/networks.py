@@ -14,7 +14,6 @@ from torch import nn
 from synthaug_plugins.diffusion.adm import ADM
 from synthaug_plugins.diffusion.ddpmpp import DDPMpp
 from synthaug_plugins.diffusion.preconditioning import EDMPrecond, IDDPMPrecond, Precond, VEPrecond, VPPrecond
-from synthaug_plugins.diffusion.unet import UNet
 from synthaug_plugins.errors import ModelError, nearest
 
 KINDS: dict[str, type[Precond]] = {'edm': EDMPrecond, 'vp': VPPrecond, 've': VEPrecond, 'iddpm': IDDPMPrecond}
@@ -67,15 +66,15 @@ def parameter_count(config: Mapping[str, Any]) -> int:
 def _build(config: Mapping[str, Any]) -> Precond:
     _check_values(config)
     options = dict(config['network'])
-    network = NETWORKS[options.pop('type')] if 'type' in options else UNet
+    network = NETWORKS[options.pop('type')]
     for key, default in _keyword_options(network).items():
         if key in options:
             options[key] = _checked(key, options[key], default)
     num_classes = len(config['classes']) if config['label_conditioning'] else 0
-    augment = {'augment_labels': config['augment_labels']} if config.get('augment_labels') else {}
     kind = KINDS[config['kind']]
     constants = {key: config[key] for key in _constants(kind) if key in config}
-    denoiser = kind(network(config['resolution'], config['channels'], num_classes, **augment, **options), **constants)
+    raw = network(config['resolution'], config['channels'], num_classes, config.get('augment_labels', 0), **options)
+    denoiser = kind(raw, **constants)
     if not 0 <= denoiser.sigma_min < denoiser.sigma_max:
         what = f'The model config makes noise levels from {denoiser.sigma_min:g} to {denoiser.sigma_max:g}.'
         raise ModelError(what, f'Correct the constants of kind {config["kind"]!r}: the lowest must be below the highest.')
@@ -130,19 +129,14 @@ def _check_network(config: Mapping[str, Any]) -> None:
     network = config['network']
     if not isinstance(network, Mapping):
         raise ModelError(f'The model config says network = {network!r}.', "Write network = dict(type='ddpmpp', ...).")
-    if 'type' in network and str(network['type']) not in NETWORKS:
-        raise ModelError(f'The model config says network type = {network["type"]!r}.', nearest(str(network['type']), NETWORKS))
-    if 'type' not in network and config.get('augment_labels'):
-        raise ModelError('The model config says augment_labels, but its network has no type.', "Set type = 'ddpmpp' in network.")
-    known = {'type', *_keyword_options(NETWORKS[network['type']] if 'type' in network else UNet)}
+    if str(network.get('type')) not in NETWORKS:
+        raise ModelError(f'The model config says network type = {network.get("type")!r}.', nearest(str(network.get('type')), NETWORKS))
+    known = {'type', *_keyword_options(NETWORKS[network['type']])}
     for key in network:
         if key not in known:
             raise ModelError(f'The model config has the unknown network option {key!r}.', nearest(key, known))
     if network.get('learned_variance') and config['kind'] != 'iddpm':
         raise ModelError(f'The network option learned_variance = True does not fit kind = {config["kind"]!r}.', "Only kind 'iddpm' has such models.")
-    levels = len(network.get('channel_mult', ())) if 'type' not in network else 0
-    if 'type' not in network and (config['resolution'] < 2 or config['resolution'] % 2 ** (max(levels, 1) - 1)):
-        raise ModelError(f'The resolution {config["resolution"]} cannot be halved {levels - 1} times.', 'Use fewer entries in channel_mult.')
 
 
 def _checked(key: str, value: Any, default: Any) -> Any:

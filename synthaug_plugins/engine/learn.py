@@ -22,12 +22,14 @@ from synthaug_plugins import __version__
 from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
 from synthaug_plugins.diffusion.networks import parameter_count
 from synthaug_plugins.engine.generate import choose_device
-from synthaug_plugins.engine.learn_output import TrainingProgress, draw_sheet, write_losses
+from synthaug_plugins.engine.learn_output import draw_sheet, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
+from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.learning.calibrate import loss_per_sigma, pixel_rms
-from synthaug_plugins.learning.checkpoint import load_snapshots
+from synthaug_plugins.learning.checkpoint import STATE, load_snapshots
+from synthaug_plugins.learning.convert import check_new_folder
 from synthaug_plugins.learning.data import DecodedImages, check_classes, decode
 from synthaug_plugins.learning.edm import Trained, save_trained, train_edm
 from synthaug_plugins.learning.ema import reconstruct
@@ -38,6 +40,8 @@ from synthaug_plugins.weights import CARD, load_weights, model_folder, read_conf
 
 MARK = 'learn.json'
 """Names the recipe and the data; a folder with it is ours."""
+_LOSS_VALUES, _FEWEST = 2**18, 16
+"""Without a GPU the loss per noise level is taken from so many pixel values: 256 small images, 21 of 64 pixels in RGB, 16 at least."""
 _SIGMAS = np.exp(np.linspace(np.log(0.005), np.log(80), 24)).tolist()
 
 
@@ -55,7 +59,7 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         quiet: no progress on standard error.
 
     Raises:
-        RecipeError: the recipe names no data; or `out` is not ours or holds a training of another recipe or other images; the
+        RecipeError: the recipe names no data; or `out` lies within it, is not ours or holds a training of another recipe or other images; the
             keys that differ are named.
         DataError: the images do not fit the recipe, or one cannot be read.
         ModelError: the loss is not finite.
@@ -70,9 +74,10 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
     real_images = RealImages(recipe['data'])
     classes = list(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
+    if folder.resolve().is_relative_to(real_images.root.resolve()):
+        raise RecipeError(f'The folder {str(folder)!r} lies within the images: its files would count as a class.', 'Give a folder elsewhere.')
     known = _claim(folder, recipe)
     with _lock(folder / MARK):
-        run = None
         try:
             images = decode(real_images, classes, recipe['model']['resolution'], recipe['model']['channels'], folder / 'data', None if quiet else _SayDecoded())
             if images.enlarged and not quiet:
@@ -80,10 +85,10 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
             if known and known['data_sha256'] not in (None, images.sha256):
                 raise RecipeError(f'{str(folder)!r} holds a training on other images: data changed.', 'Restore the images, or give a new folder.')
             write_whole(folder / MARK, _mark(recipe, images.sha256))
-            run = _Learning(recipe, folder, images, where)
-            return run.train(quiet)
+            return _Learning(recipe, folder, images, where).train(quiet)
         except KeyboardInterrupt:
-            shown = run.last_checkpoint if run else 0
+            state = folder / 'checkpoints' / STATE
+            shown = json.loads(state.read_text(encoding='utf-8'))['step'] * training_options(recipe).batch_size if state.is_file() else 0
             raise Stopped(f'Stopped: the last checkpoint in {folder} has seen {shown:,} images.', 'The same command goes on from there.') from None
         except (OSError, SafetensorError) as error:
             cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC if 'No space' in str(error) else errno.EIO, str(error))
@@ -100,12 +105,14 @@ def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int
         step: the step at which the average ends; default: the last snapshot's.
 
     Raises:
-        RecipeError, ModelError: see `learning.ema.reconstruct`; or `target` exists.
+        RecipeError, ModelError: see `learning.ema.reconstruct`; or `out` is no training, or `target` holds something.
     """
-    model, folder = model_folder(str(Path(out).expanduser() / 'model')), Path(target).expanduser()
-    if folder.exists():
-        raise RecipeError(f'{str(folder)!r} exists already.', 'Give a new folder.')
-    parameters = reconstruct(load_snapshots(model.parent / 'checkpoints'), std, step)
+    training, folder = Path(out).expanduser(), Path(target).expanduser()
+    if not (training / MARK).is_file():
+        raise RecipeError(f'{str(training)!r} holds no training.', 'Give the folder that `synthaug learn edm` wrote, not its model folder.')
+    check_new_folder(folder)
+    model = model_folder(str(training / 'model'))
+    parameters = reconstruct(load_snapshots(training / 'checkpoints'), std, step)
     weights = {**load_weights(model), **{k: v.half() for k, v in parameters.items()}}
     card = json.loads((model / CARD).read_text(encoding='utf-8'))
     card['weights'] = f'power-function average of relative width {std:g}' + (f' after {step} steps' if step else '') + ', float16'
@@ -172,9 +179,10 @@ class _Learning:
         self.labels = images.labels if self.config['label_conditioning'] else None
         self.log = _read_log(folder / 'log.jsonl')
         self.every = recipe['samples']['every'] or max(self.options.images_shown // 10, 1)
-        self.last_checkpoint = self.log[-1]['images_shown'] if self.log else 0
         self._seconds = self.log[-1]['seconds'] if self.log else 0.0
-        self._since = self.last_checkpoint, time.monotonic()
+        self._since = self.log[-1]['images_shown'] if self.log else 0, time.monotonic()
+        # From the files, not the log: a sheet that a kill cut off is drawn at the next checkpoint.
+        self._drawn = max((int(p.stem) for p in (folder / 'samples').glob('*.png') if p.stem.isdigit()), default=0)
         self._denoiser: Precond | None = None
 
     def train(self, quiet: bool) -> Trained:
@@ -202,23 +210,28 @@ class _Learning:
         entry = {'images_shown': images_shown, 'loss': round(loss, 6), 'seconds': round(self._seconds, 1)}
         self.log.append({**entry, 'images_per_s': round((images_shown - before) / max(now - started, 1e-9), 1)})
         write_whole(self.folder / 'log.jsonl', ''.join(json.dumps(e) + '\n' for e in self.log).encode())
-        if images_shown // self.every > self.last_checkpoint // self.every and images_shown < self.options.images_shown:
+        if images_shown // self.every > self._drawn // self.every and images_shown < self.options.images_shown:
             self._results(images_shown, weights)
-        self.last_checkpoint, self._since = images_shown, (images_shown, time.monotonic())  # drawing sheets is no training
+        self._since = images_shown, time.monotonic()  # drawing sheets is no training
 
     def _results(self, images_shown: int, weights: Mapping[str, Tensor]) -> None:
-        """Write the model folder, a sheet of samples and the loss per noise level for averaged weights."""
+        """Write the model folder, the loss per noise level and, last, a sheet of samples for averaged weights."""
         losses = [(e['images_shown'], e['loss']) for e in self.log]
         trained = Trained(dict(weights), losses, images_shown, images_shown // self.options.batch_size)
         save_trained(self.folder / 'model', self.config, trained, self._card(trained))
         if self._denoiser is None:
             self._denoiser = build_denoiser(self.config).to(self.device).eval().requires_grad_(False)
         self._denoiser.load_state_dict(dict(weights))
+        pixels = self.images.pixels
+        most = 256 if self.device.type == 'cuda' else max(_FEWEST, min(256, _LOSS_VALUES // pixels[0].size))
+        limit = min(most, len(pixels))
         with full_float32():
-            draw_sheet(self.folder / 'samples' / f'{images_shown:09d}.png', self._samples(self._denoiser))
-            table = loss_per_sigma(self._denoiser, self.images.pixels, self.labels, _SIGMAS, batch_size=self._network_batch())
-        title = f'{self.recipe["name"] or self.folder.name}: loss on training images after {images_shown:,} images shown'
+            table = loss_per_sigma(self._denoiser, pixels, self.labels, _SIGMAS, limit=limit, batch_size=self._network_batch())
+            sheet = self._samples(self._denoiser)
+        title = f'{self.recipe["name"] or self.folder.name}: loss on {limit} training images after {images_shown:,} images shown'
         write_losses(self.folder, table, noise_distribution(self.config, self.options), title)
+        draw_sheet(self.folder / 'samples' / f'{images_shown:09d}.png', sheet)
+        self._drawn = images_shown
 
     def _network_batch(self) -> int:
         """Images per network call that fit into memory, since they do in training."""

@@ -1,75 +1,22 @@
-"""What a training shows: progress, sheets of samples, the loss per noise level."""
+"""What a training draws: sheets of samples and the loss per noise level."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from synthaug_plugins.diffusion import IDDPMUniform, LogNormal, LogUniform, VPUniform
 from synthaug_plugins.learning.calibrate import SigmaLoss
 from synthaug_plugins.store.files import write_whole
 
 _INK, _GREY, _BLUE = '#1f2328', '#6e7781', '#0969da'
-
-
-class TrainingProgress:
-    """Images shown, loss, images per second and time left: a bar on a terminal, plain lines elsewhere. Reads the loss from the
-    device only when it says something, so that the device is not kept waiting.
-
-    Args:
-        total: images that the whole training shows.
-        every_s: seconds between two plain lines.
-    """
-
-    def __init__(self, total: int, every_s: float = 10.0) -> None:
-        self.total, self.every_s = total, every_s
-        self._first: tuple[int, float] | None = None
-        self._said = 0.0
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[state]}'), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task('learn', total=total, state='')
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def step(self, images_shown: int, loss: Tensor) -> None:
-        """A step is done; `loss` is a 0-dim tensor."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = images_shown, now  # the first step of a run builds caches and tells little about speed
-            return
-        last = images_shown >= self.total
-        if now - self._said < (0.5 if self._bar else self.every_s) and not last:
-            return
-        self._said = now
-        rate = (images_shown - self._first[0]) / max(now - self._first[1], 1e-9)
-        state = f'{min(images_shown, self.total):,}/{self.total:,} images, loss {float(loss):.4f}, {rate:.1f} images/s'
-        if self._bar:
-            self._bar.update(self._task, completed=images_shown, state=state)
-        else:
-            print(f'{state}, {max(self.total - images_shown, 0) / max(rate, 1e-9):.0f} s left', file=sys.stderr, flush=True)
 
 
 def draw_sheet(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:

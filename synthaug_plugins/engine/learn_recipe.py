@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from synthaug_plugins.diffusion.augmentation import Augmentation
@@ -126,10 +126,14 @@ def model_config(recipe: Mapping[str, Any], classes: list[str], sigma_data: floa
 
 
 def decisive(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a complete recipe that decides the weights, as dotted keys; the data are compared by content."""
+    """The part of a complete recipe that decides the weights, as dotted keys; the data are compared by content.
+
+    An option of training or augment that is left out equals its default.
+    """
+    augment = augmentation(recipe)
     parts = {
         **{f'model.{k}': v for k, v in recipe['model'].items() if k != 'network'},
         **{f'model.network.{k}': v for k, v in recipe['model']['network'].items()},
-        **{f'training.{k}': v for k, v in recipe['training'].items() if k not in FREE},
+        **{f'training.{k}': v for k, v in asdict(training_options(recipe)).items() if k not in FREE | {'seed'}},
     }
-    return {**parts, 'augment': recipe['augment'], 'seed': recipe['seed'], 'classes': recipe['classes']}
+    return {**parts, 'augment': augment and asdict(augment), 'seed': recipe['seed'], 'classes': recipe['classes']}

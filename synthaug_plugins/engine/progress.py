@@ -9,25 +9,25 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 
-class GenerationProgress:
-    """Counts accepted images against the quota; shows images per second, accepted rate and time left.
+class _Spoken:
+    """A bar on a terminal's standard error; elsewhere one line every so many seconds.
 
     Args:
-        total: accepted images that the whole plan asks for.
-        done: of these, how many an earlier run has published.
+        name: of the bar.
+        total, done: what the bar counts to, and where it starts.
         every_s: seconds between two plain lines.
     """
 
-    def __init__(self, total: int, done: int = 0, every_s: float = 5.0) -> None:
-        self.total, self.kept, self.made, self.every_s = total, done, 0, every_s
-        self._done_before, self._start, self._last_line = done, time.monotonic(), 0.0
+    def __init__(self, name: str, total: int, done: int, every_s: float) -> None:
+        self.total, self.every_s, self._said = total, every_s, 0.0
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'), TimeRemainingColumn())
+            columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[state]}'), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task('images', total=total, completed=done, rate='')
+            self._task = self._bar.add_task(name, total=total, completed=done, state='')
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -38,17 +38,60 @@ class GenerationProgress:
         if self._bar:
             self._bar.stop()
 
+    def _due(self, done: int, now: float) -> bool:
+        """Whether it is time to say something; twice a second on a terminal."""
+        return now - self._said >= (0.5 if self._bar else self.every_s) or done >= self.total
+
+    def _say(self, done: int, now: float, state: str, seconds_left: float) -> None:
+        self._said = now
+        if self._bar:
+            self._bar.update(self._task, completed=done, state=state)
+        else:
+            print(f'{done:,}/{self.total:,} images, {state}, {seconds_left:.0f} s left', file=sys.stderr, flush=True)
+
+
+class GenerationProgress(_Spoken):
+    """Counts accepted images against the quota; shows images per second, accepted rate and time left.
+
+    Args:
+        total: accepted images that the whole plan asks for.
+        done: of these, how many an earlier run has published.
+        every_s: seconds between two plain lines.
+    """
+
+    def __init__(self, total: int, done: int = 0, every_s: float = 5.0) -> None:
+        super().__init__('images', total, done, every_s)
+        self.kept, self.made = done, 0
+        self._done_before, self._start = done, time.monotonic()
+
     def block_done(self, kept: int, made: int) -> None:
         """Add a published block: `kept` accepted of `made` images."""
         self.kept += kept
         self.made += made
         now = time.monotonic()
-        seconds = max(now - self._start, 1e-9)
-        accepted = self.kept - self._done_before
-        rate = f'{self.made / seconds:.1f} images/s, {100 * accepted / max(self.made, 1):.0f} % accepted'
-        if self._bar:
-            self._bar.update(self._task, completed=self.kept, rate=rate)
-        elif now - self._last_line >= self.every_s or self.kept >= self.total:
-            left = (self.total - self.kept) * seconds / max(accepted, 1)
-            print(f'{self.kept}/{self.total} images, {rate}, {left:.0f} s left', file=sys.stderr, flush=True)
-            self._last_line = now
+        seconds, accepted = max(now - self._start, 1e-9), self.kept - self._done_before
+        if self._due(self.kept, now):
+            state = f'{self.made / seconds:.1f} images/s, {100 * accepted / max(self.made, 1):.0f} % accepted'
+            self._say(self.kept, now, state, (self.total - self.kept) * seconds / max(accepted, 1))
+
+
+class TrainingProgress(_Spoken):
+    """Images shown, loss, images per second and time left. Reads the loss from the device only when it says something.
+
+    Args:
+        total: images that the whole training shows.
+        every_s: seconds between two plain lines.
+    """
+
+    def __init__(self, total: int, every_s: float = 10.0) -> None:
+        super().__init__('learn', total, 0, every_s)
+        self._first: tuple[int, float] | None = None
+
+    def step(self, images_shown: int, loss: Tensor) -> None:
+        """A step is done; `loss` is a 0-dim tensor."""
+        now, done = time.monotonic(), min(images_shown, self.total)
+        if self._first is None:
+            self._first = images_shown, now  # the first step of a run builds caches and tells little about speed
+        elif self._due(done, now):
+            rate = (images_shown - self._first[0]) / max(now - self._first[1], 1e-9)
+            self._say(done, now, f'loss {float(loss):.4f}, {rate:.1f} images/s', (self.total - done) / max(rate, 1e-9))

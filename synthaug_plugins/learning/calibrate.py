@@ -27,8 +27,13 @@ _STD_RANGE = (1.0, 2.0)
 _QUANTILE, _DISTANCES = 0.999, 1.05
 """sigma_max in distances that only one pair of images in 1000 exceeds: EDM's 80 over CIFAR-10's 76. The largest distance itself
 would grow with the number of images looked at."""
-_EXACT_BELOW = 1024
-"""Up to so many values per image the whole covariance is used, beyond it the spectrum."""
+_EXACT_BELOW, _ENOUGH = 1024, 4
+"""Up to so many values per image the whole covariance is used, where there are so many images per value; else the spectrum. Of
+fewer images the covariance is singular, which looks like knowledge that pays at the lowest noise."""
+_ROUNDING = (1 / 127.5) ** 2 / 12
+"""Variance of the rounding to 8 bits. Directions that vary less, such as the colours of grey images, hold nothing to denoise."""
+_MOST_VALUES = 2**26
+"""So many values at most are looked at, but 64 images in any case: float64 copies of them must fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def calibrate(images: Tensor | np.ndarray, limit: int = 2048, seed: int = 0) -> 
 
     Args:
         images: (N, C, H, W) uint8. sigma_data and the grey levels come from all of them.
-        limit: of these, how many drawn at random decide the spectrum and the distances.
+        limit: of these, how many drawn at random decide the spectrum and the distances; fewer where images are large.
         seed: of that draw.
 
     Raises:
@@ -89,13 +94,15 @@ def calibrate(images: Tensor | np.ndarray, limit: int = 2048, seed: int = 0) -> 
     """
     if str(images.dtype).removeprefix('torch.') != 'uint8' or images.ndim != 4 or len(images) < 16:
         raise DataError(f'The images are {images.dtype} {tuple(images.shape)}.', 'Give at least 16 uint8 images (N, C, H, W).')
+    limit = _affordable(limit, int(np.prod(images.shape[1:])))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:limit])
     sample = images[torch.from_numpy(chosen)].cpu().numpy() if isinstance(images, Tensor) else images[chosen]
     x = torch.from_numpy(np.asarray(sample)).double() / 127.5 - 1
     variances = _spectrum(x)
+    variances = variances[variances > _ROUNDING]
     levels = np.flatnonzero(_level_counts(images))
     farthest = _far_distance(x.flatten(1))
-    if len(levels) < 2 or not farthest > 0 or not float(variances.mean()) > 0:
+    if len(levels) < 2 or not farthest > 0 or not len(variances):
         raise DataError(f'The {len(images)} images are all alike.', 'Give images that differ.')
 
     ln_sigma = np.linspace(math.log(1e-3), math.log(1e3), 400)
@@ -111,7 +118,7 @@ def calibrate(images: Tensor | np.ndarray, limit: int = 2048, seed: int = 0) -> 
         sigma_max=float(f'{sigma_max:.3g}'),
         images=len(x),
         reasons={
-            'sigma_data': f'root mean square of the pixels of all {len(images)} images, {sigma_data:.4f}',
+            'sigma_data': f'root mean square of the pixels of {len(images)} images, {sigma_data:.4f}',
             'P_mean': f'a linear denoiser gains most at sigma {math.exp(best):.2g}, on average at {math.exp(mean):.2g}; shifted as for CIFAR-10',
             'P_std': f'its gain is {width:.2f} wide in ln sigma; scaled as for CIFAR-10, kept in {_STD_RANGE[0]:g} to {_STD_RANGE[1]:g}',
             'sigma_min': f'the smallest step between two grey levels in use is {step:.4f}; rounding to it is noise of {sigma_min:.2g}',
@@ -136,8 +143,9 @@ def calibrate_folder(folder: str | Path, resolution: int | None = None, channels
         ids = [i for name in real_images.classes for i in real_images.ids(name)]
         sizes = {real_images.size(ids[k]) for k in np.random.default_rng(seed).permutation(len(ids))[:limit]}
         if len(sizes) > 1 or len(set(next(iter(sizes)))) > 1:
-            raise DataError(f'The images of {str(folder)!r} are not squares of one size.', 'Say which resolution the model will have.')
+            raise DataError(f'The images of {str(folder)!r} are not squares of one size.', 'Say which resolution the model will have: --resolution 64.')
         resolution = next(iter(sizes))[0]
+    limit = _affordable(limit, channels * resolution**2)
     return calibrate(some_images(real_images, resolution, channels, limit, seed), limit, seed)
 
 
@@ -228,15 +236,20 @@ def _level_counts(images: Tensor | np.ndarray) -> np.ndarray:
     return counts
 
 
+def _affordable(limit: int, values: int) -> int:
+    """How many images of so many values each are looked at: `limit`, or what memory allows."""
+    return min(limit, max(_MOST_VALUES // values, 64))
+
+
 def _spectrum(x: Tensor) -> Tensor:
     """Variances of the images x (N, C, H, W) along uncorrelated directions, (C H W,), never negative.
 
-    Small images: the eigenvalues of their covariance. Larger ones: cosine transform (DCT-II), then the eigenvalues over the
+    Many small images: the eigenvalues of their covariance. Few or larger ones: cosine transform (DCT-II), then the eigenvalues over the
     channels at each frequency, as if the statistics were the same all over the image.
     """
     n, c, h, w = x.shape
     x = x - x.mean(dim=0)
-    if c * h * w <= _EXACT_BELOW:
+    if c * h * w <= min(_EXACT_BELOW, n // _ENOUGH):
         flat = x.flatten(1)
         return torch.linalg.eigvalsh(flat.T @ flat / n).clamp(min=0)
     z = _cosines(h) @ x @ _cosines(w).T

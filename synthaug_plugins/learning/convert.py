@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import pickletools
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from synthaug_plugins.diffusion import build_denoiser
 from synthaug_plugins.diffusion.blocks import Attention, EncoderDecoder
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.weights import CONFIG, WEIGHTS, save_model
+from synthaug_plugins.weights import save_model
 
 LICENCE_NOTE = (
     'Weights keep the licence of whoever published them. Those that NVIDIA published for EDM and EDM2 are CC BY-NC-SA 4.0: '
@@ -61,10 +62,9 @@ def convert_state_dict(source: Path, config: Mapping[str, Any], out: Path, licen
     Returns: the card that was written.
 
     Raises:
-        ModelError: the folder holds a model, the file wants to run code or is no state dict, or its tensors do not fit the config.
+        ModelError: the folder is not new, the file wants to run code or is no state dict, or its tensors do not fit the config.
     """
-    if (out / CONFIG).exists() or (out / WEIGHTS).exists():
-        raise ModelError(f'out = {str(out)!r} holds a model.', 'Choose another folder, or remove it first.')
+    check_new_folder(out)
     with torch.device('meta'):
         network = cast(EncoderDecoder, build_denoiser(config).network)
     found = _strip(read_state_dict(source))
@@ -89,6 +89,15 @@ def convert_state_dict(source: Path, config: Mapping[str, Any], out: Path, licen
     }
     save_model(out, dict(config), weights, card)
     return card
+
+
+def check_new_folder(out: Path) -> None:
+    """Refuse (ModelError) a folder for a new model that holds something or cannot be made; nothing is written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f'out = {str(out)!r} exists and is no empty folder.', 'Choose another folder; nothing was touched.')
+    above = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ModelError(f'out = {str(out)!r} cannot be made: {str(above)!r} is no folder to write to.', 'Choose another folder.')
 
 
 def read_state_dict(source: Path) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ def decode(
 
     Raises:
         DataError: the classes are not those of the folder, or an image cannot be read; it is named.
+        OSError: disk full, no permission.
     """
     check_classes(real_images, classes)
     ids = [i for name in classes for i in real_images.ids(name)]
@@ -70,15 +71,15 @@ def decode(
         folder.mkdir(parents=True, exist_ok=True)
         card.unlink(missing_ok=True)
         unfinished = folder / '.images.partial'
-        pixels = np.lib.format.open_memmap(unfinished, 'w+', np.uint8, (len(ids), channels, resolution, resolution))
         enlarged = 0
-        for k, (image, small) in enumerate(in_threads(lambda i: square(real_images.load(i), resolution, channels), ids)):
-            pixels[k] = image
-            enlarged += small
-            if progress is not None:
-                progress(k + 1, len(ids))
-        pixels.flush()
-        del pixels
+        with open(unfinished, 'wb') as file:  # not through a memory map: a full disk would kill the process without a word
+            shape = (len(ids), channels, resolution, resolution)
+            np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+            for k, (image, small) in enumerate(in_threads(lambda i: square(real_images.load(i), resolution, channels), ids)):
+                file.write(image.tobytes())
+                enlarged += small
+                if progress is not None:
+                    progress(k + 1, len(ids))
         os.replace(unfinished, path)
         known = {**wanted, 'sha256': real_images.content_hash(), 'enlarged': enlarged}
         unfinished.write_text(json.dumps(known, indent=1) + '\n', encoding='utf-8')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,10 +90,17 @@ def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Aug
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise RecipeError(f'{name} = {value!r} is not positive.', 'Raise it.')
-    for name in ('warmup_images', 'weight_decay', 'seed'):
+    for name in ('warmup_images', 'weight_decay'):
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise RecipeError(f'{name} = {value!r} is below 0.', 'Use 0 or more.')
+    if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**63:
+        raise RecipeError(f'seed = {options.seed!r} is no whole number from 0 on.', 'Correct it.')
+    if isinstance(options.P_mean, bool) or not isinstance(options.P_mean, int | float) or not math.isfinite(options.P_mean):
+        raise RecipeError(f'P_mean = {options.P_mean!r} is no number.', 'It is the mean of ln sigma, such as -1.2.')
+    for name in ('class_balance', 'compile'):
+        if not isinstance(getattr(options, name), bool):
+            raise RecipeError(f'{name} = {getattr(options, name)!r} is neither True nor False.', 'Correct it.')
     if options.batch_size % options.accumulation:
         raise RecipeError(f'batch_size = {options.batch_size} does not divide into accumulation = {options.accumulation} parts.', 'Choose a divisor.')
     if options.precision not in ('auto', 'fp32', 'bf16'):
