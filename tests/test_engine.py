@@ -27,7 +27,7 @@ from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import verify
 
 DIGITS = {
-    'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'sampler': {'num_steps': 6}},
+    'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'sampler': {'num_steps': 2}},
     'per_class': 12,
     'block_size': 6,
     'batch_size': 4,
@@ -157,7 +157,7 @@ def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Pat
 
 def test_killed_command_line_resumes(uninterrupted: Path, tmp_path: Path) -> None:
     """The same through the real command: a SIGKILLed `synthaug generate`, then the same command again."""
-    options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.sampler.num_steps=6']
+    options = ['per_class=12', 'block_size=6', 'batch_size=4', 'generator.sampler.num_steps=2']
     command = [
         sys.executable,
         '-m',
