@@ -26,7 +26,11 @@ FLOORS = {
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # Beyond floors: what a room must not know, wherever it stands.
 STRANGERS = {'training': {'generators', 'engine', 'learning'}, 'engine': {'training'}, 'generators': {'curation', 'learning'}, 'curation': {'generators'}}
-FOREIGN = {'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'}, 'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'}}
+FOREIGN = {
+    'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'},
+    'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
+    'prompts': {'PIL', 'mmengine', 'mmpretrain', 'pyarrow', 'diffusers'},
+}
 
 
 def room_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""Prompts: class-name tables and templates, language enhancement, prompts that name no class. Knows nothing of images."""
