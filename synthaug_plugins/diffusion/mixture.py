@@ -28,11 +28,11 @@ class GaussianMixture:
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in x's dtype; sigma () or (B,)."""
-        r = self._log_terms(x, sigma, cond).softmax(dim=1)[:, :, None, None, None]
-        s = self._column(sigma)[:, :, None, None, None]
-        stds = self.stds[:, None, None, None]
-        each = (stds**2 * x.double()[:, None] + s**2 * self.means) / (stds**2 + s**2)
-        return (r * each).sum(dim=1).to(x.dtype)
+        r = self._log_terms(x, sigma, cond).softmax(dim=1)
+        s = self._column(sigma)
+        v = self.stds**2 + s**2
+        shrunk = (r * self.stds**2 / v).sum(dim=1)[:, None] * x.double().flatten(1)
+        return (shrunk + (r * s**2 / v) @ self.means.flatten(1)).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """(B,): ln p(x; sigma) of the mixture blurred by sigma; its gradient is (D - x) / sigma^2."""
@@ -59,7 +59,8 @@ class GaussianMixture:
         """(B, K): ln(w_k N(x; mean_k, (std_k^2 + sigma^2) I)) without the factor that all share."""
         weights = self.weights[None] if cond is None or self.class_weights is None else cond.double() @ self.class_weights
         v = self.stds**2 + self._column(sigma) ** 2
-        distance = ((x.double()[:, None] - self.means) ** 2).flatten(2).sum(-1)
+        flat, means = x.double().flatten(1), self.means.flatten(1)
+        distance = (flat**2).sum(1)[:, None] - 2 * flat @ means.T + (means**2).sum(1)
         return weights.log() - x[0].numel() / 2 * v.log() - distance / (2 * v)
 
     @staticmethod
