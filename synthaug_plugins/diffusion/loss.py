@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,20 @@ class LogNormal:
         return self(torch.randn(n, device=device))
 
 
+class _OfUniform(ABC):
+    """What distributions share that are made of uniform draws."""
+
+    @abstractmethod
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Noise levels of draws from [0, 1) of any shape."""
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """(n,) float32 from torch's global generator."""
+        return self(torch.rand(n, device=device))
+
+
 @dataclass(frozen=True)
-class VPUniform:
+class VPUniform(_OfUniform):
     """t ~ U(epsilon_t, 1), sigma = sigma(t) of `VPSchedule`."""
 
     beta_d: float = 19.9
@@ -40,13 +53,9 @@ class VPUniform:
         """Noise levels of draws from [0, 1) of any shape; 0 stands for t = 1."""
         return VPSchedule(self.beta_d, self.beta_min).sigma(1 + uniform * (self.epsilon_t - 1))
 
-    def draw(self, n: int, device: torch.device | str) -> Tensor:
-        """(n,) float32 from torch's global generator."""
-        return self(torch.rand(n, device=device))
-
 
 @dataclass(frozen=True)
-class LogUniform:
+class LogUniform(_OfUniform):
     """ln sigma ~ U(ln sigma_min, ln sigma_max): VE's."""
 
     sigma_min: float = 0.02
@@ -56,13 +65,9 @@ class LogUniform:
         """Noise levels of draws from [0, 1) of any shape; 0 stands for sigma_min."""
         return self.sigma_min * (uniform * math.log(self.sigma_max / self.sigma_min)).exp()
 
-    def draw(self, n: int, device: torch.device | str) -> Tensor:
-        """(n,) float32 from torch's global generator."""
-        return self(torch.rand(n, device=device))
-
 
 @dataclass(frozen=True)
-class IDDPMUniform:
+class IDDPMUniform(_OfUniform):
     """sigma = u_j, j ~ U{0 ... M-1}, of `iddpm_table`."""
 
     C_1: float = 0.001
@@ -74,10 +79,6 @@ class IDDPMUniform:
         table = model_sigmas(self.M, self.C_1, self.C_2, torch.device('cpu') if uniform.device.type == 'mps' else uniform.device)
         j = (uniform * self.M).long().clamp(max=self.M - 1)
         return table[j.to(table.device)].to(uniform)
-
-    def draw(self, n: int, device: torch.device | str) -> Tensor:
-        """(n,) float32 from torch's global generator."""
-        return self(torch.rand(n, device=device))
 
 
 def denoising_error(denoiser: Precond, y: Tensor, sigma: Tensor, noise: Tensor, cond: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from synthaug_plugins.diffusion.schedules import VPSchedule, model_sigmas, nearest_sigma
 
 
-class Precond(nn.Module):
+class Precond(nn.Module, ABC):
     """A denoiser around a raw network; subclasses say the coefficients.
 
     The network runs in the dtype of its own parameters and gets c_noise in float32 at least: bfloat16 would blur the noise
@@ -28,9 +29,9 @@ class Precond(nn.Module):
         self.network = network
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
 
+    @abstractmethod
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in, c_noise) at noise levels of any shape, each like sigma, float64."""
-        raise NotImplementedError
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """lambda(sigma) of the training loss (EDM, Table 1), like sigma, float64."""
