@@ -37,6 +37,8 @@ CONFIG: dict[str, Any] = {
 def make_model(folder: Path, **change: Any) -> str:
     """A model folder whose network is random but has no zero layer."""
     config = {**CONFIG, **change}
+    if not config['label_conditioning']:
+        del config['label_dropout']
     torch.manual_seed(0)
     state = build_denoiser(config).state_dict()
     save_model(folder, config, {k: v + 0.1 * torch.randn_like(v) for k, v in state.items()}, {'licence': 'CC0-1.0'})

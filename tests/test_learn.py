@@ -345,7 +345,7 @@ def test_missing_parts_of_a_recipe_are_named() -> None:
 
 
 def test_unconditional_and_other_kinds_of_models_are_learnt(data: Path, tmp_path: Path) -> None:
-    changes = {'model__label_conditioning': False, 'training__class_balance': True, 'training__images_shown': 24, 'augment': None}
+    changes = {'model__label_conditioning': False, 'model__label_dropout': 0, 'training__class_balance': True, 'training__images_shown': 24, 'augment': None}
     for kind in ('vp', 'iddpm'):
         learn(recipe(data, model__kind=kind, **changes), tmp_path / kind, 'cpu', quiet=True)
         assert read_config(tmp_path / kind / 'model')['kind'] == kind

@@ -243,6 +243,7 @@ def test_check_makes_no_weights() -> None:
         ({'resolution': 9}, 'resolution'),
         ({'resolution': 8.0}, 'resolution'),
         ({'label_dropout': 1}, 'label_dropout'),
+        ({'label_conditioning': False, 'label_dropout': 0.1}, 'label_dropout'),
         ({'augment_labels': -1}, 'augment_labels'),
         ({'kind': ['edm']}, 'kind'),
         ({'channels': 3.0}, 'channels'),

@@ -115,6 +115,11 @@ def _check_values(config: Mapping[str, Any]) -> None:
         raise ModelError(f'The model config says channels = {config["channels"]!r}.', 'Images have 1 channel (grey) or 3 (RGB).')
     if not 0 <= config.get('label_dropout', 0) < 1:
         raise ModelError(f'The model config says label_dropout = {config["label_dropout"]!r}.', 'It is a share of the training images, about 0.1.')
+    if config.get('label_dropout', 0) and not config['label_conditioning']:
+        raise ModelError(
+            f'The model config says label_dropout = {config["label_dropout"]!r} and label_conditioning = False.',
+            'There is no label to drop: set label_dropout = 0.',
+        )
     if config.get('augment_labels', 0) < 0:
         raise ModelError(f'The model config says augment_labels = {config["augment_labels"]!r}.', 'Use 0, or the label_dim of the augmentation.')
     classes = config['classes']
