@@ -1,4 +1,4 @@
-"""Variants of your own 8x8 digits: each starts from a real image plus noise and keeps its class. About 10 seconds on one CPU core.
+"""Variants of your own 8x8 digits: each starts from a real image plus noise and keeps its class. Under a minute on one CPU core.
 
 synthaug generate digits_real_guidance --data data/digits/train --out stores/digits-variants
 """

@@ -1,4 +1,4 @@
-"""Handwritten digits from pure noise, by the embedded class-conditional model. About 20 seconds on one CPU core.
+"""Handwritten digits from pure noise, by the embedded class-conditional model. Under a minute on one CPU core.
 
 synthaug generate edm_digits --out stores/digits-edm
 """

@@ -1,4 +1,4 @@
-"""A class-conditional EDM denoiser of 8x8 grey images such as handwritten digits, from nothing. About ten minutes on one CPU core.
+"""A class-conditional EDM denoiser of 8x8 grey images such as handwritten digits, from nothing. Ten to 25 minutes on one CPU core.
 
 synthaug learn edm edm_digits --data my/digits --out models/digits
 """
