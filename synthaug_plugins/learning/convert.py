@@ -245,6 +245,6 @@ def _wanted_global(source: Path, reason: str) -> str | None:
                         return name
                 elif isinstance(argument, str):
                     texts.append(argument)
-    except ValueError:
-        pass  # no pickle
+    except ValueError:  # no pickle
+        return None
     return None
