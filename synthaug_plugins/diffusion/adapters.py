@@ -44,7 +44,7 @@ class DiffusersDenoiser:
 
     Attributes:
         sigma_min, sigma_max: noise levels of the first and the last timestep. A flow's last one is cut to 999999, that of a table with
-            zero terminal signal to 4096 (see `FlowTimesteps`, `BetaTimesteps`).
+            zero terminal signal to 131072 (see `FlowTimesteps`, `BetaTimesteps`).
 
     Raises:
         ModelError: a model of another class, or one whose channels or time embedding do not fit.
@@ -140,8 +140,7 @@ class DiffusersDenoiser:
         Deterministic pipelines come out again: DDIM and Euler with solver='euler', Heun with 'heun', flow Euler with 'euler',
         schedule='flow', scaling='flow'. A pipeline mostly starts from unit noise in the model's coordinates, `sample` from
         sigma * latents in EDM's: pass latents / (sigma c_in), c_in at the first level. DDIM repeats exactly where its steps have
-        equal length; elsewhere a step of its own does not end where the next begins. Levels between whole timesteps (Euler's
-        linspace) are interpolated there in sigma and here in ln sigma.
+        equal length; elsewhere a step of its own does not end where the next begins.
         """
         return self._timesteps.sigmas_of(num_inference_steps, mu)
 

@@ -21,6 +21,7 @@ _BETA_SCHEDULERS = (
     *('DPMSolverMultistep', 'DPMSolverSinglestep', 'UniPCMultistep', 'DEISMultistep', 'SASolver', 'LCM'),
 )
 _FLOW_SCHEDULERS = ('FlowMatchEulerDiscrete', 'FlowMatchHeunDiscrete')
+_LEVELS_GIVEN = ('karras', 'exponential', 'beta', 'lu')
 _KNOWN = tuple(f'{name}Scheduler' for name in (*_BETA_SCHEDULERS, *_FLOW_SCHEDULERS))
 
 
@@ -93,10 +94,15 @@ class Timesteps(ABC):
 
 
 class BetaTimesteps(Timesteps):
-    """sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), t = 0 ... T - 1, in between by interpolation of ln sigma.
+    """sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), t = 0 ... T - 1, in between by interpolation.
+
+    Interpolated is what the scheduler interpolates: sigma where it visits fractions of timesteps (timestep_spacing='linspace'),
+    ln sigma where it looks up the timestep of a given level (use_karras_sigmas and the like), and ln sigma for the others, which
+    visit whole timesteps only.
 
     alpha_bar is the scheduler's own float32 table, with which models are trained and pipelines run. A last alpha_bar of zero
-    (rescale_betas_zero_snr) has no noise level; it becomes 2^-24, sigma 4096, as in diffusers' EulerDiscreteScheduler.
+    (rescale_betas_zero_snr) has no noise level; it becomes 2^-34, sigma 131072, where the clean image is 1e-5 of the noise. diffusers'
+    EulerDiscreteScheduler itself puts 2^-24, sigma 4096, and that is kept.
 
     Args:
         scheduler: one with `alphas_cumprod`.
@@ -113,27 +119,30 @@ class BetaTimesteps(Timesteps):
         if config.get('timestep_type', 'discrete') != 'discrete' and config.get('prediction_type') == 'v_prediction':
             raise RecipeError(f'{name} has timestep_type = {config["timestep_type"]!r}.', "Only 'discrete' is known here.")
         alpha_bar = scheduler.alphas_cumprod.to('cpu', torch.float64)
-        alpha_bar = torch.where(alpha_bar > 0, alpha_bar, 2**-24)
+        alpha_bar = torch.where(alpha_bar > 0, alpha_bar, 2**-34)
         table = ((1 - alpha_bar) / alpha_bar).sqrt()
         if not (len(table) > 1 and table[0] > 0 and bool((table.diff() > 0).all())):
             raise RecipeError(f'The noise levels of {name} do not rise from timestep to timestep.', 'Every beta must lie between 0 and 1.')
-        self._ln_table = {torch.device('cpu'): table.log()}
+        self._in_sigma = config.get('timestep_spacing') == 'linspace' and not any(config.get(f'use_{name}_sigmas') for name in _LEVELS_GIVEN)
+        self._table = {torch.device('cpu'): table if self._in_sigma else table.log()}
         self.sigma_min, self.sigma_max = float(table[0]), float(table[-1])
 
     def sigma_of(self, timestep: Tensor) -> Tensor:
         """See `Timesteps.sigma_of`."""
-        ln_table = self._on(timestep.device)
+        table = self._on(timestep.device)
         low = timestep.floor().long().clamp(0, self.count - 2)
-        w = (timestep.to(ln_table.dtype) - low).clamp(0, 1)
-        return torch.lerp(ln_table[low], ln_table[low + 1], w).exp()
+        w = (timestep.to(table.dtype) - low).clamp(0, 1)
+        level = torch.lerp(table[low], table[low + 1], w)
+        return level if self._in_sigma else level.exp()
 
     def timestep_of(self, sigma: Tensor, rounded: bool = False) -> Tensor:
-        """See `Timesteps.timestep_of`; nearest in ln sigma."""
-        ln_table = self._on(sigma.device)
-        ln_sigma = sigma.to(ln_table.dtype).log()
-        high = torch.searchsorted(ln_table, ln_sigma.contiguous()).clamp(1, self.count - 1)
-        below, above = ln_table[high - 1], ln_table[high]
-        w = ((ln_sigma - below) / (above - below)).clamp(0, 1)
+        """See `Timesteps.timestep_of`; nearest in what is interpolated."""
+        table = self._on(sigma.device)
+        level = sigma.to(table.dtype)
+        level = level if self._in_sigma else level.log()
+        high = torch.searchsorted(table, level.contiguous()).clamp(1, self.count - 1)
+        below, above = table[high - 1], table[high]
+        w = ((level - below) / (above - below)).clamp(0, 1)
         return high - 1 + (w.round() if rounded else w)
 
     def c_in(self, sigma: Tensor) -> Tensor:
@@ -150,9 +159,9 @@ class BetaTimesteps(Timesteps):
 
     def _on(self, device: torch.device) -> Tensor:
         """The table on a device, copied there once; devices without float64 get float32."""
-        if device not in self._ln_table:
-            self._ln_table[device] = self._ln_table[torch.device('cpu')].to(device, torch.float32 if device.type == 'mps' else torch.float64)
-        return self._ln_table[device]
+        if device not in self._table:
+            self._table[device] = self._table[torch.device('cpu')].to(device, torch.float32 if device.type == 'mps' else torch.float64)
+        return self._table[device]
 
 
 class FlowTimesteps(Timesteps):
