@@ -19,12 +19,12 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     from synthaug_plugins.engine.recipe import KEYS
     from synthaug_plugins.plugins import BUILT_IN, register_nouns
     from synthaug_plugins.recipes import ROOT, shipped_recipes
-    from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS
+    from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS, PROMPTS
     from synthaug_plugins.weights import embedded_models
 
     register_nouns()
     sections: dict[str, dict[str, str]] = {}
-    for title, registry in (('generators', GENERATORS), ('guidance', GUIDANCE), ('inspectors', INSPECTORS)):
+    for title, registry in (('generators', GENERATORS), ('guidance', GUIDANCE), ('prompt sources', PROMPTS), ('inspectors', INSPECTORS)):
         registry.import_from_location()
         sections[title] = {name: _first_line(cls) for name, cls in sorted(registry.module_dict.items())}
     sections['recipes'] = {name: _first_line_of_file(ROOT / name) for name in shipped_recipes()}

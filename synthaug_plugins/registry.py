@@ -1,6 +1,6 @@
 """The registries: every noun that a config can name with `type='synthaug_plugins.Name'`.
 
-Children of MMEngine's registries serve the trainer side. `GENERATORS`, `GUIDANCE` and `INSPECTORS` are roots of our own: they build
+Children of MMEngine's registries serve the trainer side. `GENERATORS`, `GUIDANCE`, `PROMPTS` and `INSPECTORS` are roots of our own: they build
 without switching MMEngine's default scope, and refuse an unknown name or option before any weights load. A config's
 scope prefix imports this module, and `locations` imports the classes: users need no `custom_imports`.
 """
@@ -59,6 +59,7 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
 
 GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])
 GUIDANCE = Registry('guidance', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])
+PROMPTS = Registry('prompt source', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.prompts.entries'])
 INSPECTORS = Registry('inspector', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.curation'])
 
 _TRAINING = ['synthaug_plugins.training.entries']
@@ -75,6 +76,7 @@ class Registries:
 
     generators: Registry = GENERATORS
     guidance: Registry = GUIDANCE
+    prompts: Registry = PROMPTS
     inspectors: Registry = INSPECTORS
     datasets: Registry = DATASETS
     data_samplers: Registry = DATA_SAMPLERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import metadata
@@ -71,7 +71,12 @@ def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', h
         StoreError: `out` is not ours, was made by another recipe, is being written by another process, or the disk is full.
         QuotaShortfall: everything was tried, and a class has fewer accepted images than asked for.
     """
-    return _fill(prepare(recipe), Path(out), choose_device(device), hook, quiet)
+    return _fill(prepare(recipe, _say(quiet)), Path(out), choose_device(device), hook, quiet)
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    """Where sentences for the user go: standard error, or nowhere."""
+    return lambda sentence: None if quiet else print(sentence, file=sys.stderr)
 
 
 def _fill(run: Run, out: Path, device: torch.device, hook: pluggy.HookRelay | None, quiet: bool) -> Store:
@@ -83,6 +88,8 @@ def _fill(run: Run, out: Path, device: torch.device, hook: pluggy.HookRelay | No
         todo = store.unfinished()
         if todo:
             run.generator.setup(device, run.real_images)
+            for inspector in run.inspectors:
+                inspector.setup(device, run.plan.classes, run.real_images)
             try:
                 _work(run, store, todo, hook, quiet)
             except KeyboardInterrupt:
@@ -149,7 +156,7 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
         faults = verify(store)
         if not faults:
             return []
-        run = prepare(recipe)
+        run = prepare(recipe, _say(quiet))
         if run.plan.fingerprint != store.plan.fingerprint:
             Store.create(folder, run.plan, {})  # refuses, and names what differs
         discard(store, faults)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +122,12 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use numbers, texts, lists and dicts only.') from error
 
 
-def prepare(recipe: Mapping[str, Any]) -> Run:
+def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None) -> Run:
     """Check a complete recipe against its data and model, and compute its plan.
+
+    Args:
+        recipe: as `complete` returns it.
+        say: called with one sentence when a user should know something.
 
     Raises:
         RecipeError, DataError, ModelError: what cannot work, before any weights load.
@@ -133,10 +137,18 @@ def prepare(recipe: Mapping[str, Any]) -> Run:
     real_images = RealImages(recipe['data']) if recipe['data'] else None
     if generator.needs_sources and real_images is None:
         raise RecipeError(f'{type(generator).__name__} starts from real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.')
+    for inspector in inspectors:
+        if inspector.needs_real_images and real_images is None:
+            raise RecipeError(
+                f'{type(inspector).__name__} compares with real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.'
+            )
     if recipe['image']['size'] == 'source' and not generator.needs_sources:
         raise RecipeError(f"image.size = 'source', but {type(generator).__name__} starts from no real image.", 'Give a number of pixels.')
     classes = _classes(recipe, generator, real_images)
     generator.check(classes)
+    for inspector in inspectors:
+        inspector.check(classes, real_images)
+    generator.prepare(classes, say)
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
     blocks = make_blocks(classes, recipe['per_class'], sources, recipe['block_size'], recipe['tries_per_image'])
     decides = {
@@ -145,7 +157,7 @@ def prepare(recipe: Mapping[str, Any]) -> Run:
         'image': recipe['image'],
         'batch_size': recipe['batch_size'],
         'seed': recipe['seed'],
-        'sources_sha256': real_images.content_hash() if sources and real_images else None,
+        'sources_sha256': real_images.content_hash() if real_images and (sources or any(i.needs_real_images for i in inspectors)) else None,
     }
     return Run(dict(recipe), Plan(classes, blocks, json.loads(json.dumps(decides))), generator, inspectors, real_images)
 

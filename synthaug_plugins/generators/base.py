@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +32,8 @@ class NonFiniteImages(Exception):
 class Generator(ABC):
     """Turns requests into images. Registered in `GENERATORS`; its constructor arguments are the recipe's options.
 
-    Life: `__init__` and `check` read no weights and refuse what cannot work; `requests` runs on CPU; `setup` is called
-    once in the process that generates; weights load at the first `generate`. Class names, prompts and seeds come from
+    Life: `__init__` and `check` read no weights and refuse what cannot work; `prepare` does what the plan depends on and takes long;
+    `requests` runs on CPU; `setup` is called once in the process that generates; weights load at the first `generate`. Class names, prompts and seeds come from
     the request, never from global state. The noise of a request depends on its seed alone.
     """
 
@@ -54,6 +54,12 @@ class Generator(ABC):
 
     def check(self, classes: Sequence[str]) -> None:  # noqa: B027  nothing to check is a fine default
         """Refuse (ModelError, RecipeError) what cannot work for these class names, before any weights load."""
+
+    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:  # noqa: B027
+        """Get ready to plan, after `check` has passed for these classes: have prompts written, say. The second call finds it done.
+
+        say: called with one sentence when a user should know something, such as how far a long preparation has got.
+        """
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
