@@ -16,31 +16,44 @@ if TYPE_CHECKING:
 
 EMBEDDED = 'embedded:'
 CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'card.json'
+PIPELINE_INDEX = 'model_index.json'  # of a pipeline of diffusers
 
 
 def embedded_models() -> list[str]:
-    """Names of the small trained models that the package carries."""
+    """Names of the small trained models that the package carries, of any kind."""
     assets = Path(__file__).parent / 'assets'
     return sorted(p.parent.name for p in assets.glob(f'*/{CARD}'))
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a model: `embedded:NAME` for one that the package carries, else a path.
+def embedded_folder(name: str) -> Path:
+    """The folder of something that the package carries, a model of any kind.
+
+    Args:
+        name: `embedded:NAME`.
 
     Raises:
-        ModelError: no such folder, a pickle file, or a folder without config or weights.
+        ModelError: nothing embedded has this name.
     """
-    if name.startswith(EMBEDDED):
-        folder = Path(__file__).parent / 'assets' / name.removeprefix(EMBEDDED)
-        if name.removeprefix(EMBEDDED) not in embedded_models():
-            raise ModelError(f'model = {name!r}: no embedded model has this name.', nearest(name.removeprefix(EMBEDDED), embedded_models()))
-        return folder
-    folder = Path(name).expanduser()
+    known = embedded_models()
+    if name.removeprefix(EMBEDDED) not in known:
+        raise ModelError(f'model = {name!r}: no embedded model has this name.', nearest(name.removeprefix(EMBEDDED), known))
+    return Path(__file__).parent / 'assets' / name.removeprefix(EMBEDDED)
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a denoiser of our own: `embedded:NAME` for one that the package carries, else a path.
+
+    Raises:
+        ModelError: no such folder, a pickle file, a folder without config or weights, or a model of another kind.
+    """
+    folder = embedded_folder(name) if name.startswith(EMBEDDED) else Path(name).expanduser()
     if folder.is_file():
         raise ModelError(
             f'model = {name!r} is a file.',
             f'Give the folder that holds {CONFIG} and {WEIGHTS}; pickles (.pt, .pth, .pkl) are refused since loading them can run code.',
         )
+    if (folder / PIPELINE_INDEX).is_file():
+        raise ModelError(f'model = {name!r} is a pipeline of diffusers, not a model folder of our own.', "Use type='synthaug_plugins.TextToImage'.")
     for part in (CONFIG, WEIGHTS):
         if not (folder / part).is_file():
             found = sorted(p.name for p in folder.glob('*.p*') if p.suffix in {'.pt', '.pth', '.pkl', '.pickle'})

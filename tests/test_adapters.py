@@ -87,6 +87,29 @@ def sd3() -> Any:
     )
 
 
+@cache
+def flux(guidance_embeds: bool = True) -> Any:
+    torch.manual_seed(0)
+    shape = {'num_layers': 1, 'num_single_layers': 1, 'attention_head_dim': 16, 'num_attention_heads': 2, 'axes_dims_rope': (4, 6, 6)}
+    return stirred(diffusers.FluxTransformer2DModel(in_channels=8, joint_attention_dim=12, pooled_projection_dim=10, guidance_embeds=guidance_embeds, **shape))
+
+
+@cache
+def pixart(use_additional_conditions: bool = False) -> Any:
+    torch.manual_seed(0)
+    shape = {'num_attention_heads': 2, 'attention_head_dim': 12, 'cross_attention_dim': 24, 'num_layers': 2, 'sample_size': 8, 'caption_channels': 12}
+    options = {'use_additional_conditions': use_additional_conditions, 'interpolation_scale': 1}
+    return stirred(diffusers.PixArtTransformer2DModel(in_channels=2, out_channels=4, **shape, **options))
+
+
+@cache
+def sana(timestep_scale: float = 1.0) -> Any:
+    torch.manual_seed(0)
+    shape = {'num_attention_heads': 2, 'attention_head_dim': 4, 'num_layers': 2, 'sample_size': 8, 'caption_channels': 12}
+    cross = {'num_cross_attention_heads': 2, 'cross_attention_head_dim': 4, 'cross_attention_dim': 8}
+    return stirred(diffusers.SanaTransformer2DModel(in_channels=2, out_channels=2, timestep_scale=timestep_scale, **shape, **cross))
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -95,6 +118,7 @@ LATENTS = normal(2, 2, 8, 8)
 TEXT = {'encoder_hidden_states': normal(2, 5, 12, seed=1)}
 SD3_TEXT = {**TEXT, 'pooled_projections': normal(2, 10, seed=2)}
 LABELS = torch.tensor([1, 4])
+MASKED = {**TEXT, 'encoder_attention_mask': torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -169,6 +193,66 @@ def test_flow_chains_are_those_of_diffusers(name: str, shift: float) -> None:
     latents = LATENTS / (sigmas[0] * c_in(sigmas[0], flow=True))
     ours = sample(denoiser, latents, cond=SD3_TEXT, sigmas=sigmas, solver=name, schedule='flow', scaling='flow')
     assert distance(ours, chain(sd3(), scheduler, 8, LATENTS, **SD3_TEXT)) < 1e-5
+
+
+def as_flux_pipelines_call_it(model: Any) -> Callable[..., tuple[Tensor]]:
+    """Packed latents, ids, and a thousandth of the timestep, by the pipeline's own functions."""
+    pipeline = diffusers.FluxPipeline
+
+    def call(x: Tensor, timestep: Tensor, return_dict: bool, **conditions: Any) -> tuple[Tensor]:
+        height, width = x.shape[2:]
+        ids = {'img_ids': pipeline._prepare_latent_image_ids(len(x), height // 2, width // 2, 'cpu', torch.float32), 'txt_ids': torch.zeros(5, 3)}
+        packed = pipeline._pack_latents(x, *x.shape)
+        output = model(hidden_states=packed, timestep=timestep / 1000, return_dict=False, **ids, **conditions)[0]
+        return (pipeline._unpack_latents(output, height, width, 1),)
+
+    return call
+
+
+def as_sana_pipelines_call_it(model: Any) -> Callable[..., tuple[Tensor]]:
+    return lambda x, timestep, **options: model(x, timestep=timestep * model.config.timestep_scale, **options)
+
+
+@pytest.mark.parametrize(
+    ('model', 'call', 'scheduler', 'cond'),
+    [
+        (flux, as_flux_pipelines_call_it, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), {**SD3_TEXT, 'guidance': torch.tensor([2.0, 5.0])}),
+        (lambda: flux(False), as_flux_pipelines_call_it, diffusers.FlowMatchEulerDiscreteScheduler(), SD3_TEXT),
+        (sana, as_sana_pipelines_call_it, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), MASKED),
+        (lambda: sana(0.25), as_sana_pipelines_call_it, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), MASKED),
+        (pixart, lambda model: model, diffusers.DDIMScheduler(clip_sample=False), MASKED),
+        (
+            lambda: pixart(True),
+            lambda model: model,
+            diffusers.DDIMScheduler(clip_sample=False),
+            {**MASKED, 'added_cond_kwargs': {'resolution': torch.tensor([[16.0, 24.0]] * 2), 'aspect_ratio': torch.tensor([[0.5], [0.7]])}},
+        ),
+        (
+            lambda: text_unet(time_cond_proj_dim=6),
+            lambda model: model,
+            diffusers.DDIMScheduler(clip_sample=False, **SCALED),
+            {**TEXT, 'timestep_cond': normal(2, 6, seed=5)},
+        ),
+    ],
+    ids=['FLUX dev', 'FLUX schnell', 'Sana', 'Sana, scaled time', 'PixArt', 'PixArt, told its size', 'LCM'],
+)
+@pytest.mark.parametrize('shape', [(8, 8), (8, 12)], ids=str)
+def test_every_network_is_called_as_its_pipeline_calls_it(model: Any, call: Any, scheduler: Any, cond: dict[str, Any], shape: tuple[int, int]) -> None:
+    denoiser, latents = DiffusersDenoiser(model(), scheduler), normal(2, 2, *shape)
+    flow = denoiser.prediction_type == 'flow'
+    sigmas = denoiser.sigmas_of(5)
+    options = {'schedule': 'flow', 'scaling': 'flow'} if flow else {}
+    ours = sample(denoiser, latents / (sigmas[0] * c_in(sigmas[0], flow)), cond=cond, sigmas=sigmas, solver='euler', **options)
+    assert distance(ours, chain(call(model()), scheduler, 5, latents, **cond)) < 1e-5
+
+
+@pytest.mark.parametrize('mu', [0.5, 1.15])
+def test_levels_that_a_pipeline_gives_its_scheduler_are_visited(mu: float) -> None:
+    shares = [1.0, 0.75, 0.5, 0.25]
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    sigmas = DiffusersDenoiser(flux(), scheduler).sigmas_of(4, mu=mu, shares=shares)
+    scheduler.set_timesteps(sigmas=shares, mu=mu)
+    torch.testing.assert_close(sigmas / (1 + sigmas), scheduler.sigmas[:-1].double().clamp(max=1 - 1e-6))
 
 
 @pytest.mark.parametrize(
@@ -472,6 +556,11 @@ def test_models_without_an_adapter_are_refused(model: Callable[[], Any], named: 
         (dit, None, 'class_labels'),
         (sd3, TEXT, 'pooled_projections'),
         (sd3, LABELS, 'class_labels'),
+        (flux, SD3_TEXT, 'guidance'),
+        (lambda: flux(False), {**SD3_TEXT, 'img_ids': torch.zeros(16, 3)}, 'img_ids'),
+        (lambda: pixart(True), MASKED, 'added_cond_kwargs'),
+        (sana, {'encoder_attention_mask': MASKED['encoder_attention_mask']}, 'encoder_hidden_states'),
+        (lambda: text_unet(time_cond_proj_dim=6), TEXT, 'timestep_cond'),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused_before_the_network_runs(model: Callable[[], Any], cond: Any, named: str) -> None:

@@ -197,7 +197,7 @@ def test_nan_of_any_network_in_any_solver_names_request_and_step(
     guidance = [{'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
     generator = build(type_, real_images, model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=guidance, **options)
     requests = first(generator, 3, block(sources=real_images.ids('dog')))
-    good, guided, calls = generator.generate(requests), generator.denoiser(), []
+    good, guided, calls = generator.generate(requests), generator.guided(requests), []
 
     def poison(module: Any, arguments: Any, D: torch.Tensor) -> torch.Tensor:
         calls.append(1)
@@ -403,6 +403,20 @@ def test_recorded_sigma_is_the_one_at_which_a_discrete_model_begins(tmp_path: Pa
     generator.denoiser().denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
     generator.generate(requests)
     assert requests[0].params['sigma'] == calls[0]
+
+
+def test_models_of_labels_take_strength_and_shots_too_and_small_sources_are_said(tmp_path: Path, model: str, real_images: RealImages) -> None:
+    by_strength = build('RealGuidance', model=model, strength=0.5, sampler={'num_steps': 9})
+    assert by_strength.strengths[0].params == {'sigma': edm_sigmas(9).tolist()[5], 'strength': 0.5}, 'int(4.5) steps run'
+    matched = build('RealGuidance', model=model, shots=1, strength_map='snr_matched')
+    assert matched.strengths[0].params['sigma'] == pytest.approx(1.0, abs=0.01), 'as much noise as image'
+    said: list[str] = []
+    large = build('RealGuidance', real_images, model=make_model(tmp_path / 'large', resolution=16), shots='auto')
+    large.prepare(['cat', 'dog'], said.append)
+    assert large.strengths[0].params['t0'] == 0.35
+    assert len(said) == 3 and "'auto'" in said[1] and '6 of 6 real images are smaller than the 16 x 16' in said[2]
+    large.prepare(['cat', 'dog'], said.append)
+    assert len(said) == 3
 
 
 def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_images: RealImages, one_thread: None) -> None:

@@ -196,12 +196,67 @@ def test_one_row_without_a_condition_stands_for_the_batch(uncond: Any, received:
             seen.append(cond)
             return torch.zeros_like(x)
 
-    Guided(Recorder(), [ClassifierFree(1.0, uncond)])(noisy(1.0, 3), level(1.0), torch.tensor([0, 1, 2]))
-    assert len(seen) == 2
-    if received is None:
-        assert seen[1] is None
+    cond = (
+        {k: torch.rand_like(v) if isinstance(v, Tensor) else {n: torch.rand_like(t) for n, t in v.items()} for k, v in received.items()}
+        if isinstance(received, dict)
+        else torch.tensor([0, 1, 2])
+    )
+    Guided(Recorder(), [ClassifierFree(1.0, uncond)])(noisy(1.0, 3), level(1.0), cond)
+    if received is None:  # no rows to lay under those of the condition: a call of its own
+        assert len(seen) == 2
+        assert seen[0] is cond and seen[1] is None
     else:
-        torch.testing.assert_close(seen[1], received)
+        assert len(seen) == 1
+        torch.testing.assert_close(rows_from(seen[0], 3), received)
+        torch.testing.assert_close(rows_from(seen[0], 0, 3), cond)
+
+
+def rows_from(cond: Any, first: int, end: int | None = None) -> Any:
+    return {k: rows_from(v, first, end) for k, v in cond.items()} if isinstance(cond, dict) else cond[first:end]
+
+
+def text_like(sigma: Tensor, x: Tensor, cond: Tensor) -> Tensor:
+    """A network that mixes nothing across samples and whose answer depends on its condition's row."""
+    return x / (1 + sigma.reshape(-1, *[1] * 3).to(x.dtype)) + cond.reshape(-1, 1, 1, 1).to(x.dtype)
+
+
+class Told(Other):
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
+        return text_like(sigma, x, cond)
+
+
+@pytest.mark.parametrize('per_sample', [False, True], ids=['one sigma', 'sigmas'])
+def test_weights_per_sample_are_those_of_each_sample_alone(per_sample: bool) -> None:
+    weights, cond, uncond = torch.tensor([0.0, 1.0, 6.5, -0.5, 2.0, 0.0], dtype=torch.float64), torch.arange(6.0), torch.tensor([9.0])
+    sigma = torch.linspace(0.5, 2, 6, dtype=torch.float64) if per_sample else level(1.0)
+    x, counter = noisy(1.0), CallCounter(Told())
+    guided = Guided(counter, [ClassifierFree(weights, uncond, interval=(0.6, 3.0))])(x, sigma, cond)
+    assert (counter.calls, counter.images) == (1, 12)
+    for k, w in enumerate(weights.tolist()):
+        alone = Guided(Told(), [ClassifierFree(w, uncond, interval=(0.6, 3.0))])(x[k : k + 1], sigma[k : k + 1] if per_sample else sigma, cond[k : k + 1])
+        torch.testing.assert_close(guided[k : k + 1], alone, rtol=0, atol=1e-12)
+    assert torch.equal(guided[[0, 5]], Told()(x, sigma, cond)[[0, 5]])
+
+
+def test_weights_per_sample_that_are_all_zero_cost_no_row_and_nan_does_not_reach_a_sample_of_weight_zero() -> None:
+    x, counter = noisy(1.0), CallCounter(Told())
+    plain = Guided(counter, [ClassifierFree(torch.zeros(6), torch.tensor([9.0]))])(x, level(1.0), torch.arange(6.0))
+    assert (counter.calls, counter.images) == (1, 6)
+    assert torch.equal(plain, Told()(x, level(1.0), torch.arange(6.0)))
+    mixed = Guided(Told(), [ClassifierFree(torch.tensor([0.0, 1, 0, 0, 0, 0]), torch.tensor([math.nan]))])(x, level(1.0), torch.arange(6.0))
+    assert torch.isnan(mixed[1]).all()
+    assert torch.equal(mixed[[0, 2, 3, 4, 5]], plain[[0, 2, 3, 4, 5]])
+
+
+def test_conditions_that_do_not_fit_below_each_other_get_a_call_of_their_own() -> None:
+    counter = CallCounter(Other(0.3))
+    Guided(counter, [ClassifierFree(1.0, torch.zeros(1, 5))])(noisy(1.0), level(1.0), torch.zeros(6, 4))
+    assert (counter.calls, counter.images) == (2, 12)
+
+
+def test_weights_of_single_precision_states_keep_their_dtype() -> None:
+    weights = torch.ones(6, dtype=torch.float64)
+    assert Guided(Told(), [ClassifierFree(weights, torch.tensor([9.0]))])(noisy(1.0).float(), level(1.0), torch.arange(6.0)).dtype == torch.float32
 
 
 def test_guided_denoiser_keeps_range_rounding_and_dtype_of_its_base() -> None:
@@ -223,7 +278,7 @@ def test_guided_denoiser_keeps_range_rounding_and_dtype_of_its_base() -> None:
 @pytest.mark.parametrize(
     'options',
     [
-        *({'weight': w} for w in (math.nan, math.inf, '1', None, True)),
+        *({'weight': w} for w in (math.nan, math.inf, '1', None, True, torch.ones(2, 2), torch.tensor([1.0, math.nan]))),
         *({'interval': i} for i in ((2.0, 1.0), (-1.0, 1.0), (1.0,), (math.nan, 1.0), (0.2, None), ('0', 5), 5.0)),
     ],
     ids=str,

@@ -19,6 +19,7 @@ from synthaug_plugins.prompts.enhance import Enhanced
 from synthaug_plugins.prompts.language_model import SentenceWriter, model_identity
 from synthaug_plugins.prompts.sentences import Vocabulary, clean_sentence, fault, sameness
 from synthaug_plugins.prompts.sources import FromFile
+from synthaug_plugins.weights import embedded_folder
 
 ANIMALS = ('cat', 'dog', 'fox')
 PLACES = ('mat', 'road', 'hill', 'boat', 'farm', 'snow')
@@ -342,6 +343,38 @@ def test_a_model_that_follows_instructions_is_asked_in_its_chat_format(tmp_path:
     assert seen == ['photo a cat and']
     assert len(written) == 4
     assert not any(w.startswith('photo a cat and') for w in written)  # the question is not part of the answer
+
+
+# --- the embedded model ---
+
+
+def test_the_embedded_model_writes_sentences_for_digits_and_says_what_it_cannot_write(tmp_path: Path) -> None:
+    digits = ['three', 'eight', 'walrus']
+    source = Enhanced('embedded:digits_t5', sentences=20, cache=str(tmp_path), device='cpu')
+    source.prepare(digits)
+    for label in digits[:2]:
+        prompts = {source.prompt(label, 0, n) for n in range(20)}
+        assert len(prompts) == 20
+        assert all(p.startswith('a photo of ') and label in p.split(',')[0].split() for p in prompts)
+    (note,) = source.notes()
+    assert "'walrus' has 0 of 20 sentences" in note
+    assert json.loads(source.file.read_text().splitlines()[0])['made_with']['commit'] is None
+
+
+def test_an_embedded_model_is_known_by_its_content_and_not_by_its_card(tmp_path: Path) -> None:
+    embedded = model_identity('embedded:digits_t5')
+    shutil.copytree(embedded_folder('embedded:digits_t5'), tmp_path / 'copy')
+    (tmp_path / 'copy' / 'card.json').write_text('{}')
+    assert model_identity(str(tmp_path / 'copy')) == embedded
+    with open(tmp_path / 'copy' / 'tokenizer.json', 'a') as file:
+        file.write(' ')
+    assert model_identity(str(tmp_path / 'copy')) != embedded
+
+
+@pytest.mark.parametrize(('name', 'named'), [('embedded:digits_t6', 'no embedded model'), ('embedded:digits_clip', 'config.json is missing')])
+def test_an_embedded_name_of_no_language_model_is_refused(tmp_path: Path, name: str, named: str) -> None:
+    with pytest.raises(ModelError, check=lambda e: named in e.what and bool(e.cure)):
+        prepared(enhanced(Path(name), tmp_path))
 
 
 # --- models that are not there ---

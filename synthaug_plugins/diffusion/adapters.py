@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from synthaug_plugins.diffusion.adapters_networks import check_labels, find_network
 from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 
 PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample', 'flow')
 TIMESTEPS = ('continuous', 'rounded')
-_MODELS = ('UNet2DModel', 'UNet2DConditionModel', 'DiTTransformer2DModel', 'SD3Transformer2DModel')
-_NOT_CONDITIONS = {'self', 'sample', 'hidden_states', 'timestep', 'return_dict'}
 
 
 class DiffusersDenoiser:
@@ -34,7 +32,7 @@ class DiffusersDenoiser:
     of learned variance are dropped. Gradients flow through. The model should be in eval mode (`from_pretrained` leaves it so).
 
     Args:
-        model: a UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel or SD3Transformer2DModel.
+        model: of a class in `adapters_networks.NETWORKS`.
         scheduler: the diffusers scheduler of the model or its config, see `read_timesteps`; says the noise that the model was
             trained with, and nothing about how it is sampled here.
         prediction_type: see the table; what the scheduler says unless given.
@@ -54,9 +52,7 @@ class DiffusersDenoiser:
     def __init__(self, model: Any, scheduler: Any, *, prediction_type: str | None = None, timesteps: str = 'continuous', vae: Any = None) -> None:
         self.model, self.vae = model, vae
         module = getattr(model, '_orig_mod', model)  # what torch.compile wraps
-        self._model_class = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _MODELS), '')
-        if not self._model_class:
-            raise ModelError(f'No adapter is known for the model class {type(module).__name__}.', nearest(type(module).__name__, _MODELS))
+        self._model_class, self._network = find_network(module)
         self._timesteps, config = read_timesteps(scheduler)
         self.sigma_min, self.sigma_max = self._timesteps.sigma_min, self._timesteps.sigma_max
         self.prediction_type = self._prediction_type(prediction_type, config.get('prediction_type'))
@@ -68,16 +64,14 @@ class DiffusersDenoiser:
         if embedding == 'learned' and timesteps != 'rounded':
             raise RecipeError("The model has time_embedding_type = 'learned', a row per whole timestep.", "Use timesteps='rounded'.")
         self._rounded = timesteps == 'rounded'
-        self._channels = int(model.config['in_channels'])
-        out_channels = int(model.config.get('out_channels') or self._channels)
+        self._channels, out_channels = self._network.channels(model.config)
         if out_channels not in (self._channels, 2 * self._channels):
             cure = 'It must return as many, or twice as many (learned variance).'
             raise ModelError(f'The model takes {self._channels} channels and returns {out_channels}.', cure)
-        self._known = set(inspect.signature(module.forward).parameters) - _NOT_CONDITIONS
-        if self._model_class.startswith('UNet2D') and module.class_embedding is None:
-            self._known.discard('class_labels')  # which UNet2DConditionModel would ignore
-        self._required = _required_conditions(self._model_class, module)
-        self._num_labels = _num_labels(self._model_class, module)
+        self._known = self._network.known_conditions(module)
+        self._required = self._network.required(module)
+        self._num_labels = self._network.num_labels(module)
+        self._time_scale = self._network.time_scale(model.config)
 
     def _prediction_type(self, given: str | None, configured: str | None) -> str:
         """The prediction type asked for, else the scheduler's own; refused if it does not fit the scheduler's kind."""
@@ -119,7 +113,7 @@ class DiffusersDenoiser:
         }[self.prediction_type]
         # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
         c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
-        F_x = self.model((c_in * x).to(self.model.dtype), timestep=self._model_time(s, x), return_dict=False, **conditions)[0]
+        F_x = self._network.call(self.model, (c_in * x).to(self.model.dtype), self._model_time(s, x), conditions)
         return c_skip * x + c_out * F_x[:, : self._channels].to(dtype)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
@@ -134,7 +128,7 @@ class DiffusersDenoiser:
         """The timestep that the model is given at a noise level: float64, of its shape; whole if `timesteps='rounded'`."""
         return self._timesteps.timestep_of(torch.as_tensor(sigma), self._rounded)
 
-    def sigmas_of(self, num_inference_steps: int, *, mu: float | None = None) -> Tensor:
+    def sigmas_of(self, num_inference_steps: int, *, mu: float | None = None, shares: Sequence[float] | None = None) -> Tensor:
         """The noise levels that the scheduler visits in that many steps, for `sample(..., sigmas=...)`. See `Timesteps.sigmas_of`.
 
         Deterministic pipelines come out again: DDIM and Euler with solver='euler', Heun with 'heun', flow Euler with 'euler',
@@ -142,13 +136,14 @@ class DiffusersDenoiser:
         sigma * latents in EDM's: pass latents / (sigma c_in), c_in at the first level. DDIM repeats exactly where its steps have
         equal length; elsewhere a step of its own does not end where the next begins.
         """
-        return self._timesteps.sigmas_of(num_inference_steps, mu)
+        return self._timesteps.sigmas_of(num_inference_steps, mu, shares)
 
     def _model_time(self, s: Tensor, x: Tensor) -> Tensor:
-        """(B,) timesteps on the device of x: float32, or int64 if rounded."""
+        """(B,) timesteps on the device of x as the network counts them: float32, or int64 if rounded and it counts as the scheduler does."""
         t = self._timesteps.timestep_of(s, self._rounded)
         dtype = torch.int64 if self._rounded else torch.float32
-        return torch.full((len(x),), t.item(), dtype=dtype, device=x.device) if t.device.type == 'cpu' and t.ndim == 0 else t.to(dtype).expand(len(x))
+        t = torch.full((len(x),), t.item(), dtype=dtype, device=x.device) if t.device.type == 'cpu' and t.ndim == 0 else t.to(dtype).expand(len(x))
+        return t if self._time_scale == 1 else t * self._time_scale
 
     def _conditions(self, x: Tensor, cond: Any) -> dict[str, Any]:
         """The model's keyword arguments, checked, on the device of x and in the dtype of the network."""
@@ -163,7 +158,7 @@ class DiffusersDenoiser:
             if not isinstance(given[name], Tensor | Mapping):
                 raise ModelError(f'The condition {name!r} is of the type {type(given[name]).__name__}.', 'Give a tensor with one row per sample.')
         if self._num_labels:
-            _check_labels(given['class_labels'], self._num_labels)
+            check_labels(given['class_labels'], self._num_labels)
 
         def fit(value: Any, name: str) -> Any:
             if isinstance(value, Mapping):
@@ -226,34 +221,3 @@ class DiffusersDenoiser:
         config = self.vae.config
         mean, std = config.get('latents_mean') or config.get('shift_factor') or 0.0, config.get('latents_std') or 1.0
         return like.new_tensor(mean).reshape(-1, 1, 1), like.new_tensor(std).reshape(-1, 1, 1)
-
-
-def _required_conditions(model_class: str, module: Any) -> tuple[str, ...]:
-    """Names of the conditions without which the model cannot run."""
-    if model_class == 'DiTTransformer2DModel':
-        return ('class_labels',)
-    if model_class == 'SD3Transformer2DModel':
-        return 'encoder_hidden_states', 'pooled_projections'
-    required = [] if module.class_embedding is None else ['class_labels']
-    if model_class == 'UNet2DConditionModel':
-        required.append('encoder_hidden_states')
-        if module.config.get('addition_embed_type') not in (None, 'text') or module.config.get('encoder_hid_dim_type') not in (None, 'text_proj'):
-            required.append('added_cond_kwargs')
-    return tuple(required)
-
-
-def _num_labels(model_class: str, module: Any) -> int:
-    """Rows of the model's table of classes, that of "no class" included; 0 if it has none."""
-    if model_class == 'DiTTransformer2DModel':
-        return int(module.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings)
-    table = getattr(module, 'class_embedding', None)
-    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else 0
-
-
-def _check_labels(labels: Any, num_labels: int) -> None:
-    if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim != 1:
-        raise ModelError(f'The class_labels are {labels.dtype} of the shape {tuple(labels.shape)}.', 'Give one class index per sample, (B,) int64.')
-    if labels.device.type == 'cpu':
-        wrong = labels[(labels < 0) | (labels >= num_labels)]
-        if len(wrong):
-            raise ModelError(f'The class label {int(wrong[0])} is outside of the model.', f'It knows 0 to {num_labels - 1}.')

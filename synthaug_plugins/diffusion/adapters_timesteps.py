@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Timesteps(ABC):
     def _levels(self, scheduler: Any) -> Tensor:
         """Noise levels from a scheduler after `set_timesteps`."""
 
-    def sigmas_of(self, num_inference_steps: int, mu: float | None = None) -> Tensor:
+    def sigmas_of(self, num_inference_steps: int, mu: float | None = None, shares: Sequence[float] | None = None) -> Tensor:
         """The noise levels that the scheduler visits, without a final 0.
 
         Where a config ends the pipeline above 0 (set_alpha_to_one=False, final_sigmas_type='sigma_min'), that level is the last
@@ -70,6 +70,7 @@ class Timesteps(ABC):
         Args:
             num_inference_steps: as in `scheduler.set_timesteps`.
             mu: of dynamic shifting, which depends on the resolution; required by a scheduler that shifts so.
+            shares: of noise at each step, before any shift, where the pipeline gives them to the scheduler (FLUX: 1, 1 - 1/n, ... 1/n).
 
         Returns: (n,) float64 on the CPU, falling. n is num_inference_steps, except with such a last level, for schedulers with
         extra stages (PNDM), and where two levels are equal.
@@ -84,7 +85,8 @@ class Timesteps(ABC):
             cure = 'Pass the mu that the pipeline works out for the resolution.' if dynamic else 'Leave mu out.'
             raise RecipeError(f'{name} has use_dynamic_shifting = {dynamic} and got mu = {mu}.', cure)
         scheduler = copy.deepcopy(self._scheduler)
-        scheduler.set_timesteps(num_inference_steps, **({'mu': mu} if dynamic else {}))
+        given = {} if shares is None else {'sigmas': list(shares)}
+        scheduler.set_timesteps(num_inference_steps, **given, **({'mu': mu} if dynamic else {}))
         # Solvers of second order list a level twice.
         sigmas = torch.unique_consecutive(self._levels(scheduler).clamp(max=self.sigma_max))
         sigmas = sigmas[:-1] if sigmas[-1] == 0 else sigmas
@@ -194,7 +196,8 @@ class FlowTimesteps(Timesteps):
     def timestep_of(self, sigma: Tensor, rounded: bool = False) -> Tensor:
         """See `Timesteps.timestep_of`; nearest in a."""
         sigma = _double(sigma).clamp(self.sigma_min, self.sigma_max)
-        timestep = self.count * (sigma / (1 + sigma))
+        # Where the noise levels are cut off, the network is told all noise, as pipelines tell it: sigma_of cuts it to the same level.
+        timestep = torch.where(sigma < self.sigma_max * (1 - 1e-9), self.count * (sigma / (1 + sigma)), float(self.count))
         return timestep.round() if rounded else timestep
 
     def c_in(self, sigma: Tensor) -> Tensor:

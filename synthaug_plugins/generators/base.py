@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +17,33 @@ if TYPE_CHECKING:
     from synthaug_plugins.real_images import RealImages
 
 
+@dataclass(frozen=True)
+class Made:
+    """Images of a batch with what the generator itself says of them, for a generator that judges what it makes.
+
+    Attributes:
+        images: (B, H, W, 3) uint8.
+        reasons: place in the batch -> why the image is rejected. A reason given here goes before those of inspectors.
+        scores: score columns by name, (B,) floats each; stored like those of inspectors.
+    """
+
+    images: np.ndarray
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
 class NonFiniteImages(Exception):
     """The network returned NaN or infinity for some images of a batch.
 
     Attributes:
-        images: the whole batch, (B, H, W, 3) uint8; what is at the bad places does not matter.
+        images: the whole batch as `generate` would return it; what is at the bad places does not matter.
         bad: index in the batch -> what happened there.
     """
 
-    def __init__(self, images: np.ndarray, bad: Mapping[int, str]) -> None:
+    def __init__(self, images: np.ndarray | Made, bad: Mapping[int, str]) -> None:
         super().__init__(f'{len(bad)} of {len(images)} images are not finite')
         self.images, self.bad = images, dict(bad)
 
@@ -39,6 +58,9 @@ class Generator(ABC):
 
     needs_sources = False
     """Whether every request starts from a real image."""
+
+    real_images: RealImages | None = None
+    """The recipe's real images, if it names any: the engine sets them before `check`."""
 
     whole_source = False
     """Whether an image shows all of its source (squashed if need be), so that it may be stretched to the source's shape."""
@@ -81,10 +103,10 @@ class Generator(ABC):
         self.device, self.real_images = device, real_images
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request]) -> np.ndarray:
+    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
         """Make the images of one batch (one bucket).
 
-        Returns: (B, H, W, 3) uint8 RGB on the CPU.
+        Returns: (B, H, W, 3) uint8 RGB on the CPU; or these with the generator's own verdicts and scores, see `Made`.
 
         Raises:
             NonFiniteImages: some images are not finite.

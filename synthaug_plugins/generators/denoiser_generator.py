@@ -1,17 +1,17 @@
-"""What the generators share that run a denoiser of our own model folders."""
+"""What the generators share that run a denoiser, in pixels or latents, told labels or prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug_plugins.errors import ModelError, RecipeError, nearest
-from synthaug_plugins.generators.base import Generator, NonFiniteImages
-from synthaug_plugins.generators.denoiser_model import DenoiserModel, finite_json
-from synthaug_plugins.generators.guidance import build_guidance
-from synthaug_plugins.store.plan import Request
+from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
+from synthaug_plugins.generators.conditions import Conditions, Model
+from synthaug_plugins.generators.denoiser_model import finite_json
+from synthaug_plugins.store.plan import Block, Request, request_id, request_seed
 
 if TYPE_CHECKING:
     import torch
@@ -26,44 +26,30 @@ class DenoiserGenerator(Generator):
     """A denoiser, guidance, the options of `diffusion.sample`, and the way from requests to images.
 
     Args:
-        model: `embedded:NAME` or a model folder.
-        use_labels: whether the model is told the class of each request.
+        told: the model and what it is told.
         sampler: options of `diffusion.sample`, `preset` among them; see `diffusion.sampler_options`.
-        guidance: registry entries of `GUIDANCE`.
         precision: in which the networks run; the sampler's state is float64 (float32 where the device has none).
 
     Raises:
-        ModelError: no such model, or a config that cannot be built.
         RecipeError: an option is unknown or out of range.
     """
 
-    def __init__(self, model: str, use_labels: bool, sampler: Mapping[str, Any] | None, guidance: Sequence[Mapping[str, Any]], precision: str) -> None:
-        from synthaug_plugins.diffusion import sampler_options
-
+    def __init__(self, told: Conditions, sampler: Mapping[str, Any] | None, precision: str) -> None:
         if precision not in PRECISIONS:
             raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
-        self.use_labels, self.precision = use_labels, precision
-        self.model = DenoiserModel(model)
-        self.sampler = sampler_options(sampler or {}, *self.model.sigma_range, self.model.round_sigma)
-        self.guidance = build_guidance(guidance)
+        self.told, self.model, self.precision = told, told.model, precision
+        self.sampler = told.sampler(sampler or {})
         self._denoiser: Denoiser | None = None
         self._counters: list[CallCounter] = []
 
     def model_classes(self) -> Sequence[str] | None:
-        return self.model.classes if self.use_labels and self.model.classes else None
+        return self.told.classes()
 
     def check(self, classes: Sequence[str]) -> None:
-        self.model.check_weights()
-        for guidance in self.guidance:
-            guidance.check(self.model, self.use_labels)
-        if not self.use_labels:
-            return
-        for name in classes:
-            if name not in self.model.classes:
-                raise ModelError(f'The model {self.model.name!r} does not know the class {name!r}.', self._unknown_class_cure(name))
+        self.told.check(classes)
 
-    def _unknown_class_cure(self, name: str) -> str:
-        return nearest(name, self.model.classes)
+    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
+        self.told.prepare(classes, say)
 
     def identity(self) -> Mapping[str, Any]:
         return {
@@ -71,7 +57,7 @@ class DenoiserGenerator(Generator):
             'model': self.model.identity(),
             'precision': self.precision,
             'sampler': finite_json(self.sampler),
-            'guidance': [g.identity() for g in self.guidance],
+            **self.told.identity(),
         }
 
     @property
@@ -79,21 +65,31 @@ class DenoiserGenerator(Generator):
         """See `Generator.network_images`; calls that guidance makes are included."""
         return sum(counter.images for counter in self._counters)
 
+    def request(self, block: Block, number: int, recipe_seed: int, source: str | None = None, params: Mapping[str, Any] | None = None) -> Request:
+        """A block's request of that number, with what the model is told."""
+        seed = request_seed(recipe_seed, block, number)
+        prompt, said = self.told.tell(block, number, recipe_seed, seed)
+        return Request(request_id(block, number), block.label, block.class_name, seed, source, prompt, {**(params or {}), **said})
+
     def denoiser(self) -> Denoiser:
-        """The guided model on the device; weights are read at the first call.
+        """The model on the device, unguided; weights are read at the first call.
 
         Raises:
             ModelError: the weights cannot be read.
         """
         if self._denoiser is None:
-            from synthaug_plugins.diffusion import Guided
-
-            denoiser = self._load_model(self.model)
-            terms = [g.term(self.model, self._load_model) for g in self.guidance]
-            self._denoiser = Guided(denoiser, terms) if terms else denoiser
+            self._denoiser = self._load_model(self.model)
         return self._denoiser
 
-    def _load_model(self, model: DenoiserModel) -> Denoiser:
+    def guided(self, requests: Sequence[Request]) -> Denoiser:
+        """The model with the guidance of a batch."""
+        from synthaug_plugins.diffusion import Guided
+
+        denoiser = self.denoiser()
+        terms = self.told.terms(requests, self.device, self._load_model)
+        return Guided(denoiser, terms) if terms else denoiser
+
+    def _load_model(self, model: Model) -> Denoiser:
         import torch
 
         from synthaug_plugins.diffusion import CallCounter
@@ -102,15 +98,15 @@ class DenoiserGenerator(Generator):
         self._counters.append(CallCounter(model.load(self.device, dtype)))
         return self._counters[-1]
 
-    def sample(self, requests: Sequence[Request], start: Tensor | None = None, **changes: Any) -> np.ndarray:
-        """Run the sampler for a batch.
+    def sample(self, requests: Sequence[Request], start: Tensor | None = None, **changes: Any) -> np.ndarray | Made:
+        """Run the sampler for a batch, then the decoder.
 
         Args:
             requests: the batch.
-            start: clean images (B, C, H, W) in [-1, 1] to begin from.
+            start: what to begin from, as the model's `encode` gives it.
             **changes: options of `diffusion.sample` that differ from this generator's.
 
-        Returns: (B, H, W, 3) uint8.
+        Returns: (B, H, W, 3) uint8, or these with the model's verdicts.
 
         Raises:
             NonFiniteImages: with the id and the step at which each bad image went bad.
@@ -118,21 +114,27 @@ class DenoiserGenerator(Generator):
         import torch
 
         from synthaug_plugins.diffusion import SampleNoise, full_float32, sample
+        from synthaug_plugins.diffusion.steps import option_levels
 
         noise = SampleNoise([r.seed for r in requests], self.model.size, self.device)
-        cond = None
-        if self.use_labels and self.model.takes_labels:
-            cond = torch.tensor([self.model.classes.index(r.class_name) for r in requests], device=self.device)
         options = {**self.sampler, **changes}
         bad_from = _BadFrom()
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
-        with full_float32():
-            x = sample(self.denoiser(), noise.latents(), noise=noise.step, cond=cond, start=start, dtype=dtype, callback=bad_from, **options)
+        with full_float32(), torch.no_grad():
+            guided, cond, latents = self.guided(requests), self.told.cond(requests, self.device), noise.latents()
+            if start is None and (scale := self.told.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
+                latents = scale * latents.to(dtype)
+            x = sample(guided, latents, noise=noise.step, cond=cond, start=start, dtype=dtype, callback=bad_from, **options)
+            x = self.model.decode(x.float())
         images = to_uint8(x)
-        bad = {k: f'request {requests[k].id} from step {step} of {options["num_steps"]} on' for k, step in bad_from.steps().items()}
+        undecoded = (~torch.isfinite(x).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        bad = {k: f'request {requests[k].id} when it was decoded' for k in undecoded}
+        bad |= {k: f'request {requests[k].id} from step {step} of {options["num_steps"]} on' for k, step in bad_from.steps().items()}
+        verdicts = self.told.judge(images)
+        made = images if verdicts is None else Made(images, *verdicts)
         if bad:
-            raise NonFiniteImages(images, bad)
-        return images
+            raise NonFiniteImages(made, bad)
+        return made
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

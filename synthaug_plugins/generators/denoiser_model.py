@@ -72,6 +72,14 @@ class DenoiserModel:
         """See `diffusion.Denoiser.round_sigma`."""
         return self._shape_only.round_sigma(sigma)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """What is sampled, of images (B, C, H, W) in [-1, 1]: these, since the model works in pixels."""
+        return images
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        return x
+
     def check_weights(self) -> None:
         """Compare the names and shapes in the weights' header with those that the config builds.
 

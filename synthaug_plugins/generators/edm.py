@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from synthaug_plugins.errors import ModelError
+from synthaug_plugins.generators.base import Made
+from synthaug_plugins.generators.conditions import LabelConditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
+from synthaug_plugins.generators.denoiser_model import DenoiserModel
+from synthaug_plugins.generators.guidance import build_guidance
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Block, Request, request_id, request_seed
+from synthaug_plugins.store.plan import Block, Request
 
 
 @GENERATORS.register_module()
@@ -41,9 +45,10 @@ class EDM(DenoiserGenerator):
         guidance: Sequence[Mapping[str, Any]] = (),
         precision: str = 'fp32',
     ) -> None:
-        super().__init__(model, True, sampler, guidance, precision)
+        super().__init__(LabelConditions(DenoiserModel(model), True, build_guidance(guidance)), sampler, precision)
 
     def check(self, classes: Sequence[str]) -> None:
+        assert isinstance(self.model, DenoiserModel)
         if self.model.takes_labels:
             super().check(classes)
             return
@@ -59,8 +64,8 @@ class EDM(DenoiserGenerator):
     def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
         number = 0
         while True:
-            yield Request(request_id(block, number), block.label, block.class_name, request_seed(recipe_seed, block, number))
+            yield self.request(block, number, recipe_seed)
             number += 1
 
-    def generate(self, requests: Sequence[Request]) -> np.ndarray:
+    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
         return self.sample(requests)

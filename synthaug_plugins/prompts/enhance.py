@@ -26,7 +26,8 @@ class Enhanced(PromptSource):
     Edit the file as you like: it is read as it stands. A class that no sentence was written for gets its plain name in the template.
 
     Args:
-        model: name of a transformers model on the Hugging Face hub, or its folder: word-to-sentence (T5) or one that follows instructions.
+        model: name of a transformers model on the Hugging Face hub, its folder, or `embedded:digits_t5`: word-to-sentence (T5) or one that follows
+            instructions.
         revision: branch, tag or commit of a hub model.
         sentences: wanted per class (the paper: 200). Fewer are reported in `notes`, not refused.
         draws: at most so many per class; default 5 times `sentences`, in rounds of 50 that end when enough are found. The paper draws 250.

@@ -9,6 +9,7 @@ from typing import Any
 
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.prompts.templates import fill
+from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder
 
 COMMON_GEN = 'mrm8488/t5-base-finetuned-common_gen'
 """T5-base fine-tuned on CommonGen (words in, a sentence with them out), which He et al. (ICLR 2023) use."""
@@ -23,13 +24,18 @@ def offline() -> bool:
     return any(os.environ.get(key, '').lower() in ('1', 'true', 'yes', 'on') for key in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE'))
 
 
+def _path(model: str) -> Path:
+    """Where a model lies if it is no hub name: the folder of `embedded:NAME`, else the path as it stands."""
+    return embedded_folder(model) if model.startswith(EMBEDDED) else Path(model).expanduser()
+
+
 def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
-    """What makes a model this one, found without loading it: a hub name with its revision, or the SHA-256 of a folder's files.
+    """What makes a model this one, found without loading it: a hub name with its revision, or the SHA-256 of a folder's files but its card.
 
     Raises:
-        ModelError: a folder that lacks its config or safetensors weights, or a path to no folder.
+        ModelError: a folder that lacks its config or safetensors weights, a path to no folder, or no embedded model of this name.
     """
-    folder = Path(model).expanduser()
+    folder = _path(model)
     if not model or not folder.is_dir():
         if folder.exists() or model.startswith(('/', '.', '~')) or model.count('/') > 1:
             raise ModelError(f'language model = {model!r} is no folder.', 'Give the folder that save_pretrained wrote, or a name on the Hugging Face hub.')
@@ -37,8 +43,9 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     weights = _weights(folder)
     digest = hashlib.sha256()
     for path in sorted([*weights, *folder.glob('*.json'), *folder.glob('*.model'), *folder.glob('*.txt'), *folder.glob('*.jinja')]):
-        with open(path, 'rb') as file:
-            digest.update(f'{path.name} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
+        if path.name != CARD:
+            with open(path, 'rb') as file:
+                digest.update(f'{path.name} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
     return {'sha256': digest.hexdigest()}
 
 
@@ -57,7 +64,7 @@ class SentenceWriter:
     """A sequence-to-sequence or causal language model of transformers, loaded.
 
     Args:
-        model: name on the Hugging Face hub, or local folder.
+        model: name on the Hugging Face hub, local folder, or `embedded:NAME`.
         revision: branch, tag or commit of a hub model.
         instruction: what it is asked, `{}` for the class name. Default: `ASK_WRITER` or `ASK_ASSISTANT`, by the model's kind.
         device: where it runs.
@@ -84,7 +91,7 @@ class SentenceWriter:
             self.model = kind.from_pretrained(folder, use_safetensors=True, dtype='auto', **safe).eval().to(device)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
             raise _refusal(model, error) from error
-        self.device, self.commit = device, None if Path(model).expanduser().is_dir() else folder.name
+        self.device, self.commit = device, None if _path(model).is_dir() else folder.name
         self.instruction = instruction or (ASK_WRITER if config.is_encoder_decoder else ASK_ASSISTANT)
 
     def write(self, name: str, count: int, seed: int, **sampling: Any) -> list[str]:
@@ -114,8 +121,8 @@ class SentenceWriter:
 
 def _folder(model: str, revision: str | None) -> Path:
     """A model's folder; for a hub name the hub's own cache, filled first unless the user is offline. No pickle and no code is fetched."""
-    if Path(model).expanduser().is_dir():
-        return Path(model).expanduser()
+    if (folder := _path(model)).is_dir():
+        return folder
     from huggingface_hub import snapshot_download
 
     parts = ['*.json', '*.safetensors', '*.model', '*.txt', '*.jinja']
@@ -127,7 +134,7 @@ def _refusal(model: str, error: Exception) -> ModelError:
     what = f'The language model {model!r} cannot be loaded: {said.rstrip(".")}.'
     if isinstance(error, ImportError):
         return ModelError(what, 'Install what its tokenizer needs, usually: pip install sentencepiece protobuf.')
-    if Path(model).expanduser().is_dir():
+    if _path(model).is_dir():
         return ModelError(what, 'Save the folder again with save_pretrained: config, tokenizer and safetensors weights.')
     if offline():
         return ModelError(what, f"HF_HUB_OFFLINE is set: fetch it once with 'hf download {model}' where there is a network, or give a local folder.")

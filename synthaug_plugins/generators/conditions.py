@@ -1,0 +1,167 @@
+"""What a denoiser generator tells its model of each request: a class label, or a prompt and a guidance scale."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from synthaug_plugins.errors import ModelError, nearest
+from synthaug_plugins.generators.guidance import Guidance
+from synthaug_plugins.store.plan import Block, Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from synthaug_plugins.diffusion import Denoiser
+    from synthaug_plugins.diffusion.guidance import Term
+    from synthaug_plugins.generators.denoiser_model import DenoiserModel
+
+
+class Model(Protocol):
+    """What `DenoiserModel` and `TextModel` have in common: known without weights, then loaded."""
+
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(C, H, W) of what is sampled: pixels or latents."""
+        ...
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The noise levels that it supports."""
+        ...
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """See `diffusion.Denoiser.round_sigma`."""
+        ...
+
+    def check_weights(self) -> None:
+        """Refuse (ModelError) weights that are missing or do not fit, from their headers alone."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON: name, SHA-256 of what decides pixels, licence."""
+        ...
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
+        """The denoiser with its weights; reads them."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """What is sampled, (B, C, h, w), of images in [-1, 1]. After `load`."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images, about [-1, 1], of what was sampled. After `load`."""
+        ...
+
+
+class Conditions(ABC):
+    """Between a generator's requests and its model: prompts or labels, and the guidance that goes with them.
+
+    Attributes:
+        model: the one that is told.
+        image_shape: (C, H, W) in pixels of an image as `Model.encode` takes it.
+    """
+
+    model: Model
+    image_shape: tuple[int, int, int]
+
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes that the model can be told; None when any."""
+        return None
+
+    @abstractmethod
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of `diffusion.sample` from a recipe's, with this kind of model's defaults."""
+
+    @abstractmethod
+    def check(self, classes: Sequence[str]) -> None:
+        """Refuse (ModelError, RecipeError) what cannot work for these classes, before any weights load."""
+
+    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:  # noqa: B027
+        """See `Generator.prepare`."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON of its options."""
+
+    def tell(self, block: Block, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
+        """Prompt and params of a block's request. `seed` is the request's own."""
+        return None, {}
+
+    @abstractmethod
+    def cond(self, requests: Sequence[Request], device: torch.device) -> Any:
+        """The condition of a batch, see `diffusion.Denoiser`. After the model's `load`."""
+
+    @abstractmethod
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
+        """Guidance of a batch. load: reads another model's weights onto the device."""
+
+    def start_scale(self, sigma: float) -> float:
+        """By what sigma * noise is multiplied where sampling begins with noise alone."""
+        return 1.0
+
+    def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
+        """The model's own reasons (by place) and scores (by column) for (B, H, W, 3) uint8 images; None where it judges none."""
+        return None
+
+
+class LabelConditions(Conditions):
+    """Class labels for a model folder of our own.
+
+    Args:
+        model: which.
+        use_labels: whether it is told the class of each request.
+        guidance: built entries of `GUIDANCE`.
+        without_labels: whether a recipe may do without labels; then that is offered for a class unknown to the model.
+    """
+
+    def __init__(self, model: DenoiserModel, use_labels: bool, guidance: Sequence[Guidance], without_labels: bool = False) -> None:
+        self.model: DenoiserModel = model
+        self.use_labels, self.guidance, self.without_labels = use_labels, tuple(guidance), without_labels
+        self.image_shape = model.size
+        self._terms: list[Term] | None = None
+
+    def classes(self) -> Sequence[str] | None:
+        """See `Conditions.classes`."""
+        return self.model.classes if self.use_labels and self.model.classes else None
+
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Conditions.sampler`: EDM's defaults."""
+        from synthaug_plugins.diffusion import sampler_options
+
+        return sampler_options(options, *self.model.sigma_range, self.model.round_sigma)
+
+    def check(self, classes: Sequence[str]) -> None:
+        """See `Conditions.check`."""
+        self.model.check_weights()
+        for guidance in self.guidance:
+            guidance.check(self.model, self.use_labels)
+        for name in classes if self.use_labels else ():
+            if name not in self.model.classes:
+                cure = nearest(name, self.model.classes)
+                cure = f'{cure} Or set use_labels=False.' if self.without_labels and self.model.runs_without_labels else cure
+                raise ModelError(f'The model {self.model.name!r} does not know the class {name!r}.', cure)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Conditions.identity`."""
+        return {'guidance': [g.identity() for g in self.guidance]}
+
+    def cond(self, requests: Sequence[Request], device: torch.device) -> Tensor | None:
+        """The model's own labels (B,) int64, found by class name; None without labels."""
+        import torch
+
+        if not (self.use_labels and self.model.takes_labels):
+            return None
+        return torch.tensor([self.model.classes.index(r.class_name) for r in requests], device=device)
+
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
+        """See `Conditions.terms`; equal for all batches."""
+        if self._terms is None:
+            self._terms = [g.term(self.model, load) for g in self.guidance]
+        return self._terms

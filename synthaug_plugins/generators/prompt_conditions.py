@@ -1,0 +1,255 @@
+"""Prompts and guidance scales: what a text-to-image pipeline is told of each request."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError, RecipeError, nearest
+from synthaug_plugins.generators.conditions import Conditions
+from synthaug_plugins.generators.denoiser_model import DenoiserModel
+from synthaug_plugins.generators.text_model import TextModel
+from synthaug_plugins.prompts.base import PromptSource
+from synthaug_plugins.registry import PROMPTS, build_strict
+from synthaug_plugins.store.plan import Block, Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from synthaug_plugins.diffusion import Denoiser
+    from synthaug_plugins.diffusion.guidance import Term
+
+SAFETY = ('off', 'flag', 'drop')
+_PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan: whether they fit into the text encoder
+# Options of a sampler that say where its noise levels lie; without them it visits those of the pipeline.
+_GRID = ('preset', 'sigmas', 'discretization', 'sigma_min', 'sigma_max', 'rho', 'epsilon_s', 'C_1', 'C_2', 'M')
+
+
+class GuidanceScale:
+    """The guidance scale of each request: one for all, one per class, or drawn from a range.
+
+    Args:
+        given: a number; a dict from class name to number; a pair [lowest, highest], from which each request draws uniformly by its
+            seed; or None for the model's default.
+        model: says whether it can be guided at all.
+
+    Raises:
+        RecipeError: not of this form, not finite, negative, or not 1 for a few-step model.
+    """
+
+    def __init__(self, given: Any, model: TextModel) -> None:
+        self.given: Any = given
+        values: list[Any] = [given]
+        drawn = False
+        if given is None:
+            self.given, values = model.default_guidance_scale, [model.default_guidance_scale]
+        elif isinstance(given, Mapping):
+            self.given, values = dict(given), list(given.values())
+        elif drawn := isinstance(given, list | tuple):
+            self.given, values = list(given), list(given)
+        wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < math.inf]
+        if wrong or not values or (drawn and (len(values) != 2 or values[0] > values[1])):
+            cure = 'Give a number of 0 or more (1: no guidance), a dict from class to number, or [lowest, highest] to draw from.'
+            raise RecipeError(f'guidance_scale = {given!r} is no guidance scale.', cure)
+        if model.guidance == 'none' and any(v != 1 for v in values):
+            cure = 'Set guidance_scale=1, which means none (what diffusers calls 0.0 for such models), or leave it out.'
+            raise RecipeError(f'guidance_scale = {given!r}: {model.name!r} is a few-step model, which was distilled to run without guidance.', cure)
+        self.guides = any(v != 1 for v in values)
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Refuse (RecipeError) scales per class that leave out a class or name an unknown one."""
+        if isinstance(self.given, dict):
+            for name in self.given:
+                if name not in classes:
+                    raise RecipeError(f'guidance_scale names the class {name!r}, which the recipe has not.', nearest(str(name), classes))
+            if missing := [name for name in classes if name not in self.given]:
+                raise RecipeError(f'guidance_scale says nothing for the class {missing[0]!r} ({len(missing)} in all).', 'Give every class a number.')
+
+    def of(self, class_name: str, seed: int) -> float:
+        """The scale of a request; a drawn one has four decimals."""
+        if isinstance(self.given, dict):
+            return float(self.given[class_name])
+        if not isinstance(self.given, list):
+            return float(self.given)
+        share = int.from_bytes(hashlib.sha256(f'{seed}/guidance_scale'.encode()).digest()[:8], 'big') / 2**64
+        low, high = self.given
+        return round(low + share * (high - low), 4)
+
+
+class PromptConditions(Conditions):
+    """Prompts for a text-to-image pipeline, and classifier-free guidance with a scale per request.
+
+    Prompts over the token limit are cut at a word, and that is said once. The prompt of a request is what is left.
+
+    Args:
+        model: the pipeline.
+        prompts: an entry of `PROMPTS`; Basic without options unless given.
+        negative_prompt: what guidance leads away from, in place of the empty prompt.
+        guidance_scale: see `GuidanceScale`.
+        guidance_interval: (lowest, highest) sigma at which guidance acts; outside, the network runs once per image, not twice.
+        images_per_prompt: so many positions of a class in a row share a prompt.
+        safety: what becomes of images that the pipeline's own safety checker flags: 'off' runs none, 'flag' writes the column `nsfw`
+            (0 or 1), 'drop' rejects them too. No image is blackened.
+
+    Raises:
+        RecipeError: an option that is out of range or has no effect on this model.
+        ModelError: a safety verdict is wanted of a pipeline without a checker.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        prompts: Mapping[str, Any] | None = None,
+        negative_prompt: str = '',
+        guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        images_per_prompt: int = 1,
+        safety: str = 'off',
+    ) -> None:
+        from synthaug_plugins.diffusion.guidance import check_strength
+
+        self.model: TextModel = model
+        self.image_shape = (3, *model.image_size)
+        self.prompts: PromptSource = build_strict(dict(prompts) if prompts is not None else {'type': 'Basic'}, PROMPTS)
+        self.scale = GuidanceScale(guidance_scale, model)
+        if not isinstance(negative_prompt, str):
+            raise RecipeError(f'negative_prompt = {negative_prompt!r} is no text.', "Leave it out, or write for example negative_prompt='blurry'.")
+        self._check_has_effect('negative_prompt', negative_prompt, '')
+        self._check_has_effect('guidance_interval', guidance_interval, None)
+        interval = (0.0, math.inf) if guidance_interval is None else guidance_interval
+        check_strength('guidance_interval', 0.0, interval)
+        self.negative_prompt, self.interval = negative_prompt, (float(interval[0]), float(interval[1]))
+        if isinstance(images_per_prompt, bool) or not isinstance(images_per_prompt, int) or images_per_prompt < 1:
+            raise RecipeError(f'images_per_prompt = {images_per_prompt!r} is no whole number of 1 or more.', 'He et al. make 10 per sentence.')
+        if safety not in SAFETY:
+            raise RecipeError(f'safety = {safety!r} is unknown.', nearest(str(safety), SAFETY))
+        if safety != 'off' and not model.has_safety_checker:
+            raise ModelError(f'safety = {safety!r}: the pipeline {model.name!r} brings no safety checker.', "Set safety='off', or use an inspector.")
+        self.images_per_prompt, self.safety = images_per_prompt, safety
+        self._fit = lru_cache(maxsize=65536)(model.fit_prompt)
+        self._prepared: tuple[str, ...] | None = None
+        self._say: Callable[[str], None] = lambda sentence: None
+        self._said_cut = False
+
+    def _check_has_effect(self, key: str, value: Any, default: Any) -> None:
+        """Refuse what only classifier-free guidance heeds where there is none."""
+        if value == default:
+            return
+        if self.model.guidance == 'distilled':
+            what = f'{key} = {value!r} has no effect: {self.model.name!r} is told its guidance scale and runs once per step.'
+            raise RecipeError(what, f'Leave {key} out.')
+        if not self.scale.guides:
+            raise RecipeError(f'{key} = {value!r} has no effect with guidance_scale = 1.', f'Leave {key} out, or use a larger guidance_scale.')
+
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Conditions.sampler`. Unless told otherwise: the noise levels that the pipeline's own scheduler visits, by Euler's method.
+
+        That is DDIM and Euler for Stable Diffusion, flow Euler for flows. `num_steps` without more is the pipeline's number of steps.
+        """
+        from synthaug_plugins.diffusion import sampler_options
+
+        if not isinstance(options, Mapping):
+            raise RecipeError(f'The sampler options are {options!r}.', 'Write them as dict(num_steps=30, ...).')
+        done = dict(options)
+        if 'preset' not in options:
+            done.setdefault('solver', 'euler')
+            if 'sigmas' not in options:
+                done.setdefault('num_steps', self.model.default_steps)
+            if done['solver'] == 'euler' and self.model.flow and not {'schedule', 'scaling'} & set(options):
+                done |= {'schedule': 'flow', 'scaling': 'flow'}
+        if not any(key in options for key in _GRID):
+            done['sigmas'] = self.model.visited_sigmas(done.pop('num_steps'))
+        return sampler_options(done, *self.model.sigma_range, self.model.round_sigma)
+
+    def check(self, classes: Sequence[str]) -> None:
+        """See `Conditions.check`."""
+        self.scale.check(classes)
+        self.model.check_weights(safety=self.safety != 'off')
+        if self.negative_prompt:
+            _, cut = self.model.fit_prompt(self.negative_prompt)
+            if cut:
+                raise RecipeError(f'negative_prompt is over the token limit by the words {" ".join(cut)!r}.', 'Shorten it.')
+
+    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
+        """See `Generator.prepare`: settle the prompts, say what the user should know of them."""
+        if self._prepared == tuple(classes):
+            return
+        self.prompts.prepare(classes, say)
+        self._say, self._prepared = say, tuple(classes)
+        for note in self.prompts.notes():
+            say(note)
+        n = max(1, min(256, _PROMPTS_LOOKED_AT // max(len(classes), 1)))
+        looked_at = dict.fromkeys(self.prompts.prompt(label, 0, k) for label in classes for k in range(n))
+        cut = {prompt: words for prompt in looked_at if (words := self._fit(prompt)[1])}
+        if cut:
+            prompt, words = next(iter(cut.items()))
+            self._say_cut(f'{len(cut)} of {len(looked_at)} prompts are', prompt, words)
+
+    def _safety_files(self) -> list[str]:
+        """Weights that decide the verdicts; refused (ModelError) when they are missing."""
+        return [] if self.safety == 'off' else self.model.files.weight_files('safety_checker', 'transformers')
+
+    def _say_cut(self, which: str, prompt: str, words: Sequence[str]) -> None:
+        if not self._said_cut:
+            self._said_cut = True
+            self._say(f'{which} over the token limit of {self.model.name!r} and will be cut; of {prompt!r} it does not see {" ".join(words)!r}.')
+
+    def identity(self) -> dict[str, Any]:
+        """See `Conditions.identity`; complete after `prepare`."""
+        low, high = self.interval
+        return {
+            'prompts': self.prompts.identity(),
+            'images_per_prompt': self.images_per_prompt,
+            'negative_prompt': self.negative_prompt,
+            'guidance_scale': self.scale.given,
+            'guidance_interval': [low, None if math.isinf(high) else high],
+            'safety': self.safety,
+            # The commit in the model's identity stands for the files of the hub.
+            'safety_sha256': self.model.files.sha256(files) if (files := self._safety_files()) and self.model.files.commit is None else None,
+        }
+
+    def tell(self, block: Block, number: int, recipe_seed: int, seed: int) -> tuple[str, dict[str, Any]]:
+        """See `Conditions.tell`: the prompt as the model sees it, and the guidance scale."""
+        whole = self.prompts.prompt(block.class_name, recipe_seed, (block.first + number) // self.images_per_prompt)
+        prompt, cut = self._fit(whole)
+        if cut:
+            self._say_cut('Prompts are', whole, cut)
+        return prompt, {'guidance_scale': self.scale.of(block.class_name, seed)}
+
+    def _scales(self, requests: Sequence[Request]) -> list[float]:
+        return [float(r.params['guidance_scale']) for r in requests]
+
+    def cond(self, requests: Sequence[Request], device: torch.device) -> dict[str, Any]:
+        """See `Conditions.cond`: encoded prompts, and the scale for a model that is told it."""
+        scales = self._scales(requests) if self.model.guidance == 'distilled' else None
+        return self.model.conditions([str(r.prompt) for r in requests], guidance_scale=scales)
+
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
+        """See `Conditions.terms`: classifier-free guidance, D + (scale - 1) (D(prompt) - D(negative prompt)), each request by its own scale."""
+        import torch
+
+        from synthaug_plugins.diffusion import ClassifierFree
+
+        scales = self._scales(requests)
+        if self.model.guidance != 'free' or all(scale == 1 for scale in scales):
+            return []
+        weights = torch.tensor(scales, dtype=torch.float32 if device.type == 'mps' else torch.float64) - 1
+        weight = float(weights[0]) if len(set(scales)) == 1 else weights.to(device)
+        return [ClassifierFree(weight, uncond=self.model.conditions([self.negative_prompt], negative=True), interval=self.interval)]
+
+    def start_scale(self, sigma: float) -> float:
+        """See `Conditions.start_scale`: pipelines start from unit noise in the model's own coordinates, x = noise / c_in(sigma)."""
+        return (1 + sigma) / sigma if self.model.flow else math.sqrt(1 + sigma**2) / sigma
+
+    def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
+        """See `Conditions.judge`: the safety checker's verdicts."""
+        if self.safety == 'off':
+            return None
+        flagged = self.model.flagged(images)
+        assert flagged is not None  # that there is a checker was made sure of at the start
+        reasons = {int(k): 'flagged by the safety checker' for k in flagged.nonzero()[0]} if self.safety == 'drop' else {}
+        return reasons, {'nsfw': flagged.astype('float64')}

@@ -1,0 +1,178 @@
+"""What differs between the families of text-to-image pipelines: parts, sizes, noise levels, and how a prompt becomes conditions."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Conditions = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of pipelines.
+
+    Attributes:
+        name: as recipes and messages say it.
+        network: component that is the denoiser, of the class `network_class` of diffusers.
+        encoders: components that encode text; each has a tokenizer with the same ending (text_encoder_2, tokenizer_2).
+        optional: those of them that a pipeline may come without, as long as one is there.
+        network_once: names that the network's class had before.
+        reserved: tokens of the limit that are not the prompt's.
+        limit_by: the encoders whose token limit bounds a prompt.
+        encode: `(pipeline, prompt, negative, max_length) -> conditions` of one prompt, tensors with one row each, as the network names them.
+        default_max_shift: of dynamic shifting, where the scheduler's config does not say it; None where the family's pipelines do not shift by resolution.
+        packs: pixels of latents that make one channel vector of the network's input, along one side (2: FLUX).
+    """
+
+    name: str
+    network: str
+    network_class: str
+    encoders: tuple[str, ...]
+    limit_by: tuple[str, ...]
+    encode: Callable[[Any, str, bool, dict[str, Any]], Conditions]
+    optional: tuple[str, ...] = ()
+    network_once: tuple[str, ...] = ()
+    reserved: int = 0
+    default_max_shift: float | None = None
+    packs: int = 1
+
+    def latent_channels(self, config: Mapping[str, Any]) -> int:
+        """Channels of the latents, from the network's config."""
+        return int(config['in_channels']) // self.packs**2
+
+    def patch(self, config: Mapping[str, Any]) -> int:
+        """By what height and width of the latents must divide. U-Nets take any size."""
+        return self.packs if self.packs > 1 else int(config.get('patch_size') or 1) if self.network == 'transformer' else 1
+
+    def mu(self, scheduler: Mapping[str, Any], config: Mapping[str, Any], h: int, w: int) -> float | None:
+        """mu of dynamic shifting for latents of h x w (Esser et al. 2024, section 5.3.2): linear in the number of image tokens.
+
+        None where the scheduler does not shift so, or the family's pipelines pass none.
+        """
+        if not scheduler.get('use_dynamic_shifting') or self.default_max_shift is None:
+            return None
+        patch = self.patch(config)
+        low, high = scheduler.get('base_image_seq_len', 256), scheduler.get('max_image_seq_len', 4096)
+        shift, max_shift = scheduler.get('base_shift', 0.5), scheduler.get('max_shift', self.default_max_shift)
+        slope = (max_shift - shift) / (high - low)
+        return float((h // patch) * (w // patch) * slope + shift - slope * low)
+
+
+def _text(pipeline: Any) -> dict[str, Any]:
+    """What every `encode_prompt` is called with."""
+    return {'device': pipeline.text_encoder.device, 'num_images_per_prompt': 1}
+
+
+def _encode_sd(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    embeds, _ = pipeline.encode_prompt([prompt], do_classifier_free_guidance=False, **_text(pipeline))
+    return {'encoder_hidden_states': embeds}
+
+
+def _encode_sdxl(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    """The size, crop and target size that SDXL is told: an image of the wanted size, not cropped. An empty negative prompt is zeros if the pipeline says so."""
+    import torch
+
+    embeds, _, pooled, _ = pipeline.encode_prompt([prompt], do_classifier_free_guidance=False, **_text(pipeline))
+    if negative and not prompt and pipeline.config.force_zeros_for_empty_prompt:
+        embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+    height, width = options['image_size']
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeds.dtype, device=embeds.device)
+    return {'encoder_hidden_states': embeds, 'added_cond_kwargs': {'text_embeds': pooled, 'time_ids': time_ids}}
+
+
+def _encode_sd3(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    embeds, _, pooled, _ = pipeline.encode_prompt(
+        [prompt], None, None, do_classifier_free_guidance=False, max_sequence_length=options['max_length'], **_text(pipeline)
+    )
+    return {'encoder_hidden_states': embeds, 'pooled_projections': pooled}
+
+
+def _encode_flux(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    embeds, pooled, _ = pipeline.encode_prompt([prompt], max_sequence_length=options['max_length'], **_text(pipeline))
+    return {'encoder_hidden_states': embeds, 'pooled_projections': pooled}
+
+
+def _encode_pixart(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    import torch
+
+    embeds, mask, _, _ = pipeline.encode_prompt([prompt], False, max_sequence_length=options['max_length'], **_text(pipeline))
+    found: Conditions = {'encoder_hidden_states': embeds, 'encoder_attention_mask': mask}
+    config, (height, width) = options['network'], options['image_size']
+    asked = config.get('use_additional_conditions')
+    if config.get('sample_size') == 128 if asked is None else asked:
+        like = {'dtype': embeds.dtype, 'device': embeds.device}
+        found['added_cond_kwargs'] = {'resolution': torch.tensor([[height, width]], **like), 'aspect_ratio': torch.tensor([[height / width]], **like)}
+    return found
+
+
+def _encode_sana(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
+    """Sana puts an instruction before a prompt, not before a negative one."""
+    instruction = None if negative else options['instruction']
+    embeds, mask, _, _ = pipeline.encode_prompt(
+        [prompt], False, max_sequence_length=options['max_length'], complex_human_instruction=instruction, **_text(pipeline)
+    )
+    return {'encoder_hidden_states': embeds, 'encoder_attention_mask': mask}
+
+
+_ONE, _TWO, _THREE = ('text_encoder',), ('text_encoder', 'text_encoder_2'), ('text_encoder', 'text_encoder_2', 'text_encoder_3')
+_SD = Family('sd', 'unet', 'UNet2DConditionModel', _ONE, _ONE, _encode_sd)
+_SDXL = Family('sdxl', 'unet', 'UNet2DConditionModel', _TWO, _TWO, _encode_sdxl)
+_SD3 = Family('sd3', 'transformer', 'SD3Transformer2DModel', _THREE, _TWO, _encode_sd3, optional=_THREE, default_max_shift=1.16)
+# FLUX's CLIP makes the pooled vector only: the T5 sees the whole prompt.
+_FLUX = Family('flux', 'transformer', 'FluxTransformer2DModel', _TWO, ('text_encoder_2',), _encode_flux, default_max_shift=1.15, packs=2)
+_PIXART = Family('pixart', 'transformer', 'PixArtTransformer2DModel', _ONE, _ONE, _encode_pixart, network_once=('Transformer2DModel',))
+# The instruction before the prompt and the prompt share the limit, at the cost of two tokens.
+_SANA = Family('sana', 'transformer', 'SanaTransformer2DModel', _ONE, _ONE, _encode_sana, reserved=2)
+
+PIPELINES: dict[str, Family] = {
+    'StableDiffusionPipeline': _SD,
+    'LatentConsistencyModelPipeline': _SD,
+    'StableDiffusionXLPipeline': _SDXL,
+    'StableDiffusion3Pipeline': _SD3,
+    'FluxPipeline': _FLUX,
+    'PixArtAlphaPipeline': _PIXART,
+    'PixArtSigmaPipeline': _PIXART,
+    'SanaPipeline': _SANA,
+}
+
+# Why a pipeline that somebody may well try is not among them.
+REASONS: dict[str, str] = {
+    'StableDiffusionInpaintPipeline': 'it paints into a given image: its network sees a mask and that image too',
+    'StableDiffusionXLInpaintPipeline': 'it paints into a given image: its network sees a mask and that image too',
+    'StableDiffusionInstructPix2PixPipeline': 'its network sees a given image too',
+    'StableDiffusionXLImg2ImgPipeline': 'the refiner is told an aesthetic score and continues images of another model',
+    'SanaSprintPipeline': 'it is sampled by a trigonometric consistency schedule, which has no noise level in the sense of the samplers here',
+    'StableCascadeCombinedPipeline': 'it is two diffusion models in a row',
+    'KandinskyCombinedPipeline': 'it is two diffusion models in a row',
+    'IFPipeline': 'it is a cascade in pixels of which this is the first model',
+}
+
+
+def call_default(pipeline_class: Any, argument: str) -> Any:
+    """The default of an argument of the pipeline's own `__call__`: steps, guidance scale, token limit. None if it has no such argument."""
+    found = inspect.signature(pipeline_class.__call__).parameters.get(argument)
+    return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
+def scale_embedding(scales: Tensor, dim: int) -> Tensor:
+    """What a guidance-distilled U-Net (LCM, Luo et al. 2023) is told of the guidance scale: sines and cosines of 1000 (scale - 1).
+
+    Args:
+        scales: (B,) guidance scales.
+        dim: length of the embedding, `time_cond_proj_dim` of the U-Net.
+
+    Returns: (B, dim) float32.
+    """
+    import torch
+
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=scales.device) * (-math.log(10000.0) / (half - 1)))
+    angles = (1000.0 * (scales.float() - 1))[:, None] * frequencies
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))

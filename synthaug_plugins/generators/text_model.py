@@ -1,0 +1,189 @@
+"""A text-to-image pipeline of diffusers as generators use it: known without its weights, then loaded onto a device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.generators.denoiser_model import DenoiserModel
+from synthaug_plugins.generators.text_encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
+from synthaug_plugins.generators.text_families import call_default
+from synthaug_plugins.generators.text_pipeline import TextPipeline
+from synthaug_plugins.weights import EMBEDDED, PIPELINE_INDEX, embedded_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
+
+
+class TextModel(TextPipeline):
+    """A diffusers text-to-image pipeline: Stable Diffusion 1 and 2, SDXL, SD 3, FLUX, PixArt, Sana, and few-step models of these.
+
+    Text is encoded by the pipeline class's own `encode_prompt`; the network runs as a `DiffusersDenoiser`, so that every sampler and
+    guidance of this package works on it. Captions are not cleaned (the pipelines' `clean_caption`).
+
+    Args:
+        name: `embedded:digits_sd`, a folder in diffusers' layout, or a name on the Hugging Face hub, see `ModelFiles`.
+        revision: branch, tag or commit on the hub. The commit is recorded.
+        variant: of the weights, such as 'fp16'.
+        image_size: (H, W) in pixels, or one number; what the model was trained for unless given.
+        tiny_vae: a folder or hub name of an AutoencoderTiny for these latents, in place of the VAE: fast and somewhat blurred.
+        few_step: whether the model was distilled to a few steps without guidance (Turbo, Lightning, LCM-LoRA, schnell). Unless given,
+            this is read from its configs: LCM's scheduler, Euler's with trailing timesteps and noise prediction, a FLUX without a
+            guidance embedding. A config of SD 3.5 Turbo does not show it: say so.
+        channels_last: memory layout of U-Net and VAE.
+        compile: torch.compile the network.
+
+    Attributes:
+        name: as given.
+        family: 'sd', 'sdxl', 'sd3', 'flux', 'pixart' or 'sana'.
+        image_size: (H, W) in pixels.
+        size: (C, h, w) of latents, which the sampler's x is.
+        flow: whether the model is one of flow matching.
+        guidance: 'free' (classifier-free guidance works), 'distilled' (the network is told a scale, negative prompts do nothing) or
+            'none' (a few-step model; the scale must be 1).
+        default_guidance_scale, default_steps: those of the pipeline's own call; 1 and 4 for few-step models.
+        timesteps: how many the model was trained with.
+        has_safety_checker: whether the pipeline brings one, see `flagged`.
+
+    Raises:
+        ModelError: an unsupported pipeline (with the reason), a missing or wrong part, pickled weights, a hub name that cannot be had.
+        RecipeError: an image size that the model cannot make.
+    """
+
+    def __init__(self, name: str, *, channels_last: bool = True, compile: bool = False, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._channels_last, self._compile = channels_last, compile
+        self._denoiser: DiffusersDenoiser | None = None
+        self._encoder: PromptEncoder | None = None
+        self._safety: SafetyChecker | None = None
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> DiffusersDenoiser:
+        """Read all weights; the denoiser, for sampling only. Afterwards `conditions`, `encode`, `decode` and `flagged` work.
+
+        The VAE runs in dtype too, except that SDXL's stays in float32 where its config says that it overflows in float16 (force_upcast).
+
+        Raises:
+            ModelError: weights are missing or cannot be read.
+        """
+        import torch
+
+        from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
+
+        weights = self._weights()
+        self.files.fetch([path for paths in weights.values() for path in paths])
+        memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
+        network = self.files.load(self._family.network, self._parts[self._family.network], dtype).to(device)
+        if self._family.network == 'unet':
+            network = network.to(memory_format=memory_format)
+        vae = self._load_vae(dtype).to(device, memory_format=memory_format)
+        encoders = {e: self.files.load(e, self._parts[e], dtype, 'transformers').to(device) for e in self._encoders}
+        self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
+        self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
+        self._device, self._dtype = device, dtype
+        return self._denoiser
+
+    def _load_vae(self, dtype: torch.dtype) -> Any:
+        import diffusers
+        import torch
+
+        if self.tiny_vae:
+            return self.tiny_vae.load('', diffusers.AutoencoderTiny, dtype)
+        overflows = self.family == 'sdxl' and dtype == torch.float16 and self._vae_config.get('force_upcast', True)
+        return self.files.load('vae', self._parts['vae'], torch.float32 if overflows else dtype)
+
+    def _text_pipeline(self, network: Any, encoders: dict[str, Any]) -> Any:
+        """An object of the pipeline's class with what its `encode_prompt` uses, the network among it (SD 3 reads its config); the rest is None."""
+        parameters = inspect.signature(self.pipeline_class.__init__).parameters
+        made: dict[str, Any] = {
+            name: None for name in parameters if name != 'self' and (name in self._parts or parameters[name].default is inspect.Parameter.empty)
+        }
+        made |= {name: value for name, value in self._index.items() if name in parameters and not isinstance(value, list)}
+        made |= {name: False for name in ('requires_safety_checker', 'add_watermarker') if name in parameters}
+        if self.family == 'sd3':
+            made |= self._absent_clips(network, encoders)
+        pipeline = self.pipeline_class(**{**made, **encoders, **self._tokenizers, self._family.network: network})
+        if self.family == 'sd3' and not set(self._family.limit_by) & set(encoders):
+            pipeline.tokenizer_max_length = 77  # of the CLIPs, not of the tokenizer that stands in for theirs
+        return pipeline
+
+    def _absent_clips(self, network: Any, encoders: dict[str, Any]) -> dict[str, Any]:
+        """Stand-ins for the CLIPs that are missing, with any tokenizer; together the two have the width that the network wants."""
+        clips = self._family.limit_by
+        missing = [e for e in clips if e not in encoders]
+        left = self._network_config['pooled_projection_dim'] - sum(encoders[e].config.projection_dim for e in clips if e in encoders)
+        made: dict[str, Any] = {e: absent_clip(left // len(missing), next(network.parameters())) for e in missing}
+        return made | {e.replace('text_encoder', 'tokenizer'): next(iter(self._tokenizers.values())) for e in missing}
+
+    def _encode_options(self) -> dict[str, Any]:
+        instruction = call_default(self.pipeline_class, 'complex_human_instruction')
+        return {'max_length': self._max_length, 'image_size': self.image_size, 'network': self._network_config, 'instruction': instruction}
+
+    def conditions(self, prompts: Sequence[str], guidance_scale: float | Sequence[float] | Tensor | None = None, negative: bool = False) -> dict[str, Any]:
+        """What the denoiser is conditioned on: one row per prompt, in order. Each unique prompt is encoded once and kept.
+
+        Args:
+            guidance_scale: what a 'distilled' model is told, one number or one per prompt; default_guidance_scale unless given.
+                Other models are not told it.
+            negative: these are prompts to move away from. Two families encode them in another way: SDXL (an empty one is zeros),
+                Sana (no instruction before it).
+
+        Returns: the names of the network's arguments -> tensors (or mappings of tensors) with len(prompts) rows, on the device.
+        """
+        if self._encoder is None:
+            raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
+        found = self._encoder(prompts, negative)
+        if self.guidance == 'distilled':
+            scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+            found |= told_scale(scale, len(prompts), self._network_config.get('time_cond_proj_dim'), self._device)
+        return found
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], see `DiffusersDenoiser.encode`."""
+        return self._loaded().encode(images, noise)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W), about [-1, 1], of latents, see `DiffusersDenoiser.decode`."""
+        return self._loaded().decode(x)
+
+    def _loaded(self) -> DiffusersDenoiser:
+        if self._denoiser is None:
+            raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
+        return self._denoiser
+
+    def flagged(self, images: np.ndarray) -> np.ndarray | None:
+        """Which images (B, H, W, 3) uint8 the pipeline's safety checker takes for unsafe: (B,) bool; None if it brings none.
+
+        Raises:
+            ModelError: its weights are missing.
+        """
+        if not self.has_safety_checker:
+            return None
+        self._loaded()
+        self._safety = self._safety or SafetyChecker(self.files, self._device, self._dtype)
+        return self._safety(images)
+
+
+def open_model(name: str, **options: Any) -> DenoiserModel | TextModel:
+    """A model of either kind: a pipeline if its folder holds model_index.json or it is a name on the hub, else a model folder of our own.
+
+    Args:
+        name: `embedded:NAME`, a folder, or a name on the hub.
+        **options: of `TextModel`.
+
+    Raises:
+        ModelError: see `TextModel`, `DenoiserModel`.
+        RecipeError: options of a pipeline for a model folder of our own.
+    """
+    folder = embedded_folder(name) if name.startswith(EMBEDDED) else Path(name).expanduser()
+    if (folder / PIPELINE_INDEX).is_file() or not (folder.exists() or name.startswith(EMBEDDED)):
+        return TextModel(name, **options)
+    if given := [key for key, value in options.items() if value is not None]:
+        raise RecipeError(f'{given[0]} = {options[given[0]]!r} is an option of text-to-image pipelines; {name!r} is none.', 'Leave it out.')
+    return DenoiserModel(name)

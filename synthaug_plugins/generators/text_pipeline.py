@@ -1,0 +1,278 @@
+"""What is known of a text-to-image pipeline before its weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.generators.text_families import PIPELINES, REASONS, Family, call_default
+from synthaug_plugins.generators.text_files import ModelFiles, check_safetensors, component_class
+from synthaug_plugins.prompts.tokens import fit_tokens
+from synthaug_plugins.weights import CONFIG, EMBEDDED, PIPELINE_INDEX
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from synthaug_plugins.diffusion.adapters_timesteps import Timesteps
+
+SCHEDULER_CONFIG = 'scheduler_config.json'
+VAES = ('AutoencoderKL', 'AutoencoderDC', 'AutoencoderTiny')
+
+
+class TextPipeline:
+    """The configs, tokenizers and headers of a pipeline: everything about a `TextModel` that needs no weights. See there.
+
+    Raises:
+        ModelError, RecipeError: see `TextModel`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        image_size: int | Sequence[int] | None = None,
+        tiny_vae: str | None = None,
+        few_step: bool | None = None,
+    ) -> None:
+        self.name = str(name)
+        self.files = ModelFiles(self.name, revision, variant)
+        self._index = self.files.config('', PIPELINE_INDEX)
+        self._family = self._find_family()
+        self.family = self._family.name
+        self._parts = self._find_parts()
+        self._encoders = [e for e in self._family.encoders if e in self._parts]
+        self._tokenizer_of = {e: e.replace('text_encoder', 'tokenizer') for e in self._encoders}
+        self._network_config = self.files.config(self._family.network)
+        self._vae_config = self.files.config('vae')
+        self._scheduler_config = self.files.config('scheduler', SCHEDULER_CONFIG)
+        self.tiny_vae = None if tiny_vae is None else ModelFiles(tiny_vae, index=CONFIG)
+        self.size, self.image_size = self._sizes(image_size)
+        self._timesteps = self._read_noise()
+        self.flow, self.timesteps = self._timesteps.kind == 'flow', self._timesteps.count
+        self.guidance = self._guidance(few_step)
+        few = self.guidance == 'none' or self._scheduler_config['_class_name'] == 'LCMScheduler'
+        self.default_steps: int = 4 if few else int(call_default(self.pipeline_class, 'num_inference_steps'))
+        self.default_guidance_scale: float = 1.0 if self.guidance == 'none' else float(call_default(self.pipeline_class, 'guidance_scale'))
+
+    @property
+    def pipeline_class(self) -> Any:
+        """The class of diffusers that model_index.json names."""
+        import diffusers
+
+        return getattr(diffusers, self._index['_class_name'])
+
+    def _find_family(self) -> Family:
+        cls = str(self._index.get('_class_name', ''))
+        if cls in PIPELINES:
+            return PIPELINES[cls]
+        reason = f': {REASONS[cls]}' if cls in REASONS else ' has no adapter here'
+        raise ModelError(f'model = {self.name!r} is a {cls or "pipeline without _class_name"}{reason}.', f'Supported are {", ".join(PIPELINES)}.')
+
+    def _part(self, component: str) -> tuple[str, str] | None:
+        """(library, class) of a component, or None where the pipeline comes without."""
+        found = self._index.get(component)
+        return (str(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 and found[0] and found[1] else None
+
+    def _find_parts(self) -> dict[str, Any]:
+        """The components that make images, and their classes; for the network the class of the family, which may have had another name."""
+        wanted = [self._family.network, 'vae', 'scheduler']
+        for encoder in self._family.encoders:
+            if encoder not in self._family.optional or self._part(encoder):
+                wanted += [encoder, encoder.replace('text_encoder', 'tokenizer')]
+        if len(wanted) == 3:
+            raise ModelError(f'model = {self.name!r}: its {PIPELINE_INDEX} names no text encoder.', f'Known are {", ".join(self._family.encoders)}.')
+        parts = {}
+        for component in wanted:
+            part = self._part(component)
+            if part is None:
+                raise ModelError(f'model = {self.name!r}: its {PIPELINE_INDEX} names no {component}.', f'A {self.family} pipeline needs {", ".join(wanted)}.')
+            if not any(path.startswith(f'{component}/') for path in self.files.files):
+                raise ModelError(f'model = {self.name!r}: the folder {component} is missing or empty.', self.files.cure)
+            if component == 'vae' and part[1] not in VAES:
+                raise ModelError(f'model = {self.name!r}: its VAE is a {part[1]}.', f'Supported are {", ".join(VAES)}.')
+            if component == self._family.network:
+                if part[1] not in (self._family.network_class, *self._family.network_once):
+                    raise ModelError(f'model = {self.name!r}: its {component} is a {part[1]}.', f'A {self.family} pipeline has a {self._family.network_class}.')
+                part = ('diffusers', self._family.network_class)
+            parts[component] = component_class(self.files, component, *part)
+        return parts
+
+    def _sizes(self, image_size: int | Sequence[int] | None) -> tuple[tuple[int, int, int], tuple[int, int]]:
+        """(C, h, w) of latents and (H, W) of images."""
+        network = self._network_config
+        channels, factor = self._family.latent_channels(network), _factor(self._vae_config)
+        tiny = self.tiny_vae.config('') if self.tiny_vae else self._vae_config
+        if self.tiny_vae and tiny.get('_class_name') != 'AutoencoderTiny':
+            raise ModelError(f'tiny_vae = {self.tiny_vae.name!r} is a {tiny.get("_class_name")}.', 'Give an AutoencoderTiny, such as madebyollin/taesd.')
+        for what, config in (('VAE', self._vae_config), ('tiny VAE', tiny)):
+            if int(config.get('latent_channels', 4)) != channels or _factor(config) != factor:
+                found = f'{config.get("latent_channels", 4)} channels and 1 : {_factor(config)}'
+                raise ModelError(
+                    f'model = {self.name!r}: its network takes latents of {channels} channels and 1 : {factor}, the {what} makes {found}.', 'They must agree.'
+                )
+        native = network.get('sample_size') or 128  # FLUX has none, and its pipeline takes 128
+        default = [int(n) * factor for n in (native if isinstance(native, list) else (native, native))]
+        wanted = default if image_size is None else [image_size] * 2 if isinstance(image_size, int) else list(image_size)
+        multiple = factor * self._family.patch(network)
+        if len(wanted) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n <= 0 or n % multiple for n in wanted):
+            cure = f'Give one number or (height, width), multiples of {multiple}; {default[0]} x {default[1]} is what it was trained for.'
+            raise RecipeError(f'image_size = {image_size!r} is nothing that {self.name!r} can make.', cure)
+        return (channels, wanted[0] // factor, wanted[1] // factor), (wanted[0], wanted[1])
+
+    def _read_noise(self) -> Timesteps:
+        from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
+
+        try:
+            return read_timesteps(self._scheduler_config)[0]
+        except RecipeError as error:
+            raise ModelError(f'model = {self.name!r}: {error.what}', error.cure) from error
+
+    def _guidance(self, few_step: bool | None) -> str:
+        """How the model is guided, see the class."""
+        if self._network_config.get('guidance_embeds') or self._network_config.get('time_cond_proj_dim'):
+            return 'distilled'
+        scheduler, cls = self._scheduler_config, self._scheduler_config['_class_name']
+        trailing = scheduler.get('timestep_spacing') == 'trailing' and scheduler.get('prediction_type', 'epsilon') == 'epsilon'
+        euler = cls in ('EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler') and self.family in ('sd', 'sdxl')
+        found = cls == 'LCMScheduler' or (euler and trailing) or self.family == 'flux'
+        return 'none' if (found if few_step is None else few_step) else 'free'
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The noise levels that it supports."""
+        return self._timesteps.sigma_min, self._timesteps.sigma_max
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """See `diffusion.Denoiser.round_sigma`: any level within the range, as it is."""
+        return sigma
+
+    def visited_sigmas(self, num_steps: int) -> list[float]:
+        """The noise levels that the pipeline visits in that many steps: falling, without the final 0. See `Timesteps.sigmas_of`.
+
+        Where the pipeline returns a state at the model's lowest level (set_alpha_to_one=False, as Stable Diffusion says), that level is left
+        out: the last step goes on to the image, and n steps stay n.
+
+        Raises:
+            RecipeError: a number of steps that its scheduler cannot take.
+        """
+        mu = self._family.mu(self._scheduler_config, self._network_config, *self.size[1:])
+        shares = None
+        if self.family == 'flux' and not self._scheduler_config.get('use_flow_sigmas'):
+            shares = [1 - k / num_steps for k in range(num_steps)] if isinstance(num_steps, int) and num_steps > 0 else None
+        sigmas = [float(s) for s in self._timesteps.sigmas_of(num_steps, mu, shares)]
+        return sigmas[:-1] if len(sigmas) == num_steps + 1 and sigmas[-1] == self._timesteps.sigma_min else sigmas
+
+    def sigma_of(self, timestep: float) -> float:
+        """The noise level of a timestep, whole or not."""
+        import torch
+
+        return float(self._timesteps.sigma_of(torch.tensor(timestep, dtype=torch.float64)))
+
+    def timestep_of(self, sigma: float) -> float:
+        """The timestep of a noise level."""
+        import torch
+
+        return float(self._timesteps.timestep_of(torch.tensor(sigma, dtype=torch.float64)))
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        """Component name -> tokenizer."""
+        found = {}
+        for name in self._tokenizer_of.values():
+            try:
+                found[name] = self._parts[name].from_pretrained(str(self.files.folder / name), local_files_only=True)
+            except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+                raise ModelError(f'model = {self.name!r}: {name} cannot be read: {str(error)[:200]}', self.files.cure) from error
+        return found
+
+    @property
+    def _max_length(self) -> int | None:
+        """The pipeline's own limit of tokens for its T5 or Gemma; None where only the tokenizer's own limit counts."""
+        return call_default(self.pipeline_class, 'max_sequence_length')
+
+    def fit_prompt(self, prompt: str) -> tuple[str, list[str]]:
+        """The longest beginning of a prompt that the text encoders see entirely, and the words that were cut, see `fit_tokens`.
+
+        Of several encoders the shortest limit counts; FLUX's CLIP, which makes no more than a summary, does not.
+
+        Raises:
+            RecipeError: not even the first word fits.
+            ModelError: a tokenizer cannot be read.
+        """
+        text, cut = prompt, list[str]()
+        limit = None if self._max_length is None else self._max_length - self._family.reserved
+        for encoder in [e for e in self._family.limit_by if e in self._encoders] or self._encoders:
+            tokenizer = self._tokenizers[self._tokenizer_of[encoder]]
+            text, more = fit_tokens(text, tokenizer, limit if limit and limit < tokenizer.model_max_length else None)
+            cut = more + cut
+        return text, cut
+
+    def _weights(self) -> dict[str, list[str]]:
+        """Component -> its weight files, of those that make images."""
+        diffusers_parts = {c: self.files.weight_files(c) for c in (self._family.network, 'vae')}
+        return diffusers_parts | {c: self.files.weight_files(c, 'transformers') for c in self._encoders}
+
+    @property
+    def has_safety_checker(self) -> bool:
+        """Whether the pipeline brings one."""
+        return self._part('safety_checker') is not None and self._part('feature_extractor') is not None
+
+    def check_weights(self, safety: bool = False) -> None:
+        """Look at the headers of all weight files of a folder; the network's tensors must be those that its config builds.
+
+        Of a hub repository only the list of files is looked at: its weights are fetched by `load`.
+
+        Args:
+            safety: the safety checker will be asked, too.
+
+        Raises:
+            ModelError: a file or shard is missing, is a pickle, is cut short, or the first tensor that does not fit.
+        """
+        weights = self._weights()
+        if safety and self.has_safety_checker:
+            weights['safety_checker'] = self.files.weight_files('safety_checker', 'transformers')
+        tiny = self.tiny_vae.weight_files('') if self.tiny_vae else []
+        if self.files.commit is None:
+            shapes = {component: check_safetensors(self.files, paths) for component, paths in weights.items()}
+            self._compare(shapes[self._family.network])
+        if self.tiny_vae and self.tiny_vae.commit is None:
+            check_safetensors(self.tiny_vae, tiny)
+
+    def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
+        """The network's tensors against its config."""
+        import torch
+
+        with torch.device('meta'):  # costs no memory
+            wanted = {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
+        for name, shape in wanted.items():
+            if found.get(name) != shape:
+                what = f'{name!r} is {found.get(name, "missing")}, the config asks for {shape}'
+                raise ModelError(f'The weights of the {self._family.network} of {self.name!r} do not fit its config: {what}.', self.files.cure)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the pixels: plain JSON. The commit stands for the files of the hub, SHA-256 over all files that matter for those of a folder.
+
+        Raises:
+            ModelError: a file is missing.
+        """
+        weights = self._weights()
+        small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
+        small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
+        found = _file_identity(self.files, [*small, *(path for paths in weights.values() for path in paths)])
+        if self.tiny_vae:
+            found['tiny_vae'] = _file_identity(self.tiny_vae, [CONFIG, *self.tiny_vae.weight_files('')])
+        return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
+
+
+def _factor(vae: Mapping[str, Any]) -> int:
+    """How many pixels of an image one of its latents stands for, along one side."""
+    return 2 ** (len(vae.get('encoder_block_out_channels') or vae.get('block_out_channels') or [1]) - 1)
+
+
+def _file_identity(files: ModelFiles, paths: list[str]) -> dict[str, Any]:
+    name = files.name if files.name.startswith(EMBEDDED) or files.commit else files.folder.resolve().name
+    return {'name': name} | ({'revision': files.commit} if files.commit else {'sha256': files.sha256(paths)})

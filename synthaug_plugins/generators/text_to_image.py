@@ -1,0 +1,102 @@
+"""Images from prompts by any text-to-image pipeline of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.generators.base import Made
+from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
+from synthaug_plugins.generators.prompt_conditions import PromptConditions
+from synthaug_plugins.generators.text_model import TextModel
+from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.store.plan import Block, Request
+
+
+@GENERATORS.register_module()
+class TextToImage(DenoiserGenerator):
+    """Sample a text-to-image model: Stable Diffusion 1 and 2, SDXL, SD 3, FLUX, PixArt, Sana, and few-step models of these.
+
+    Each request has its own prompt and guidance scale; requests of all classes share batches. With the defaults an image is what
+    the stock pipeline makes of the same noise with DDIM, Euler or flow Euler.
+
+    Args:
+        model: 'embedded:digits_sd', a folder in diffusers' layout, or a name on the hub such as 'stabilityai/stable-diffusion-xl-base-1.0'.
+        prompts: what the model is told, an entry of `PROMPTS`: dict(type='synthaug_plugins.Basic', templates='a photo of a {}') (the
+            default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, or FromFile with a file of your own.
+        negative_prompt: what guidance leads away from: negative_prompt='blurry, text'.
+        guidance_scale: 7.5 for all; dict(cat=3.0, dog=5.0) per class; [2.0, 7.0] draws one for each request by its seed. It is
+            recorded with the image. 1 is no guidance and half the cost. Default: the pipeline's own.
+        guidance_interval: (lowest, highest) sigma at which guidance acts: (0.3, 5) costs less and keeps diversity (Kynkaanniemi et
+            al. 2024, arXiv 2404.07724).
+        num_steps: of the pipeline's own scheduler. Default: the pipeline's.
+        sampler: dict(solver='dpmpp_2m') solves better in few steps than 'euler', the default. Any option of `diffusion.sample`; one
+            that says where noise levels lie (discretization='edm', sigmas=[...]) replaces those of the pipeline.
+        precision: 'fp32', 'bf16' or 'fp16', in which the networks run. On a GPU take 'bf16'.
+        images_per_prompt: so many images of a class in a row share a prompt (He et al. 2023: 10 for each sentence).
+        image_size: pixels, one number or (height, width). Default: what the model was trained for.
+        revision: branch, tag or commit on the hub; pin one so that the model cannot change.
+        variant: of the weights on the hub, 'fp16' to fetch half as much.
+        few_step: that the model was distilled to a few steps without guidance; read from its configs unless given, see `TextModel`.
+        tiny_vae: an AutoencoderTiny, such as 'madebyollin/taesd', for previews: fast, and somewhat blurred.
+        compile: torch.compile the network: some minutes once, then faster. Different batch sizes compile anew.
+        channels_last: memory layout of the U-Net; faster on GPUs.
+        safety: 'off'; 'flag' records the verdict of the pipeline's own safety checker in the column `nsfw`; 'drop' rejects what it
+            flags, too. No image is blackened.
+
+    Raises:
+        ModelError: a model that cannot be had, is unsupported or incomplete, with the reason.
+        RecipeError: an option that is unknown, out of range, or has no effect on this model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompts: Mapping[str, Any] | None = None,
+        negative_prompt: str = '',
+        guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        num_steps: int | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        precision: str = 'fp32',
+        images_per_prompt: int = 1,
+        image_size: int | Sequence[int] | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        few_step: bool | None = None,
+        tiny_vae: str | None = None,
+        compile: bool = False,
+        channels_last: bool = True,
+        safety: str = 'off',
+    ) -> None:
+        options = dict(sampler or {})
+        if num_steps is not None and options.setdefault('num_steps', num_steps) != num_steps:
+            raise RecipeError(f'num_steps = {num_steps!r} contradicts sampler.num_steps = {options["num_steps"]!r}.', 'Leave one of them out.')
+        text_model = TextModel(
+            model,
+            revision=revision,
+            variant=variant,
+            image_size=image_size,
+            tiny_vae=tiny_vae,
+            few_step=few_step,
+            channels_last=channels_last,
+            compile=compile,
+        )
+        told = PromptConditions(text_model, prompts, negative_prompt, guidance_scale, guidance_interval, images_per_prompt, safety)
+        super().__init__(told, options, precision)
+        self.layout = {'compile': compile, 'channels_last': channels_last}
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**super().identity(), **self.layout}
+
+    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
+        number = 0
+        while True:
+            yield self.request(block, number, recipe_seed)
+            number += 1
+
+    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
+        return self.sample(requests)
