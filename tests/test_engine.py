@@ -244,14 +244,14 @@ def test_batch_is_halved_when_memory_runs_out_and_remembered(scripted, monkeypat
 
 
 def test_memory_errors_are_told_from_other_errors() -> None:
-    from synthaug_plugins.engine.block import _out_of_memory
+    from synthaug_plugins.engine.judge import out_of_memory
 
     with pytest.raises(RuntimeError) as refused:
         torch.empty(10**15)
-    assert _out_of_memory(refused.value)
-    assert _out_of_memory(MemoryError())
-    assert _out_of_memory(torch.OutOfMemoryError('CUDA out of memory'))
-    assert not _out_of_memory(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
+    assert out_of_memory(refused.value)
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError('CUDA out of memory'))
+    assert not out_of_memory(RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
 
 
 def test_memory_too_small_for_one_image_is_said(scripted, monkeypatch, tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ BAD = [
     ({'soft_labels': 'clip'}, 'names no column'),
     ({'soft_labels': {'column': 'a', 'blend': 2}}, 'blend = 2'),
     ({'soft_labels': {'column': 'clip_q'}}, "no column 'clip_q'. Did you mean 'clip_p'"),
-    ({'soft_labels': {'column': 'clip_p'}}, 'not lists of probabilities'),
+    ({'soft_labels': {'column': 'clip_p'}}, 'not lists'),
     ({'epoch_steps': 0}, 'epoch_steps = 0'),
     ({'store': '/nowhere'}, '/nowhere'),
     ({'store': None, 'stores': [{'store': 'x', 'weight': 2}], 'mode': 'concat'}, "no meaning in mode 'concat'"),

@@ -26,8 +26,10 @@ from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import check_format, encode
 from synthaug_plugins.store.plan import Block, Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.reader import StoreReader
-from synthaug_plugins.store.shard import INDEX_SCHEMA, Row, index_path, shard_path, write_block
+from synthaug_plugins.store.reasons import group_reasons
+from synthaug_plugins.store.shard import Row, index_path, shard_path, write_block
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.table import INDEX_SCHEMA
 from synthaug_plugins.store.verify import verify
 
 CLASSES = ('one', 'two', 'three')
@@ -347,6 +349,94 @@ def test_scores_are_added_without_touching_images(tmp_path: Path) -> None:
     store.add_scores('minority', pa.table({'id': ids, 'minority': [float('nan')] * len(ids)}))
     assert store.index()['minority'].null_count == len(ids)
     assert {k: v for k, v in tree(store.folder).items() if not k.startswith('scores/')} == before
+
+
+def test_reasons_with_numbers_are_counted_by_kind() -> None:
+    reasons = {f'p 0.{n:02d} not above 0.10': 2 for n in range(9)} | {'blank (contrast 1.20 below 2)': 30, 'blank (contrast 1.30 below 2)': 1}
+    reasons |= {'copy of 00000_000001': 1, 'copy of 00012_000777': 1, 'no mp3': 1, 'at -1e-05 or 50%': 1}
+    expected = {'blank': 31, 'p ... not above 0.10': 18, 'copy of ...': 2, 'at -1e-05 or 50%': 1, 'no mp3': 1}
+    assert list(group_reasons(reasons).items()) == list(expected.items())
+    assert group_reasons({}) == {}
+
+
+def listed(number: int) -> dict[str, Any]:
+    """Scores of every kind of one image."""
+    return {'clip_p': number / 10, 'logits': np.array([number, 0.5, -number], np.float16), 'labels': np.array([2, 0], np.int16)}
+
+
+def store_of_lists(folder: Path, keep_rejected: bool = False) -> Store:
+    """Like `make_store`, with lists among the scores; every rejected row lacks them, as if its pixels were not finite."""
+    store = Store.create(folder, make_plan(), MADE_BY)
+    for block in store.unfinished():
+        rows = [replace(row, scores={} if row.reason else listed(number)) for number, row in enumerate(make_rows(block))]
+        store.publish(block, rows, keep_rejected)
+    return store
+
+
+def test_lists_keep_type_and_values_in_the_index(tmp_path: Path) -> None:
+    store = store_of_lists(tmp_path / 'store')
+    table = store.index()
+    assert table.schema.field('logits').type.value_type == pa.float16()
+    assert table.schema.field('labels').type.value_type == pa.int16()
+    assert table.schema.field('clip_p').type == pa.float64()
+    for row in table.to_pylist():
+        number = int(row['id'][-6:])
+        assert row['logits'] == (None if row['reason'] else [number, 0.5, -number])
+        assert row['labels'] == (None if row['reason'] else [2, 0])
+    assert verify(store) == []
+
+
+def test_a_changed_list_is_damage(tmp_path: Path) -> None:
+    from synthaug_plugins.store.table import content_is_whole, parquet_bytes, read_parquet
+
+    path = tmp_path / 'x.parquet'
+    values = pa.array([np.array([1, np.nan], np.float16), None], pa.list_(pa.float16()))
+    path.write_bytes(parquet_bytes(pa.table({'id': ['a', 'b'], 'logits': values}), {'teacher': 'clip'}))
+    table = read_parquet(path)
+    assert content_is_whole(table)
+    for other in ([[1.0, 2.0], None], [[1.0], [float('nan')]], [None, [1.0, float('nan')]]):
+        changed = table.set_column(1, table.field(1), pa.array(other, pa.list_(pa.float32())).cast(table.field(1).type))
+        assert not content_is_whole(changed)
+    renamed = {**table.schema.metadata, b'synthaug.made_by': b'{"teacher": "another"}'}
+    assert not content_is_whole(table.replace_schema_metadata(renamed))
+
+
+def test_tables_without_lists_have_the_bytes_that_they_always_had() -> None:
+    """The digest was taken with the version before lists: stores of then are whole today."""
+    from io import BytesIO
+
+    import pyarrow.parquet as pq
+
+    from synthaug_plugins.store.table import parquet_bytes
+
+    columns = {'id': ['a', 'b'], 'label': pa.array([0, 1], pa.int32()), 'clip_p': [0.5, float('nan')], 'reason': [None, 'blank (contrast 1.00 below 2)']}
+    metadata = pq.read_schema(BytesIO(parquet_bytes(pa.table(columns)))).metadata
+    assert metadata == {b'synthaug.content_sha256': b'8b951672c5745fb38bdbabda9d1bb1c64cabdf43a351e95b6acb9f852c3fbd30'}
+
+
+@pytest.mark.parametrize(
+    ('second', 'what'),
+    [(1.0, 'mixes numbers and lists'), (np.zeros(3, np.float32), 'several kinds'), (np.zeros((2, 2), np.float16), 'several kinds')],
+)
+def test_score_columns_of_two_kinds_are_refused(tmp_path: Path, second: Any, what: str) -> None:
+    store = Store.create(tmp_path / 'store', make_plan(), MADE_BY)
+    block = store.unfinished()[0]
+    rows = [replace(row, scores={'q': second if number else np.zeros(3, np.float16)}) for number, row in enumerate(make_rows(block))]
+    with pytest.raises(StoreError, match=what):
+        store.publish(block, rows, False)
+    assert not store.finished()
+
+
+def test_added_scores_say_what_made_them(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    ids = store.index()['id'].to_pylist()
+    store.add_scores('teacher', pa.table({'id': ids, 't': [1.0] * len(ids)}), {'model': {'sha256': 'abc'}})
+    store.add_scores('plain', pa.table({'id': ids, 'u': [1.0] * len(ids)}))
+    assert store.scores_made_by('teacher') == {'model': {'sha256': 'abc'}}
+    assert store.scores_made_by('plain') is None
+    assert verify(store) == []
+    with pytest.raises(StoreError, match='cannot be read'):
+        store.scores_made_by('absent')
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_store import MADE_BY, make_plan, make_rows, make_store
+from test_store import MADE_BY, make_plan, make_rows, make_store, store_of_lists
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.store.selection import select
@@ -183,3 +183,15 @@ def test_an_empty_store_selects_nothing(tmp_path: Path) -> None:
 def test_wrong_options_are_refused(store: Store, options: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
         select(store, **options)
+
+
+def test_conditions_reach_into_lists(tmp_path: Path) -> None:
+    """Half precision, which DuckDB does not read, included; lists that a condition does not name are not handed over."""
+    store = store_of_lists(tmp_path / 'lists')
+    every = select(store)
+    assert select(store, 'logits[1] >= 3').table['logits'].to_pylist() == [row['logits'] for row in every.table.to_pylist() if row['logits'][0] >= 3]
+    assert select(store, 'list_max(LOGITS) = logits[2]', allow_empty=True).table['clip_p'].to_pylist() == [0.0] * 6
+    assert select(store, 'labels = [2, 0] and clip_p >= 0').table.num_rows == every.table.num_rows
+    assert every.table.schema.field('logits').type.value_type == pa.float16()
+    with pytest.raises(RecipeError, match=r"no 'logit' in the store .* Did you mean 'logits'"):
+        select(store, 'logit[1] > 0')

@@ -13,8 +13,9 @@ from test_store import make_plan, make_rows, make_store, tree
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.reader import StoreReader
-from synthaug_plugins.store.shard import index_path, parquet_bytes, read_index, shard_path
+from synthaug_plugins.store.shard import index_path, read_index, shard_path
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.table import parquet_bytes
 from synthaug_plugins.store.verify import Fault, block_faults, discard, verify
 
 

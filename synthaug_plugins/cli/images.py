@@ -78,6 +78,43 @@ def repair(folder: StoreArg, device: Device = 'auto') -> None:
     _report_faults(folder, run(folder, device, get_plugin_manager().hook), 'Remove these files yourself if you do not need them.')
 
 
+@app.command(rich_help_panel='Make images')
+def score(
+    folder: StoreArg,
+    recipe: Annotated[str, typer.Argument(metavar='RECIPE', help='A file with inspectors = [...], or a shipped score recipe by name.', show_default=False)],
+    name: Annotated[str | None, typer.Option(help='Of the scores, and first part of their verdict columns; default: the name of the recipe.')] = None,
+    data: Annotated[Path | None, typer.Option(help='Real images to compare with: a folder with one folder per class.')] = None,
+    prefix: Annotated[str, typer.Option(help='Put before the names of the score columns, where the store has such columns already.')] = '',
+    rejected: Annotated[bool, typer.Option(help='Look at rejected images too (if the recipe of the store kept them).')] = False,
+    overwrite: Annotated[bool, typer.Option(help='Replace scores of that name.')] = False,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Let inspectors look at a finished store: adds score columns and NAME_kept to select by. Images stay as they are.
+
+    synthaug score stores/digits clip_filter
+
+    synthaug score stores/digits clip_filter --name strict --prefix strict_ --cfg-options inspectors.0.threshold=0.5
+    """
+    from synthaug_plugins.engine.score import load_score_recipe
+    from synthaug_plugins.engine.score import score as run
+    from synthaug_plugins.plugins import register_nouns
+    from synthaug_plugins.recipes import find_recipe
+
+    if '::' in recipe:
+        raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a score recipe: synthaug list.')
+    register_nouns()
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    path = find_recipe(recipe, 'score')
+    done = run(folder, load_score_recipe(path, options), name or Path(path).stem, device, prefix=prefix, rejected=rejected, overwrite=overwrite)
+    print(done.table())
+    print(f'columns: {", ".join(done.columns)}')
+    if any(one.rejected for one in done.per_class.values()):
+        print(f"train on what was kept with select='{done.select}' in mix; look at it with: synthaug show {folder} --out kept.png --where {done.select}")
+
+
 @app.command(rich_help_panel='Look and hand over')
 def show(
     folder: StoreArg,

@@ -1,3 +1,3 @@
 """Inspectors: each a registry entry that looks at finished images and says which to keep, and why not."""
 
-from synthaug_plugins.curation import sanity  # noqa: F401  importing registers it
+from synthaug_plugins.curation import clip_filter, duplicates, real_filter, sanity, teacher  # noqa: F401  importing registers them

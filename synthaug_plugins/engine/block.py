@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 
+from synthaug_plugins.engine.judge import Verdict, judge, out_of_memory, score_of
 from synthaug_plugins.engine.recipe import Run
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.generators.base import NonFiniteImages
+from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Block, Request
 from synthaug_plugins.store.shard import Row
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An image, what the generator itself says of it, and whether its pixels are finite."""
+
+    image: np.ndarray
+    verdict: Verdict
+    finite: bool
 
 
 @dataclass
@@ -37,24 +49,18 @@ def batches(requests: Sequence[Request], bucket: Iterable[object], size: int) ->
             yield positions[i : i + size]
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # Except for CUDA's own allocator, only the text tells.
-    texts = ('out of memory', 'not enough memory', "can't allocate memory", 'ALLOC_FAILED')
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
-
-
-def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> tuple[list[np.ndarray], dict[int, str]]:
-    """Images of one batch, and what is not finite among them by position; in smaller parts where memory asks for it."""
-    images: list[np.ndarray] = []
-    bad: dict[int, str] = {}
-    while len(images) < len(requests):
-        part = requests[len(images) : len(images) + size.value]
+def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> list[_Made]:
+    """Images of one batch, in smaller parts where memory asks for it."""
+    done: list[_Made] = []
+    while len(done) < len(requests):
+        part = requests[len(done) : len(done) + size.value]
+        bad: dict[int, str] = {}
         try:
-            made, made_bad = run.generator.generate(part), {}
+            made = run.generator.generate(part)
         except NonFiniteImages as found:
-            made, made_bad = found.images, found.bad
+            made, bad = found.images, found.bad
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(part) == 1:
                 raise ModelError('Memory does not suffice for a single image.', 'Use a smaller model, a lower precision or another device.') from error
@@ -66,9 +72,13 @@ def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> tuple[l
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
-        bad |= {len(images) + i: text for i, text in made_bad.items()}
-        images.extend(made)
-    return images, bad
+        said = made if isinstance(made, Made) else Made(made)
+        scores = [{name: score_of(column, i) for name, column in said.scores.items()} for i in range(len(part))]
+        done += [
+            _Made(image, Verdict(f'not finite ({bad[i]})') if i in bad else Verdict(said.reasons.get(i), scores[i]), i not in bad)
+            for i, image in enumerate(said.images)
+        ]
+    return done
 
 
 def _resized(run: Run, request: Request, image: np.ndarray) -> np.ndarray:
@@ -90,55 +100,112 @@ def _resized(run: Run, request: Request, image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC))
 
 
-def _finish(run: Run, requests: Sequence[Request], images: Sequence[np.ndarray], bad: dict[int, str]) -> list[Row]:
-    """Inspect and encode a batch. Runs in a thread beside the network."""
-    reasons: list[str | None] = [f'not finite ({bad[i]})' if i in bad else None for i in range(len(requests))]
-    scores: list[dict[str, float]] = [{} for _ in requests]
-    images = [image if i in bad else _resized(run, request, image) for i, (request, image) in enumerate(zip(requests, images, strict=True))]
-    finite = [i for i in range(len(requests)) if i not in bad]
-    for inspector in run.inspectors if finite else ():
-        verdicts = inspector.inspect([requests[i] for i in finite], [images[i] for i in finite])
-        for k, i in enumerate(finite):
-            reasons[i] = reasons[i] or verdicts.reasons[k]
-            scores[i] |= {name: float(column[k]) for name, column in verdicts.scores.items()}
+class Workers:
+    """The threads beside the network. Use it as a context: what is under way is finished at its end, what waits is dropped after an error.
+
+    Attributes:
+        inspect: one thread, so that inspectors see a block's images in order and need no locks.
+        encode: two threads keep up with one network: PNG of a 512 px image takes about 60 ms, the image itself far longer.
+    """
+
+    def __init__(self) -> None:
+        self.inspect, self.encode = ThreadPoolExecutor(1, 'inspect'), ThreadPoolExecutor(2, 'encode')
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.inspect.shutdown(cancel_futures=kind is not None)  # first: it hands work to the other
+        self.encode.shutdown(cancel_futures=kind is not None)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The verdict on an image, and the promise of its file (None where the pixels are not finite)."""
+
+    verdict: Verdict
+    encoded: Future[bytes] | None
+
+
+class _Wave:
+    """Requests that are made together, in whatever order; inspectors see them in the order of the requests.
+
+    Attributes:
+        requests: of the wave.
+        made: what has been made of them so far.
+    """
+
+    def __init__(self, run: Run, workers: Workers, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.made: list[_Made | None] = [None] * len(requests)
+        self._run, self._workers = run, workers
+        self._judged: list[Future[list[_Judged]]] = []
+        self._handed_on = 0
+
+    def add(self, positions: Sequence[int], made: Sequence[_Made]) -> None:
+        """Take in one batch of images; hand on to the inspectors what is complete up to here, in the recipe's batch size."""
+        for p, one in zip(positions, made, strict=True):
+            self.made[p] = one
+        while self._handed_on < len(self.requests):
+            part = slice(self._handed_on, min(self._handed_on + self._run.recipe['batch_size'], len(self.requests)))
+            ready = [one for one in self.made[part] if one is not None]
+            if len(ready) < part.stop - part.start:
+                break
+            self._judged.append(self._workers.inspect.submit(_inspect, self._run, self._workers, self.requests[part], ready))
+            self._handed_on = part.stop
+        for future in self._judged:
+            if future.done():
+                future.result()  # an inspector that failed ends the block here, not after the rest of it was made
+
+    def rows(self) -> list[Row]:
+        """The finished rows, in the order of the requests."""
+        suffix = self._run.recipe['image']['format']
+        judged = [one for future in self._judged for one in future.result()]
+        rows = []
+        for request, one in zip(self.requests, judged, strict=True):
+            reason, image = one.verdict.reason, None if one.encoded is None else one.encoded.result()
+            rows.append(Row(request, 'rejected' if reason else 'kept', reason, suffix, image, one.verdict.scores))
+        return rows
+
+
+def _inspect(run: Run, workers: Workers, requests: Sequence[Request], made: Sequence[_Made]) -> list[_Judged]:
+    """Judge a batch and have it encoded. Runs in the inspectors' thread."""
     image = run.recipe['image']
-    return [
-        Row(
-            request=request,
-            verdict='rejected' if reasons[i] else 'kept',
-            reason=reasons[i],
-            suffix=image['format'],
-            image=None if i in bad else encode(images[i], image['format'], image['quality']),
-            scores=scores[i],
-        )
-        for i, request in enumerate(requests)
-    ]
+    finite = [i for i, one in enumerate(made) if one.finite]
+    resized = {i: _resized(run, requests[i], made[i].image) for i in finite}
+    encoded = {i: workers.encode.submit(encode, resized[i], image['format'], image['quality']) for i in finite}
+    verdicts = [one.verdict for one in made]
+    judged = judge(run.inspectors, [requests[i] for i in finite], list(resized.values()), [verdicts[i] for i in finite])
+    for i, verdict in zip(finite, judged, strict=True):
+        verdicts[i] = verdict
+    return [_Judged(verdict, encoded.get(i)) for i, verdict in enumerate(verdicts)]
 
 
-def make_block(run: Run, block: Block, size: BatchSize, pool: Executor) -> tuple[list[Row], list[np.ndarray]]:
+def _begin_block(run: Run) -> None:
+    for inspector in run.inspectors:
+        inspector.begin_block()
+
+
+def make_block(run: Run, block: Block, size: BatchSize, workers: Workers) -> tuple[list[Row], list[np.ndarray]]:
     """Make requests until the block's target is accepted or its tries are spent.
 
     Each wave asks for exactly the images still missing, so the batch layout depends on the block alone and a redone
-    block has the same one.
+    block has the same one. Inspectors get the images in the order of the requests, in batches of the recipe's size: what
+    they see is the same whatever buckets the requests fall into, and if memory ran out.
 
     Returns: rows and (H, W, 3) uint8 images, in the order of the requests.
     """
     stream = run.generator.requests(block, run.recipe['seed'])
+    workers.inspect.submit(_begin_block, run).result()
     rows: list[Row] = []
     images: list[np.ndarray] = []
     kept = 0
     while kept < block.target and len(rows) < block.max_tries:
-        wave = list(islice(stream, min(block.target - kept, block.max_tries - len(rows))))
-        made: list[np.ndarray | None] = [None] * len(wave)
-        judged: list[tuple[list[int], Future[list[Row]]]] = []
-        for positions in batches(wave, map(run.generator.bucket, wave), size.value):
-            requests = [wave[p] for p in positions]
-            batch, bad = _generate(run, requests, size)
-            judged.append((positions, pool.submit(_finish, run, requests, batch, bad)))
-            for p, image in zip(positions, batch, strict=True):
-                made[p] = image
-        by_position = {p: row for positions, future in judged for p, row in zip(positions, future.result(), strict=True)}
-        rows += [by_position[p] for p in range(len(wave))]
-        images += [image for image in made if image is not None]
+        requests = list(islice(stream, min(block.target - kept, block.max_tries - len(rows))))
+        wave = _Wave(run, workers, requests)
+        for positions in batches(requests, map(run.generator.bucket, requests), size.value):
+            wave.add(positions, _generate(run, [requests[p] for p in positions], size))
+        rows += wave.rows()
+        images += [one.image for one in wave.made if one is not None]
         kept = sum(row.verdict == 'kept' for row in rows)
     return rows, images

@@ -6,7 +6,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +15,16 @@ import pluggy
 import torch
 
 from synthaug_plugins import __version__
-from synthaug_plugins.engine.block import BatchSize, make_block
+from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.progress import GenerationProgress
 from synthaug_plugins.engine.recipe import Run, check_sources, prepare
 from synthaug_plugins.errors import QuotaShortfall, RecipeError, Stopped, StoreError
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import Fault, discard, verify
+
+_CLASSES_SAID = 12
+"""Classes that fell short and are named in one message."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,7 +45,7 @@ def choose_device(name: str) -> torch.device:
 
 def made_by(run: Run, device: torch.device) -> dict[str, Any]:
     """Provenance for store.json: what the fingerprint does not decide but a reader wants to know. Holds no token and no user name."""
-    packages = ('torch', 'diffusers', 'transformers', 'numpy', 'pillow')
+    packages = ('torch', 'diffusers', 'transformers', 'open_clip_torch', 'numpy', 'pillow')
     return {
         'synthaug_plugins': __version__,
         'recipe': run.recipe,
@@ -106,12 +108,11 @@ def _work(run: Run, store: Store, todo: Sequence[Block], hook: pluggy.HookRelay 
     size = BatchSize(run.recipe['batch_size'])
     started, made = time.monotonic(), 0
     progress = None if quiet else GenerationProgress(total, done)
-    # Two threads keep up with one network: PNG of a 512 px image takes about 60 ms, the image itself far longer.
-    with ThreadPoolExecutor(2, 'encode') as pool, progress or nullcontext():
+    with Workers() as workers, progress or nullcontext():
         for block in todo:
             if hook:
                 hook.synthaug_before_block(block=block)
-            rows, images = make_block(run, block, size, pool)
+            rows, images = make_block(run, block, size, workers)
             if hook:
                 hook.synthaug_after_block(block=block, rows=rows, images=images)
             store.publish(block, rows, run.recipe['image']['keep_rejected'])
@@ -124,15 +125,23 @@ def _work(run: Run, store: Store, todo: Sequence[Block], hook: pluggy.HookRelay 
 
 
 def _check_quota(store: Store) -> None:
-    short = []
-    for name, c in store.counts().items():
-        if c['kept'] < c['target']:
-            why = ', '.join(f'{n} {reason}' for reason, n in sorted(c['reasons'].items(), key=lambda item: -item[1]))
-            short.append(f'{name}: {c["kept"]} of {c["target"]} (rejected: {why})')
-    if short:
-        raise QuotaShortfall(
-            f'The quota was not met in {store.folder}. {"; ".join(short)}.', 'Raise tries_per_image or loosen an inspector, into a new folder.'
-        )
+    """Refuse (QuotaShortfall) to call a store complete that lacks images: which classes, how many tries, why they were rejected."""
+    counts = store.counts()
+    short = {name: c for name, c in counts.items() if c['kept'] < c['target']}
+    if not short:
+        return
+    said = [f'{name}: {c["kept"]} of {c["target"]} after {c["kept"] + c["rejected"]} tries (rejected: {_reasons(c)})' for name, c in short.items()]
+    more = f'; and {len(said) - _CLASSES_SAID} more classes' if len(said) > _CLASSES_SAID else ''
+    whose = f'{len(short)} of {len(counts)} classes' if len(short) > 1 else 'one class'
+    nothing = ' Not one image was accepted.' if not any(c['kept'] for c in counts.values()) else ''
+    raise QuotaShortfall(
+        f'The quota was not met for {whose} in {store.folder}.{nothing} {"; ".join(said[:_CLASSES_SAID])}{more}.',
+        'Raise tries_per_image or loosen an inspector, into a new folder.',
+    )
+
+
+def _reasons(counts: Mapping[str, Any]) -> str:
+    return ', '.join(f'{n} {reason}' for reason, n in counts['reasons'].items())
 
 
 def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | None = None, quiet: bool = False) -> list[Fault]:

@@ -75,6 +75,27 @@ class GenerationProgress(_Spoken):
             self._say(self.kept, now, state, (self.total - self.kept) * seconds / max(accepted, 1))
 
 
+class ScoringProgress(_Spoken):
+    """Images that inspectors have looked at, images per second and time left.
+
+    Args:
+        total: images to look at.
+        every_s: seconds between two plain lines.
+    """
+
+    def __init__(self, total: int, every_s: float = 5.0) -> None:
+        super().__init__('score', total, 0, every_s)
+        self.done, self._start = 0, time.monotonic()
+
+    def looked_at(self, images: int) -> None:
+        """Add a batch."""
+        self.done += images
+        now = time.monotonic()
+        if self._due(self.done, now):
+            rate = self.done / max(now - self._start, 1e-9)
+            self._say(self.done, now, f'{rate:.1f} images/s', (self.total - self.done) / rate)
+
+
 class TrainingProgress(_Spoken):
     """Images shown, loss, images per second and time left. Reads the loss from the device only when it says something.
 

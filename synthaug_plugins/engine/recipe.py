@@ -145,6 +145,7 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
     if recipe['image']['size'] == 'source' and not generator.needs_sources:
         raise RecipeError(f"image.size = 'source', but {type(generator).__name__} starts from no real image.", 'Give a number of pixels.')
     classes = _classes(recipe, generator, real_images)
+    generator.real_images = real_images
     generator.check(classes)
     for inspector in inspectors:
         inspector.check(classes, real_images)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.table import is_list
 
 _CONNECTION: dict[str, str | bool | int | float | list[str]] = {
     'enable_external_access': False,
@@ -165,8 +166,9 @@ def _evaluate(store: Store, table: pa.Table, text: str, option: str) -> pa.Array
     except (duckdb.Error, TypeError) as error:
         raise RecipeError(f'{option} = {text!r} is not one SQL expression: {_first_line(error)}.', "Write it like clip_p > 0.5 and class = 'cat'.") from error
     names = pa.array(store.classes, pa.string()).take(table['label'].combine_chunks())
-    view = table.append_column('class', names).append_column('class_name', names).append_column('__row', pa.array(np.arange(len(table))))
-    known = [c for c in view.column_names if c != '__row']
+    view = table.append_column('class', names).append_column('class_name', names)
+    known = list(view.column_names)
+    view = _for_sql(view, text).append_column('__row', pa.array(np.arange(len(table))))
     with duckdb.connect(':memory:', config=_CONNECTION) as connection:
         connection.execute('set python_enable_replacements = false')  # no Python variable stands in for a table
         connection.register('images', view)
@@ -185,6 +187,16 @@ def _evaluate(store: Store, table: pa.Table, text: str, option: str) -> pa.Array
     if len(result) != len(table):
         raise RecipeError(f'{option} = {text!r} gives {len(result)} values for {len(table)} images.', 'Use an expression with one value per image.')
     return result['value'].combine_chunks()
+
+
+def _for_sql(table: pa.Table, text: str) -> pa.Table:
+    """The table as DuckDB reads it: without lists that `text` does not name (a thousand logits per image), and half precision as single."""
+    for i, (name, kind) in reversed(list(enumerate(zip(table.column_names, table.schema.types, strict=True)))):
+        if is_list(kind) and name.lower() not in text.lower():
+            table = table.remove_column(i)
+        elif pa.types.is_float16(kind.value_type if is_list(kind) else kind):
+            table = table.set_column(i, name, table[name].cast(pa.list_(pa.float32()) if is_list(kind) else pa.float32()))
+    return table
 
 
 def _structure(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,35 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import FORMATS, suffix_of
 from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.table import INDEX_SCHEMA, Score, parquet_bytes, read_parquet, score_columns
 
 KEPT, REJECTED = 'kept', 'rejected'
 SHARD_NAME = '{:05d}.tar'
-INDEX_SCHEMA = pa.schema(
-    [
-        ('id', pa.string()),
-        ('label', pa.int32()),
-        ('source', pa.string()),
-        ('prompt', pa.string()),
-        ('seed', pa.int64()),
-        ('params', pa.string()),
-        ('offset', pa.int64()),
-        ('size', pa.int64()),
-        ('sha256', pa.string()),
-        ('verdict', pa.string()),
-        ('reason', pa.string()),
-    ]
-)
-RESERVED = frozenset([*INDEX_SCHEMA.names, 'shard', 'class', 'class_name', '__row'])
-"""Names that a score column cannot have."""
 _ID = re.compile(r'[A-Za-z0-9_-]{1,90}')
-_DIGEST = b'synthaug.content_sha256'
-_COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ class Row:
         reason: why it is rejected; None when kept.
         suffix: 'png', 'jpg' or 'webp', the format of `image`.
         image: the encoded file, or None when there never was one (NaN pixels). A kept row has one.
-        scores: score columns by name; NaN is stored as null.
+        scores: score columns by name, a number or a (k,) array each; a number that is NaN is stored as null.
     """
 
     request: Request
@@ -69,7 +49,7 @@ class Row:
     reason: str | None
     suffix: str
     image: bytes | None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 def shard_path(folder: Path, block: int) -> Path:
@@ -155,13 +135,16 @@ def archive(records: Iterable[Mapping[str, Any]], images: Mapping[str, bytes], c
     return chunks, offsets
 
 
-def read_index(path: Path) -> pa.Table:
+def read_index(path: Path, scores: bool = True) -> pa.Table:
     """The index of one block, page checksums verified.
+
+    Args:
+        scores: whether score columns are read too; a teacher's logits make them a hundred times as long as the rest.
 
     Raises:
         StoreError: missing, damaged, or columns that are not an index's.
     """
-    table = read_parquet(path)
+    table = read_parquet(path, columns=None if scores else INDEX_SCHEMA.names)
     if table.schema.names[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.names or table.schema.types[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.types:
         raise StoreError(f'The index {str(path)!r} has unexpected columns: {", ".join(table.schema.names)}.', 'Run verify, then repair.')
     # Ids become file names on export, and the store may be a stranger's.
@@ -170,66 +153,10 @@ def read_index(path: Path) -> pa.Table:
     return table
 
 
-def read_parquet(path: Path, cure: str = 'Run verify, then repair.') -> pa.Table:
-    """A Parquet file of the store.
-
-    Raises:
-        StoreError: missing or damaged.
-    """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f'The file {str(path)!r} cannot be read: {str(error).splitlines()[0]}.', cure) from error
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as a Parquet file of the store.
-
-    NaN in float columns becomes null, so that no condition is true of it. Pages carry checksums; column names and types,
-    which Parquet leaves unguarded, are covered by a digest in the file's metadata.
-    """
-    for i, column in enumerate(table.columns):
-        if pa.types.is_floating(column.type):
-            table = table.set_column(i, table.field(i), pa.array(column.to_numpy(), column.type, from_pandas=True))
-    table = table.replace_schema_metadata({_DIGEST: _digest(table)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression='zstd', write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
-
-
-def content_is_whole(table: pa.Table) -> bool:
-    """Whether a table that was read from the store is what was written there: names, types and every value."""
-    return (table.schema.metadata or {}).get(_DIGEST) == _digest(table)
-
-
-def _digest(table: pa.Table) -> bytes:
-    content = [table.column_names, [str(t) for t in table.schema.types], [c.to_pylist() for c in table.columns]]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest().encode()
-
-
-def check_column(name: str) -> None:
-    """Refuse a score column's name that clashes with the index or cannot be written in a condition (StoreError)."""
-    if name.lower() in RESERVED or not _COLUMN.fullmatch(name):
-        raise StoreError(f'The score column {name!r} is reserved or not a plain name.', 'Use letters, digits and underscores.')
-
-
-def check_distinct(names: Sequence[str], taken: Iterable[str] = ()) -> None:
-    """Refuse (StoreError) score columns that a condition could not tell apart: names that differ in case only are equal there."""
-    seen = {name.lower() for name in taken}
-    for name in names:
-        if name.lower() in seen:
-            raise StoreError(f'The store has a score column {name!r} already (upper and lower case count as equal).', 'Give the new column another name.')
-        seen.add(name.lower())
-
-
 def _parquet(records: list[dict[str, Any]], rows: Sequence[Row]) -> bytes:
     table = pa.Table.from_pylist(records, schema=INDEX_SCHEMA)
-    names = list(dict.fromkeys(name for row in rows for name in row.scores))
-    check_distinct(names)
-    for name in names:
-        check_column(name)
-        table = table.append_column(name, pa.array([float(row.scores.get(name, math.nan)) for row in rows], pa.float64()))
+    for name, column in score_columns([row.scores for row in rows]).items():
+        table = table.append_column(name, column)
     return parquet_bytes(table)
 
 

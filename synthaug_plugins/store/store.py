@@ -31,25 +31,13 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
-from synthaug_plugins.store.shard import (
-    INDEX_SCHEMA,
-    KEPT,
-    Row,
-    check_column,
-    check_distinct,
-    index_path,
-    parquet_bytes,
-    read_index,
-    read_parquet,
-    shard_path,
-    write_block,
-)
+from synthaug_plugins.store.reasons import group_reasons
+from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, scores_path, write_scores
+from synthaug_plugins.store.shard import KEPT, Row, index_path, read_index, shard_path, write_block
+from synthaug_plugins.store.table import INDEX_SCHEMA, column_names
 
 FOLDERS = ('shards', 'index', 'scores')
 INFO = '_info.json'
-SCORE_KEYS = ('id', 'sha256')
-"""Columns of a scores file that say which image a score is of."""
-_SCORES_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 _INDEX_FILE = re.compile(r'\d{5,}\.parquet')
 
 
@@ -185,75 +173,60 @@ class Store:
             tables.append(part.add_column(len(INDEX_SCHEMA), 'shard', pa.array([number] * len(part), pa.int32())))
         table = pa.concat_tables(tables, promote_options='permissive').combine_chunks()
         for path in self.score_files():
-            scores = read_parquet(path, 'Score again, or remove the file.')
-            place = pc.index_in(table['id'], value_set=scores['id'])
-            # A block that was made again has the same ids; scores of images that changed since are not theirs.
-            same = pc.equal(scores['sha256'].take(place), table['sha256'])
-            place = pc.if_else(pc.fill_null(same, False), place, pa.scalar(None, place.type))
-            for name in scores.column_names:
-                if name in SCORE_KEYS:
-                    continue
-                if name.lower() in {c.lower() for c in table.column_names}:
-                    raise StoreError(f'{str(path)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
-                table = table.append_column(name, scores[name].take(place))
+            table = join_scores(table, path)
         return table.replace_schema_metadata(None)
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by reason.
-
-        Reasons are grouped by the text before ' (': 'blank (contrast 1.20 below 2)' counts as 'blank'.
-        """
+        """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by kind of reason (see `group_reasons`)."""
         result: dict[str, dict[str, Any]] = {name: {'kept': 0, 'rejected': 0, 'target': 0, 'reasons': {}} for name in self.classes}
         for block in self.plan.blocks:
             result[block.class_name]['target'] += block.target
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
-            part = read_index(index_path(self.folder, number))
+            part = read_index(index_path(self.folder, number), scores=False)
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
-        for (label, reason), n in sorted(tried.items(), key=lambda item: (item[0][0], item[0][1] or '')):
+        for (label, reason), n in tried.items():
             entry = result[self.classes[label]]
             entry['kept' if reason is None else 'rejected'] += n
             if reason is not None:
-                group = reason.partition(' (')[0]
-                entry['reasons'][group] = entry['reasons'].get(group, 0) + n
+                entry['reasons'][reason] = n
+        for entry in result.values():
+            entry['reasons'] = group_reasons(entry['reasons'])
         return result
 
     def score_files(self) -> list[Path]:
         """The files of added score columns, sorted by name."""
-        return sorted(p for p in (self.folder / 'scores').glob('*.parquet') if not p.name.startswith(files.PARTIAL))
+        return score_files(self.folder)
 
-    def add_scores(self, name: str, table: pa.Table) -> None:
+    def scores_made_by(self, name: str) -> dict[str, Any] | None:
+        """What made the scores `name`, as `add_scores` was told; None if it was not. Raises StoreError if there are none."""
+        return read_made_by(scores_path(self.folder, name))
+
+    def add_scores(self, name: str, table: pa.Table, made_by: Mapping[str, Any] | None = None) -> None:
         """Write columns for images that are there already; a file of the same name is replaced. No image is touched.
 
         Args:
             name: of the file: letters, digits, `-` and `_`.
             table: a column `id` and one or more columns with new names; images left out get null.
+            made_by: plain JSON that says what made them, kept in the file.
 
         Raises:
             StoreError: an unsafe name, unknown or repeated ids, or a column that the store has already.
         """
-        path = self.folder / 'scores' / f'{name}.parquet'
-        if not _SCORES_NAME.fullmatch(name):
-            raise StoreError(f'The scores name {name!r} is not a plain name.', 'Use letters, digits, - and _.')
-        if 'id' not in table.column_names or len(table.column_names) < 2:
-            raise StoreError(f'Scores {name!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
-        taken = {c for p in self.score_files() if p != path for c in read_parquet(p).column_names if c not in SCORE_KEYS}
+        path = scores_path(self.folder, name)
         known: dict[str, str] = {}
         for number in sorted(self.finished()):
-            part = read_index(index_path(self.folder, number))
-            taken.update(part.column_names[len(INDEX_SCHEMA) :])
+            part = read_index(index_path(self.folder, number), scores=False)
             known.update(zip(part['id'].to_pylist(), part['sha256'].to_pylist(), strict=True))
-        columns = [column for column in table.column_names if column != 'id']
-        check_distinct(columns, taken)
-        for column in columns:
-            check_column(column)
-        ids = table['id'].to_pylist()
-        unknown = [i for i in ids if i not in known]
-        if unknown or len(set(ids)) != len(ids):
-            what = f'{len(unknown)} ids that are not in the store, such as {unknown[0]!r}' if unknown else 'repeated ids'
-            raise StoreError(f'Scores {name!r} hold {what}.', 'Score the images of store.index().')
-        table = table.append_column('sha256', pa.array([known[i] for i in ids], pa.string()))
-        files.write_whole(path, parquet_bytes(table.combine_chunks()))
+        write_scores(path, table, known, self.score_column_names(besides=name), made_by)
+
+    def score_column_names(self, besides: str | None = None) -> set[str]:
+        """Names of the score columns that the store has, those of the scores file `besides` aside."""
+        files_ = [p for p in self.score_files() if p.stem != besides]
+        taken = {c for p in files_ for c in column_names(p) if c not in SCORE_KEYS}
+        for number in self.finished():
+            taken.update(column_names(index_path(self.folder, number))[len(INDEX_SCHEMA) :])
+        return taken
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
         """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
@@ -284,7 +257,7 @@ class Store:
         """What timm's `wds/` reader wants to know: the shards that hold kept images, and how many each."""
         lengths = {}
         for number in sorted(self.finished()):
-            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number))['verdict'], KEPT)).as_py()
+            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number), scores=False)['verdict'], KEPT)).as_py()
             if kept:
                 lengths[shard_path(self.folder, number).name] = kept
         split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}

@@ -21,8 +21,10 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
 from synthaug_plugins.store.plan import Block
-from synthaug_plugins.store.shard import INDEX_SCHEMA, KEPT, archive, content_is_whole, index_path, read_index, read_parquet, shard_path
-from synthaug_plugins.store.store import FOLDERS, INFO, SCORE_KEYS, Store
+from synthaug_plugins.store.scores import SCORE_KEYS
+from synthaug_plugins.store.shard import KEPT, archive, index_path, read_index, shard_path
+from synthaug_plugins.store.store import FOLDERS, INFO, Store
+from synthaug_plugins.store.table import INDEX_SCHEMA, content_is_whole, read_parquet
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ OPTIONS = {
     'ratio': 'per_batch, two_stream: (real, synthetic), default (1, 1)',
     'phases': "phased: [('synthetic', 30), ('real', 30)]; also 'mix', which uses alpha",
     'synthetic_weight': 'factor on the loss of synthetic images, default 1.0',
-    'soft_labels': 'dict(column=..., blend=1.0): train on class probabilities from a score column, blended with the hard label',
+    'soft_labels': 'dict(column=..., blend=1.0, temperature=None): train synthetic images on class probabilities from a score column, blended '
+    'with the hard label; a temperature T says that the column holds logits, as SoftLabels writes them: softmax(logits / T). The SCE loss of '
+    "He et al. is dict(column='teacher_logits', blend=0.5, temperature=2.0)",
     'sources': "'in_real_set' (default): leave out variants of images that are not in the real training set; 'any': keep them",
     'source_root': "folder that the variants' sources (<class>/<file>) are relative to; default: the real dataset's own",
     'epoch_steps': 'batches per epoch; default: one pass over the real set, as without mixing',
@@ -149,7 +151,7 @@ def _exchange_preprocessor(cfg: Config) -> None:
 
 
 def _check_soft(cfg: Config, mix: dict[str, Any]) -> None:
-    from synthaug_plugins.training.mixed_dataset import check_soft_labels
+    from synthaug_plugins.training.soft_labels import check_soft_labels
 
     check_soft_labels(mix['soft_labels'])
     if (cfg['model'].get('head') or {}).get('cal_acc'):

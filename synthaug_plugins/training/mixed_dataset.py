@@ -25,6 +25,7 @@ from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
 from synthaug_plugins.training.partners import PartnerTable, Walk
 from synthaug_plugins.training.recipe_edit import FILE_BACKEND_OPTIONS, leaf_datasets
 from synthaug_plugins.training.records import Groups, Records, normal_path, read_records, relative_source, source_numbers
+from synthaug_plugins.training.soft_labels import check_soft_labels
 from synthaug_plugins.training.source_check import check_made_from
 
 SOURCES = {
@@ -53,8 +54,9 @@ class MixedDataset(Dataset):
         sources: 'in_real_set' or 'any' (see `SOURCES`). Default: 'in_real_set' wherever it can be checked.
         source_root: folder that the stores' sources (`<class>/<file>`) are relative to. Default: the real dataset's own; some
             files are then compared with those that the store was made from, where it names a folder that exists.
-        soft_labels: `dict(column=..., blend=1.0)`: synthetic samples get (1 - blend) * one-hot + blend * the column's
-            class probabilities, real ones their one-hot label.
+        soft_labels: `dict(column=..., blend=1.0, temperature=None)`: synthetic samples get (1 - blend) * one-hot + blend * the
+            column's class probabilities, real ones their one-hot label. With a temperature T the column holds logits z, and
+            the probabilities are softmax(z / T).
         channel_order: of real images that are kept in memory ('rgb' or 'bgr'); files are loaded by the pipeline instead.
 
     Raises:
@@ -77,7 +79,7 @@ class MixedDataset(Dataset):
             raise RecipeError(f'channel_order = {channel_order!r} is unknown.', nearest(channel_order, CHANNEL_ORDERS))
         if not stores:
             raise RecipeError('stores is empty.', "Name at least one: stores=[dict(store='stores/name')].")
-        self._column, self._blend = check_soft_labels(soft_labels)
+        self._soft = check_soft_labels(soft_labels)
         self.dataset = ALL_DATASETS.build(real) if isinstance(real, Mapping) else real
         self.dataset.full_init()
         self.offset = len(self.dataset)
@@ -97,7 +99,7 @@ class MixedDataset(Dataset):
         if classes is None and 'gt_label' in first:
             raise DataError('The real dataset does not name its classes, so their order cannot be checked.', 'Set metainfo=dict(classes=[...]) in its config.')
         self._n_classes = len(classes) if classes else 0
-        self.records = [self._admit(read_records(spec, classes if 'gt_label' in first else None, self._column), sources) for spec in stores]
+        self.records = [self._admit(read_records(spec, classes if 'gt_label' in first else None, self._soft), sources) for spec in stores]
         self._first = self.offset + np.concatenate([[0], np.cumsum([len(r) for r in self.records])])
         self._length = int(self._first[-1]) if concat else self.offset
         self._check_sizes()
@@ -138,7 +140,7 @@ class MixedDataset(Dataset):
             item = self.dataset[number]
             sample = _data_sample(item)
             sample.set_field(False, 'is_synthetic', field_type='metainfo')
-            if self._column is not None and 'gt_score' not in sample:
+            if self._soft is not None and 'gt_score' not in sample:
                 sample.set_gt_score(self._one_hot(int(sample.gt_label)))
         else:
             records, row = self._locate(number)
@@ -147,9 +149,9 @@ class MixedDataset(Dataset):
             sample.set_field(True, 'is_synthetic', field_type='metainfo')
             sample.set_field(records.ids[row].as_py(), 'synthetic_id', field_type='metainfo')
             sample.set_field(records.sources[row].as_py(), 'source', field_type='metainfo')
-            if records.soft_labels is not None:
+            if self._soft is not None and records.soft_labels is not None:
                 hard = self._one_hot(int(records.labels[row]))
-                sample.set_gt_score((1 - self._blend) * hard + self._blend * records.soft_labels[row])
+                sample.set_gt_score((1 - self._soft.blend) * hard + self._soft.blend * records.soft_labels.of(row))
         sample.set_field(weight, 'sample_weight', field_type='metainfo')
         return item
 
@@ -276,21 +278,6 @@ def _input_shape(item: Any) -> tuple[int, ...] | None:
     """Shape of a packed sample's image, or None where there are several views."""
     inputs = item.get('inputs') if isinstance(item, dict) else None
     return tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else None
-
-
-def check_soft_labels(soft_labels: Mapping[str, Any] | None) -> tuple[str | None, float]:
-    """Column and blend of `dict(column=..., blend=1.0)`, or (None, 0). Raises RecipeError on anything else."""
-    if soft_labels is None:
-        return None, 0.0
-    if not isinstance(soft_labels, Mapping) or not isinstance(soft_labels.get('column'), str):
-        raise RecipeError(f'soft_labels = {soft_labels!r} names no column.', "Write soft_labels=dict(column='clip_probabilities', blend=0.5).")
-    for key in soft_labels:
-        if key not in ('column', 'blend'):
-            raise RecipeError(f'soft_labels has no key {key!r}.', nearest(key, ('column', 'blend')))
-    blend = soft_labels.get('blend', 1.0)
-    if isinstance(blend, bool) or not isinstance(blend, int | float) or not 0 <= blend <= 1:
-        raise RecipeError(f'soft_labels: blend = {blend!r} is outside [0, 1].', 'Use 1 for the soft label alone, 0 for the hard one.')
-    return soft_labels['column'], float(blend)
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

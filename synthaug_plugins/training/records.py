@@ -18,6 +18,7 @@ from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.store.reader import image_uri
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.soft_labels import SoftLabels, SoftTargets, read_soft_targets
 
 _SPEC_KEYS = ('store', 'weight', 'select')
 _SELECT_KEYS = ('where', 'top_k', 'by', 'sample', 'seed', 'allow_empty')
@@ -61,7 +62,7 @@ class Records:
         labels: (M,) int64.
         places: (M, 3) int64: shard, offset, size of each image.
         ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
-        soft_labels: (M, K) float32 class probabilities, or None.
+        soft_labels: their class probabilities, or None.
         description: what was selected, with counts per class, for the log.
         made_from: the folder that the sources are relative to, as the store's recipe names it, or None.
     """
@@ -73,7 +74,7 @@ class Records:
     places: np.ndarray
     ids: pa.Array
     sources: pa.Array
-    soft_labels: np.ndarray | None
+    soft_labels: SoftTargets | None
     description: str
     made_from: str | None
 
@@ -87,22 +88,22 @@ class Records:
     def keep(self, mask: np.ndarray) -> Records:
         """The records where `mask` is true."""
         chosen = pa.array(mask)
-        soft = None if self.soft_labels is None else self.soft_labels[mask]
+        soft = None if self.soft_labels is None else self.soft_labels.keep(mask)
         return replace(
             self, labels=self.labels[mask], places=self.places[mask], ids=self.ids.filter(chosen), sources=self.sources.filter(chosen), soft_labels=soft
         )
 
 
-def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, soft_labels: str | None = None) -> Records:
+def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, soft_labels: SoftLabels | None = None) -> Records:
     """Open a store and read the records that `spec` selects.
 
     Args:
         spec: as `check_store_spec` takes it.
         classes: the trainer's class names in label order, which the store's must equal; None where labels are not used.
-        soft_labels: name of a column that holds a list of K probabilities per record.
+        soft_labels: the column with class probabilities or a teacher's logits, and how to use it.
 
     Raises:
-        StoreError, RecipeError: as `Store.open` and `select`; other classes or another order; a soft-label column that is missing or holds no distributions.
+        StoreError, RecipeError: as `Store.open` and `select`; other classes or another order; soft labels that are none, see `read_soft_targets`.
     """
     spec = check_store_spec(spec)
     store = Store.open(spec['store'])
@@ -120,7 +121,7 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
         places=places,
         ids=table['id'].combine_chunks(),
         sources=table['source'].combine_chunks(),
-        soft_labels=None if soft_labels is None else _soft_labels(table, soft_labels, len(store.classes)),
+        soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes)),
         description=selection.describe(),
         made_from=_made_from(store),
     )
@@ -130,23 +131,6 @@ def _made_from(store: Store) -> str | None:
     recipe = store.made_by.get('recipe')
     folder = recipe.get('data') if isinstance(recipe, Mapping) else None
     return folder if isinstance(folder, str) and folder else None
-
-
-def _soft_labels(table: pa.Table, name: str, n_classes: int) -> np.ndarray:
-    if name not in table.column_names:
-        raise RecipeError(f'soft_labels: the store has no column {name!r}.', nearest(name, table.column_names))
-    column = table[name].combine_chunks()
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)):
-        raise RecipeError(f'soft_labels: the column {name!r} holds {kind}, not lists of probabilities.', f'Give a column with {n_classes} of them per record.')
-    if column.null_count:
-        raise RecipeError(f'soft_labels: {column.null_count} selected records have no {name!r}.', f"Score them first, or add '{name} is not null' to select.")
-    if set(pc.unique(pc.list_value_length(column)).to_pylist()) != {n_classes}:
-        raise RecipeError(f'soft_labels: the lists in {name!r} do not all have {n_classes} entries, one per class.', 'Score the store again.')
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, n_classes)
-    if not np.isfinite(values).all() or (values < 0).any() or np.abs(values.sum(1, dtype=np.float64) - 1).max() > 1e-3:
-        raise RecipeError(f'soft_labels: the lists in {name!r} are not probabilities that sum to 1.', 'Score the store again.')
-    return values
 
 
 @dataclass(frozen=True)

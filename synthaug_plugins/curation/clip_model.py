@@ -1,0 +1,266 @@
+"""A CLIP through open_clip: known without its weights, then loaded; images and texts to unit vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug_plugins.curation.clip_source import ClipSource, find_clip
+from synthaug_plugins.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class ClipModel:
+    """An image tower and a text tower that meet in one space (Radford et al. 2021), or any other model of open_clip.
+
+    Args:
+        model: 'embedded:digits_clip'; a folder in open_clip's layout (open_clip_config.json, weights, tokenizer files if it has its own), with
+            or without 'local-dir:'; 'hf-hub:ORG/NAME'; or one of open_clip's architectures, such as 'RN50' or 'ViT-B-16'.
+        pretrained: for an architecture alone: one of its tags (open_clip fetches from the Hugging Face hub), or a weight file (.safetensors, or
+            a pickle that loads with `weights_only`). Default: 'openai' where the architecture has it.
+        revision: commit or tag of the hub's repository; default: its main branch.
+        quick_gelu: whether the weights were trained with OpenAI's approximate GELU. A tag and a folder say it themselves. For a weight file of
+            an architecture that exists in both kinds it must be said: nothing in the file tells, and the wrong one costs accuracy in silence.
+
+    Attributes:
+        name: as given, with the tag or file.
+        model: open_clip's module, in eval mode with frozen parameters, once loaded.
+        tokenizer: texts -> (n, context) token ids.
+
+    Raises:
+        ModelError: in every method, an unknown or incomplete model (see `check`).
+    """
+
+    batch_size = 64
+    """Images or texts per network call."""
+
+    def __init__(self, model: str, pretrained: str | None = None, revision: str | None = None, quick_gelu: bool | None = None) -> None:
+        self._named = (model, pretrained, revision, quick_gelu)
+        self.name = f'{model}/{pretrained}' if pretrained else model
+        self.model: torch.nn.Module | None = None
+
+    @cached_property
+    def _source(self) -> ClipSource:
+        return find_clip(*self._named)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer of the model.
+
+        Raises:
+            ModelError: its files are missing, or cannot be fetched.
+        """
+        import open_clip
+
+        source = self._source
+        try:
+            if source.hub_tokenizer:
+                text = source.config['text_cfg']
+                length = text.get('context_length', open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+                options = {'tokenizer_mode': text.get('tokenizer_mode'), **text.get('tokenizer_kwargs', {})}
+                return open_clip.tokenizer.HFTokenizer(source.hub_tokenizer, context_length=length, **options)
+            with _root_logger_untouched():
+                return open_clip.get_tokenizer(source.name)
+        except Exception as error:  # transformers and the hub raise many kinds
+            raise ModelError(f'The tokenizer of {self.name!r} cannot be read: {_first_line(error)}.', 'Put its files into the model folder.') from error
+
+    def check(self) -> None:
+        """Refuse what cannot load. Files that are missing here are fetched from the hub; weights are not read, but for their header.
+
+        Raises:
+            ModelError: an unknown architecture or tag, a missing or truncated file, a pickle that holds code, no network.
+        """
+        path = self._source.weights
+        if path.suffix == '.safetensors':
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, 'pt') as file:
+                    file.keys()
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f'{str(path)!r} cannot be read as safetensors: {error}.', 'Copy or download it again.') from error
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any('/code/' in name for name in archive.namelist()):
+                    raise ModelError(
+                        f'{str(path)!r} is a TorchScript archive, whose code would run on loading.', "Use pretrained='openai', or save its state dict."
+                    )
+        self.tokenizer  # noqa: B018  refuses by itself
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        source = self._source
+        with open(source.weights, 'rb') as file:
+            weights = hashlib.file_digest(file, 'sha256').hexdigest()
+        decides = {'config': source.config, 'preprocess': source.preprocess, 'weights': weights, 'tokenizer': self._tokenizer_content()}
+        content = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return {'name': source.label, 'sha256': content, 'licence': source.licence, 'revision': self._named[2]}
+
+    def _tokenizer_content(self) -> Any:
+        """What decides token ids, where it is not open_clip's own vocabulary."""
+        files = self._source.tokenizer_files
+        if files:
+            return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        own = getattr(self.tokenizer, 'tokenizer', None)
+        return sorted(own.get_vocab().items()) if own is not None else None
+
+    def identity(self) -> Mapping[str, Any]:
+        """Plain JSON that decides every feature: name, SHA-256 over config, preprocessing, tokenizer and weights; licence if its card says.
+
+        Raises:
+            ModelError: see `check`.
+        """
+        return self._identity
+
+    def load(self, device: torch.device) -> None:
+        """Read the weights, in float32. The second call moves them.
+
+        Raises:
+            ModelError: they do not fit the architecture, or cannot be read.
+        """
+        if self.model is not None:
+            self.model.to(device)
+            return
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        source = self._source
+        try:
+            with _root_logger_untouched():
+                model = open_clip.create_model(
+                    source.name,
+                    None if source.folder else str(source.weights),
+                    device=device,
+                    force_quick_gelu=bool(source.config.get('quick_gelu')),
+                    force_preprocess_cfg=None if source.folder else source.preprocess,  # a folder's own open_clip merges itself
+                    weights_only=True,
+                    require_pretrained=True,
+                )
+        except Exception as error:  # open_clip, torch and pickle raise many kinds
+            raise ModelError(
+                f'The weights {str(source.weights)!r} do not load into {self.name!r}: {_first_line(error)}.',
+                'Check that they belong to this architecture; a pickle may hold tensors only.',
+            ) from error
+        self.model = model.eval().requires_grad_(False)
+        # Resizing and cropping image by image, as Pillow does it; open_clip's last two steps, to tensor and normalise, are done in batches.
+        self._crop = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False).transforms[:-2]
+
+    @property
+    def _loaded(self) -> Any:
+        if self.model is None:
+            raise ModelError(f'The weights of {self.name!r} were not loaded.', 'Call load(device) first.')
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._loaded.logit_scale.device
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by to become logits (about 100)."""
+        return float(self._loaded.logit_scale.exp())
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images as the image tower takes them; equal to open_clip's own transform.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, of any sizes.
+
+        Returns: (B, 3, h, w) float32 on the model's device.
+        """
+        import torch
+        from PIL import Image
+
+        config = self._loaded.visual.preprocess_cfg
+
+        def cropped(image: np.ndarray) -> np.ndarray:
+            picture: Any = Image.fromarray(image)
+            for step in self._crop:
+                picture = step(picture)
+            return np.asarray(picture)
+
+        pixels = torch.from_numpy(np.stack([cropped(image) for image in images])).to(self.device)
+        mean, std = (torch.tensor(config[key], device=self.device).view(3, 1, 1) for key in ('mean', 'std'))
+        return (pixels.permute(0, 3, 1, 2).float().div(255) - mean) / std
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Unit vectors of images.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, of any sizes, any number.
+
+        Returns: (B, d) float32 on the model's device.
+
+        Raises:
+            ModelError: not finite.
+        """
+        return self._encoded(images, lambda part: self._loaded.encode_image(self.preprocess(part)))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of texts. What is longer than the text tower's context is cut by the tokenizer: ask `excess_tokens` before.
+
+        Returns: (n, d) float32 on the model's device.
+
+        Raises:
+            ModelError: not finite.
+        """
+        return self._encoded(texts, lambda part: self._loaded.encode_text(self.tokenizer(list(part)).to(self.device)))
+
+    def _encoded(self, items: Sequence[Any], encode: Any) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            parts = [encode(items[i : i + self.batch_size]).float() for i in range(0, len(items), self.batch_size)]
+            features = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+        if not bool(features.isfinite().all()):
+            raise ModelError(f'{self.name!r} gives features that are not finite.', 'Its weights are damaged, or of another architecture.')
+        return features
+
+    def class_embeddings(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """One unit vector per class: the normalised mean of its prompts' unit vectors (Radford et al. 2021, section 3.1.4).
+
+        Args:
+            prompts: of each class, at least one.
+
+        Returns: (N, d) float32 on the model's device.
+        """
+        import torch
+
+        unique = list(dict.fromkeys(text for texts in prompts for text in texts))
+        place = {text: i for i, text in enumerate(unique)}
+        features = self.encode_texts(unique)
+        means = torch.stack([features[[place[text] for text in texts]].mean(0) for texts in prompts])
+        return torch.nn.functional.normalize(means, dim=-1)
+
+    def excess_tokens(self, text: str) -> int:
+        """How many tokens of a text the text tower would not see; 0 if it fits. Needs no weights."""
+        own = getattr(self.tokenizer, 'tokenizer', None)
+        tokens = len(own(text, verbose=False)['input_ids']) if own is not None else len(self.tokenizer.encode(text)) + 2
+        return max(0, tokens - self.tokenizer.context_length)
+
+
+@contextmanager
+def _root_logger_untouched() -> Iterator[None]:
+    """open_clip logs through the root logger, which thereby gets a handler that would print other libraries' messages twice."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')
