@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +15,9 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / 'regis
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the shipped recipes, such as `generate/edm_digits.py`."""
-    return sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
+    """Names of the shipped recipes, such as `generate/edm_digits.py`; not the bases that they share, in folders called `_base_`."""
+    found = (p.relative_to(ROOT) for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
+    return sorted(p.as_posix() for p in found if '_base_' not in p.parts)
 
 
 def find_recipe(name: str, kind: str | None = None) -> str:
@@ -41,7 +44,9 @@ def find_recipe(name: str, kind: str | None = None) -> str:
 
 
 def copy_recipe(name: str, folder: Path) -> Path:
-    """Copy a shipped recipe into `folder` and return the new file.
+    """Copy a shipped recipe into `folder`, with the shipped files that it inherits from, and return the new file.
+
+    A base that lies in `folder` already with the same content is left as it is.
 
     Raises:
         RecipeError: unknown name, or a file of that name is already there (it is not overwritten).
@@ -52,8 +57,24 @@ def copy_recipe(name: str, folder: Path) -> Path:
         raise RecipeError(f'{str(folder)!r} is not a folder.', 'Give a folder with --out.')
     source = Path(find_recipe(name))
     target = folder / source.name
-    if target.exists():
-        raise RecipeError(f'{str(target)!r} exists already.', 'Move it away or choose another folder with --out.')
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    copies = {target: source} | {Path(os.path.normpath(folder / os.path.relpath(base, source.parent))): base for base in _bases(source)}
+    for copy, original in copies.items():
+        if copy.exists() and (copy == target or copy.read_bytes() != original.read_bytes()):
+            raise RecipeError(f'{str(copy)!r} exists already.', 'Move it away or choose another folder with --out.')
+    for copy, original in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, copy)
     return target
+
+
+def _bases(recipe: Path) -> list[Path]:
+    """The files that a recipe names in `_base_`, and theirs, without running any of them. Those of other packages (`mmpretrain::...`) stay there."""
+    found: list[Path] = []
+    for node in ast.parse(recipe.read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == '_base_':
+            named = ast.literal_eval(node.value)
+            for base in [named] if isinstance(named, str) else named:
+                if '::' not in base:
+                    path = Path(os.path.normpath(recipe.parent / base))
+                    found += [path, *_bases(path)]
+    return found

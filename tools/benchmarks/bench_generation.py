@@ -1,10 +1,21 @@
-"""How much of a generation run's wall time is not the network: planning, noise, inspection, encoding, writing.
+"""How fast images are made, and how much of a run's wall time is not the network: planning, noise, inspection, encoding, writing.
 
 python tools/benchmarks/bench_generation.py [--recipe edm_digits] [--per-class 100] [--device auto] [--cfg-options KEY=VALUE ...]
+python tools/benchmarks/bench_generation.py --size sd15 [--images 256] [--batch 32] [--precision bf16] [--device cuda]
+
+With --recipe: our engine against a plain loop that makes the same batches with the same generator and does nothing else: no
+inspection, no encoding, no store.
+
+With --size: text to image by a pipeline with random weights, shaped like Stable Diffusion 1.5 (`sd15`, 512 pixels) or like a small
+relative that a CPU can run (`tiny`, 64 pixels), with guidance. Our engine, from the recipe to a finished store, against diffusers'
+own pipeline (a) called image by image, each saved as PNG, as the papers' code does, and (b) called in batches of the same size, then
+saved. All have made a batch before the clock starts: loading is not in the figures. MFU is the share of the device's peak that the
+U-Net's floating-point operations make up (0.803e12 per image and call at 512 pixels, two calls per step with guidance), over the
+whole wall time; text encoder, VAE and saving are no work in that sense. On a CPU that others use too, the ratio of CPU seconds says
+more than that of wall seconds: it counts the encoding that our engine does beside the network.
 
 "Network" is the time inside the outermost torch module calls (on a GPU the device is waited for at both ends, so the
-overlap with encoding is kept and the network's share is not flattered). The plain loop beside it makes the same batches
-with the same generator, and does nothing else: no inspection, no encoding, no store.
+overlap with encoding is kept and the network's share is not flattered; that waiting costs speed, so with --size it has a run of its own).
 """
 
 from __future__ import annotations
@@ -12,19 +23,24 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+from random_pipeline import CONFIGS, unet_tflop, write_pipeline
 
 from synthaug_plugins.cli import parse_options
 from synthaug_plugins.engine.block import batches
 from synthaug_plugins.engine.generate import choose_device, generate
-from synthaug_plugins.engine.recipe import load_recipe, prepare
+from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
 from synthaug_plugins.recipes import find_recipe
 
 
@@ -82,24 +98,12 @@ def engine(recipe: dict, device: torch.device, folder: Path) -> tuple[float, flo
     return time.perf_counter() - start, clock.seconds, store.index().num_rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--recipe', default='edm_digits')
-    parser.add_argument('--data')
-    parser.add_argument('--per-class', type=int, default=100)
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--cfg-options', nargs='*', default=[])
-    arguments = parser.parse_args()
-    recipe = load_recipe(
-        find_recipe(arguments.recipe, 'generate'), {**parse_options(arguments.cfg_options), 'per_class': arguments.per_class, 'data': arguments.data}
-    )
-    device = choose_device(arguments.device)
-    torch.backends.cudnn.benchmark = True
+def compare_recipe(recipe: dict, device: torch.device, repeats: int) -> None:
+    """Print the engine beside the plain loop."""
     print(f'{platform.machine()} {device} ({torch.get_num_threads()} threads), torch {torch.__version__}, {recipe["generator"]}')
     print(f'{"":14} {"images":>7} {"wall s":>8} {"network s":>10} {"images/s":>9} {"outside the network":>20}')
     rates: dict[str, list[float]] = {'plain loop': [], 'engine': []}
-    for _ in range(arguments.repeats):
+    for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             for name, measured in (('plain loop', plain_loop(recipe, device)), ('engine', engine(recipe, device, Path(folder) / 'store'))):
                 wall, network, images = measured
@@ -108,6 +112,199 @@ def main() -> None:
             shutil.rmtree(Path(folder) / 'store')
     ratios = sorted(e / p for e, p in zip(rates['engine'], rates['plain loop'], strict=True))
     print(f'engine / plain loop, images per second: median {ratios[len(ratios) // 2]:.3f} of {len(ratios)} pairs')
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all contestants of --size do: `images` images (a whole number of batches), one prompt each, from one pipeline folder."""
+
+    folder: Path
+    images: int
+    batch: int
+    steps: int
+    scale: float
+    precision: str
+    device: torch.device
+    compile: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
+
+    @property
+    def classes(self) -> list[str]:
+        return [f'object {number}' for number in range(1 + self.images // self.batch)]  # each a block of one batch, and one to warm up
+
+
+class Stopwatch:
+    """Wall and CPU seconds since it was made; the device's work is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._wall, self._cpu = _now(device), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return _now(self._device) - self._wall, time.process_time() - self._cpu
+
+
+Contestant = Callable[[Job, Path, NetworkClock | None], tuple[float, float]]
+
+
+def text_to_image(job: Job, out: Path, clock: NetworkClock | None) -> tuple[float, float]:
+    """Our engine, recipe to store. Wall and CPU seconds from the start of the second block on: the first one has loaded the weights."""
+    begun: list[Stopwatch] = []
+    watch = clock.running() if clock else nullcontext()
+
+    def before_block(block: Any) -> None:
+        if block.index == 1:
+            watch.__enter__()
+            begun.append(Stopwatch(job.device))
+
+    hook = SimpleNamespace(synthaug_before_block=before_block, synthaug_after_block=lambda **_: None)
+    generator = {
+        'type': 'synthaug_plugins.TextToImage',
+        'model': str(job.folder),
+        'prompts': {'type': 'synthaug_plugins.Basic'},
+        'guidance_scale': job.scale,
+        'sampler': {'num_steps': job.steps, 'solver': 'euler'},  # one call per step, as DDIM in the stock pipeline
+        'precision': job.precision,
+        'compile': job.compile,
+    }
+    # Random weights may make a dull image, which must not be made again: min_std = 0 keeps what is not one single colour.
+    recipe = {
+        **{'generator': generator, 'classes': job.classes, 'per_class': job.batch, 'block_size': job.batch, 'batch_size': job.batch},
+        'inspectors': [{'type': 'synthaug_plugins.ImageSanity', 'min_std': 0.0}],
+    }
+    store = generate(complete(recipe), out, str(job.device), hook, quiet=True)  # type: ignore[arg-type]
+    seconds = begun[0].read()
+    watch.__exit__(None, None, None)
+    assert store.index().num_rows == job.images + job.batch
+    return seconds
+
+
+def stock(batch: int | None) -> Contestant:
+    """Diffusers' own pipeline, in batches of the job's size or of `batch`, every image saved as PNG when its batch is done."""
+
+    def run(job: Job, out: Path, clock: NetworkClock | None) -> tuple[float, float]:
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import logging
+
+        logging.disable_progress_bar()
+        pipeline = StableDiffusionPipeline.from_pretrained(job.folder, torch_dtype=job.dtype, safety_checker=None).to(job.device)
+        pipeline.set_progress_bar_config(disable=True)
+        size = batch or job.batch
+        prompts = [f'a photo of a {name}' for name in job.classes[1:] for _ in range(job.batch)]
+        out.mkdir()
+
+        def make(start: int) -> None:
+            noise = [torch.Generator().manual_seed(start + i) for i in range(size)]
+            made = pipeline(prompts[start : start + size], num_inference_steps=job.steps, guidance_scale=job.scale, generator=noise)
+            for i, image in enumerate(made.images):
+                image.save(out / f'{start + i}.png')
+
+        make(0)
+        with clock.running() if clock else nullcontext():
+            begun = Stopwatch(job.device)
+            for start in range(0, job.images, size):
+                make(start)
+            return begun.read()
+
+    return run
+
+
+CONTESTANTS: dict[str, Contestant] = {'our engine': text_to_image, 'stock, one by one': stock(1), 'stock, batched': stock(None)}
+PEAK_TFLOPS = {'H200': 989, 'H100': 989, 'A100': 312}  # dense bf16 and fp16, from the makers' data sheets
+
+
+def _now(device: torch.device) -> float:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_tflops(job: Job) -> tuple[float, str]:
+    """What the device can do at most, in 1e12 operations per second, and where that is from."""
+    if job.device.type == 'cuda' and job.precision != 'fp32':
+        name = torch.cuda.get_device_name(job.device)
+        for known, peak in PEAK_TFLOPS.items():
+            if known in name:
+                return peak, f'{known} data sheet'
+    n = 8192 if job.device.type == 'cuda' else 1536
+    a, seconds = torch.randn(n, n, device=job.device, dtype=job.dtype), []
+    for _ in range(5):
+        begun = _now(job.device)
+        a @ a
+        seconds.append(_now(job.device) - begun)
+    return 2 * n**3 / min(seconds) / 1e12, f'measured, product of {n} x {n} matrices'
+
+
+def compare_pipelines(size: str, job: Job, repeats: int) -> None:
+    """Print our engine beside diffusers' own pipeline, in turns."""
+    tflop = unet_tflop(size)
+    per_image = 2 * job.steps * tflop
+    peak, source = peak_tflops(job)
+    where = torch.cuda.get_device_name(job.device) if job.device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
+    pixels = CONFIGS[size]['vae']['sample_size']
+    print(f'{where}, torch {torch.__version__}, {size}, {pixels} px, {job.steps} steps, guidance {job.scale:g}, {job.precision}, batch {job.batch}')
+    print(f'U-Net {tflop:.3g} TFLOP per image and call, {per_image:.3g} per image; peak {peak:.3g} TFLOP/s ({source})')
+    print(f'{"":20} {"images":>7} {"wall s":>8} {"images/s":>9} {"MFU":>7} {"CPU s":>8} {"outside the network":>20}')
+    rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    cpu: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    outside: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    for turn in range(repeats):
+        order = list(CONTESTANTS)[turn % 3 :] + list(CONTESTANTS)[: turn % 3]
+        for name in order:
+            with tempfile.TemporaryDirectory() as folder:
+                wall, cpu_seconds = CONTESTANTS[name](job, Path(folder) / 'timed', None)
+                clock = NetworkClock(job.device)
+                watched, _ = CONTESTANTS[name](job, Path(folder) / 'watched', clock)
+            rates[name].append(job.images / wall)
+            cpu[name].append(cpu_seconds)
+            outside[name].append(1 - clock.seconds / watched)
+            mfu = per_image * rates[name][-1] / peak
+            print(
+                f'{name:20} {job.images:7} {wall:8.2f} {rates[name][-1]:9.2f} {100 * mfu:5.1f} % {cpu_seconds:8.2f} {100 * outside[name][-1]:18.1f} %',
+                flush=True,
+            )
+    print(f'median of {repeats} rounds in turns:')
+    for name, found in rates.items():
+        rate, share = statistics.median(found), statistics.median(outside[name])
+        print(f'{name:20} {rate:9.2f} images/s, MFU {100 * per_image * rate / peak:.1f} %, outside the network {100 * share:.1f} %')
+    for name in list(CONTESTANTS)[1:]:
+        faster = statistics.median(ours / other for ours, other in zip(rates['our engine'], rates[name], strict=True))
+        cheaper = statistics.median(other / ours for ours, other in zip(cpu['our engine'], cpu[name], strict=True))
+        print(f'our engine / {name}: {faster:.2f} times the images per second, {cheaper:.2f} times the images per CPU second')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', default='edm_digits')
+    parser.add_argument('--data')
+    parser.add_argument('--per-class', type=int, default=100)
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--cfg-options', nargs='*', default=[])
+    parser.add_argument('--size', choices=list(CONFIGS), help='compare with the stock pipeline of diffusers instead')
+    parser.add_argument('--images', type=int, default=32)
+    parser.add_argument('--batch', type=int, default=8)
+    parser.add_argument('--steps', type=int, default=25)
+    parser.add_argument('--scale', type=float, default=3.0, help='guidance scale')
+    parser.add_argument('--precision', choices=['fp32', 'bf16', 'fp16'], default='fp32')
+    parser.add_argument('--compile', action='store_true', help='let our engine compile the network')
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    torch.backends.cudnn.benchmark = True
+    if arguments.size:
+        if arguments.images % arguments.batch:
+            parser.error('--images must be a multiple of --batch')
+        with tempfile.TemporaryDirectory() as folder:
+            write_pipeline(Path(folder) / 'model', arguments.size)
+            a = arguments
+            job = Job(Path(folder) / 'model', a.images, a.batch, a.steps, a.scale, a.precision, device, a.compile)
+            compare_pipelines(a.size, job, a.repeats)
+        return
+    options = {**parse_options(arguments.cfg_options), 'per_class': arguments.per_class, 'data': arguments.data}
+    compare_recipe(load_recipe(find_recipe(arguments.recipe, 'generate'), options), device, arguments.repeats)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,83 @@
+"""The example package adds a generator by entry point: really built, really installed, in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+
+EXAMPLE = REPO / 'docs' / 'examples' / 'foreign_generator'
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope='module')
+def synthaug(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs `synthaug` in a new environment: the example installed by pip; through a path file this checkout and its dependencies."""
+    folder = tmp_path_factory.mktemp('foreign')
+    environment = folder / 'env'
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / 'bin' / 'python'
+    site = environment / 'lib' / f'python{sys.version_info.major}.{sys.version_info.minor}' / 'site-packages'
+    (site / 'dependencies.pth').write_text(f'{sysconfig.get_path("purelib")}\n{REPO}\n')
+    install = ['install', '--quiet', '--no-deps', '--no-build-isolation', '--no-index', str(EXAMPLE)]
+    subprocess.run([sys.executable, '-m', 'pip', '--python', str(python), *install], check=True)
+    assert list(site.glob('foreign_generator-1.0.dist-info/entry_points.txt'))
+
+    def run(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess:
+        env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH' and not k.startswith('SYNTHAUG_')} | extra
+        command = [str(python), '-m', 'synthaug_plugins.cli', *map(str, arguments)]
+        return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
+
+    return run
+
+
+def generate(synthaug: Run, out: Path, *options: str, **extra: str) -> subprocess.CompletedProcess:
+    return synthaug('generate', EXAMPLE / 'gratings.py', '--out', out, '--cfg-options', 'per_class=3', *options, **extra)
+
+
+def test_an_installed_package_is_listed_with_its_generator(synthaug: Run) -> None:
+    assert 'foreign-generator 1.0' in synthaug('plugins').stdout
+    assert 'Gratings' in synthaug('list', 'Grat*').stdout
+
+
+def test_a_foreign_generator_fills_a_store_that_is_read_without_it(synthaug: Run, tmp_path: Path) -> None:
+    from synthaug_plugins.store.store import Store
+    from synthaug_plugins.store.verify import verify
+
+    done = generate(synthaug, tmp_path / 'store')
+    assert done.returncode == 0, done.stderr
+    assert '6 images of 2 classes' in done.stdout
+    store = Store.open(tmp_path / 'store')
+    assert not verify(store)
+    assert set(store.index().column('prompt').to_pylist()) == {'a photo of a cat', 'a photo of a dog'}
+    # Another drawing is another plan: the store of the first one is not continued.
+    other = generate(synthaug, tmp_path / 'store', 'generator.size=32')
+    assert other.returncode == 2
+    assert 'size' in other.stderr
+
+
+def test_its_images_do_not_depend_on_the_batch_size_and_the_allow_list_lets_it_in(synthaug: Run, tmp_path: Path) -> None:
+    from synthaug_plugins.store.store import Store
+
+    for size in (1, 5):
+        # The allow-list knows it by the name of its entry point.
+        assert generate(synthaug, tmp_path / str(size), f'batch_size={size}', SYNTHAUG_PLUGINS='foreign_generator').returncode == 0
+    hashes = [Store.open(tmp_path / str(size)).index().column('sha256').to_pylist() for size in (1, 5)]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == 6
+
+
+@pytest.mark.parametrize('switch', [{'SYNTHAUG_DISABLE_PLUGINS': '1'}, {'SYNTHAUG_PLUGINS': 'another'}])
+def test_allow_list_and_off_switch_keep_it_out(synthaug: Run, tmp_path: Path, switch: dict[str, str]) -> None:
+    done = generate(synthaug, tmp_path / 'store', **switch)
+    assert done.returncode == 2
+    assert "'synthaug_plugins.Gratings' is unknown" in done.stderr
+    assert not (tmp_path / 'store').exists()
