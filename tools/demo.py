@@ -13,6 +13,7 @@ import shlex
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -57,6 +58,12 @@ def write_digits(out: Path) -> None:
     partial.rename(out)
 
 
+def generate_command(recipe: str, store: Path, options: dict[str, Any], data: str | None = None) -> str:
+    """The command line that makes the same store."""
+    text = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+    return shlex.join(['synthaug', 'generate', recipe, *(['--data', data] if data else []), '--out', str(store), '--cfg-options', *text])
+
+
 def main() -> None:
     """Make data, stores, comparisons and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,12 +98,17 @@ def main() -> None:
     commands = [f'python tools/demo.py --out {shlex.quote(str(out))}    # all of the following, and the digits as folders']
     for draw in DRAWS:
         for told, suffix in ((False, ''), (True, '-class-told')):
-            data, store = str(out / 'data' / f'draw-{draw}' / f'{max(SHOTS)}-shot'), str(out / 'stores' / f'draw-{draw}{suffix}')
+            data, store = str(out / 'data' / f'draw-{draw}' / f'{max(SHOTS)}-shot'), out / 'stores' / f'draw-{draw}{suffix}'
             options = {**made, 'generator.use_labels': told, 'seed': draw}
             generate(load_recipe(find_recipe('generate/digits_real_guidance.py'), {**options, 'data': data}), store, hook=manager.hook, quiet=True)
-            text = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
-            commands.append(shlex.join(['synthaug', 'generate', 'digits_real_guidance', '--data', data, '--out', store, '--cfg-options', *text]))
+            commands.append(generate_command('digits_real_guidance', store, options, data))
             print(f'{store}: {made["per_class"]} variants of {max(SHOTS)} digits per class ({time.monotonic() - started:.0f} s)')
+
+    store = out / 'stores' / 'text-to-image'
+    options = {'per_class': made['per_class'], 'generator.prompts.cache': str(out / 'sentences')}
+    generate(load_recipe(find_recipe('generate/he2023_zeroshot_digits.py'), options), store, hook=manager.hook, quiet=True)
+    commands.append(generate_command('he2023_zeroshot_digits', store, options))
+    print(f'{store}: {made["per_class"]} images per class from sentences ({time.monotonic() - started:.0f} s)')
 
     # One picture to look at: ten variants of one real digit per class, at the two lower strengths.
     store = Store.open(out / 'stores' / f'draw-{DRAWS[0]}-class-told')

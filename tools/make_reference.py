@@ -14,7 +14,7 @@ from pathlib import Path
 from synthaug_plugins import hookspecs, registry
 from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
-from synthaug_plugins.engine import learn_recipe
+from synthaug_plugins.engine import learn_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.plugins import BUILT_IN
@@ -75,6 +75,7 @@ def samplers() -> Iterator[str]:
 def page() -> str:
     parts = ['# Reference', 'Made by `python tools/make_reference.py` from the code.', '## Commands', *commands()]
     parts += ['## Keys of a generation recipe', keys_table(KEYS, DEFAULTS), *samplers()]
+    parts += ['## Keys of a recipe of `synthaug score`', keys_table(score.KEYS, score.DEFAULTS)]
     parts += ['## Keys of a recipe of `synthaug learn edm`', keys_table(learn_recipe.KEYS, learn_recipe.DEFAULTS)]
     parts += ['### training', text(EDMTraining), '### augment', text(Augmentation)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')

@@ -11,7 +11,8 @@ notes = [
     'few labelled images, 1,200 to 1,396 for validation, 1,397 to 1,796 for test.',
     'What the generator had seen: all 1,200 digits of the first part with their labels, far more than the classifier may use. It stands in for a web-scale '
     'model, which has seen nearly everything; a generator trained on the few labelled images alone would know nothing that they do not show. So there are two '
-    'arms: in one the generator is not told the class, in the other it is, and the gain of the second comes from labels that the classifier never had.',
+    'arms: in one the generator is not told the class, in the other it is, and the gain of the second comes from labels that the classifier never had. '
+    'The text-to-image model and the CLIP model of the last arm had seen the same 1,200 labels, as captions.',
     'What chose the options: 197 validation images, more than the labelled training images. With so few labels in real life there would be fewer to choose on.',
 ]
 
@@ -40,6 +41,9 @@ arms = dict(
     synthetic=dict(synthaug=dict(mix=dict(store='{root}/stores/draw-{seed}', alpha=0.5, partner='source', select=None))),
     # The same, and the generator was told the class: it brings in what it learned from labels that the classifier never sees.
     synthetic_class_told=dict(synthaug=dict(mix=dict(store='{root}/stores/draw-{seed}-class-told', alpha=0.5, partner='source', select=None))),
+    # New images of the class in place of variants: a language model writes sentences with the class name, a text-to-image model draws
+    # them, a CLIP filter throws out what it does not recognise (He et al., ICLR 2023). They know nothing of the labelled images.
+    text_to_image=dict(synthaug=dict(mix=dict(store='{root}/stores/text-to-image', alpha=0.5, partner='class'))),
 )
 # Strength decides the sign, and no value is right everywhere: so it is searched, on validation. Rotation is too, to be fair.
 _mix = {'mix.select': ['params.sigma = 0.3', 'params.sigma = 0.6', 'params.sigma = 2.4'], 'mix.alpha': [0.3, 0.6]}
@@ -47,4 +51,5 @@ search = [
     dict(arm='classic', grid={'cfg_options.train_dataloader.dataset.pipeline.1.angle': [5.0, 15.0]}),
     dict(arm='synthetic', grid=_mix),
     dict(arm='synthetic_class_told', grid=_mix),
+    dict(arm='text_to_image', grid={'mix.alpha': [0.3, 0.6]}),
 ]
