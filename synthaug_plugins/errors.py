@@ -67,6 +67,15 @@ class Stopped(SynthAugError):
     exit_code = 130
 
 
+def first_line(error: BaseException | None) -> str:
+    """What a foreign error says, for a sentence of ours: its first line without a full stop; its type where it says nothing, as timeouts do.
+
+    >>> first_line(TimeoutError()), first_line(OSError('gone.\\nand more'))
+    ('TimeoutError', 'gone')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip('.')
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """Text that helps after an unknown `name`: the nearest of the `known` names first, else all of them.
 

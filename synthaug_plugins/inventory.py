@@ -20,7 +20,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     from synthaug_plugins.plugins import BUILT_IN, register_nouns
     from synthaug_plugins.recipes import ROOT, shipped_recipes
     from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS, PROMPTS
-    from synthaug_plugins.weights import embedded_models
+    from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder, embedded_models, read_json
 
     register_nouns()
     sections: dict[str, dict[str, str]] = {}
@@ -28,7 +28,8 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
         registry.import_from_location()
         sections[title] = {name: _first_line(cls) for name, cls in sorted(registry.module_dict.items())}
     sections['recipes'] = {name: _first_line_of_file(ROOT / name) for name in shipped_recipes()}
-    sections['embedded models'] = {f'embedded:{name}': '' for name in embedded_models()}
+    models = [EMBEDDED + name for name in embedded_models()]
+    sections['embedded models'] = {name: str(read_json(embedded_folder(name) / CARD)['what']) for name in models}
     sections['sampler presets'] = {name: preset.what for name, preset in PRESETS.items()}
     sections['keys of a generation recipe'] = dict(KEYS)
     sections['keys of a recipe of synthaug learn edm'] = dict(LEARN_KEYS)

@@ -8,6 +8,7 @@ scope prefix imports this module, and `locations` imports the classes: users nee
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,26 @@ from synthaug_plugins.errors import RecipeError, nearest
 SCOPE = 'synthaug_plugins'
 
 
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    'bool': (bool, 'Give True or False.'),
+    'int': (int, 'Give a whole number.'),
+    'float': ((int, float), 'Give a number.'),
+    'str': (str, 'Give text.'),
+    'Mapping[str, Any]': (Mapping, 'Give a dict.'),
+}
+"""What an annotation of one kind admits, and what to say where something else is given."""
+
+
+def _check_kind(whose: str, parameter: inspect.Parameter, value: Any) -> None:
+    """Refuse (RecipeError) a value of another kind than the annotation says, as far as that is one of `_KINDS` or of these or None."""
+    kind = str(getattr(parameter.annotation, '__name__', parameter.annotation)).removesuffix(' | None')
+    if kind not in _KINDS or (value is None and (parameter.default is None or str(parameter.annotation).endswith('| None'))):
+        return
+    wanted, cure = _KINDS[kind]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind != 'bool'):
+        raise RecipeError(f'{whose}: {parameter.name} = {value!r} is of the wrong kind.', cure)
+
+
 def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> Any:
     """Build `cfg['type']` from `registry` with the other keys as arguments.
 
@@ -28,7 +49,7 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
         **defaults: arguments used where `cfg` does not set them.
 
     Raises:
-        RecipeError: no `type`, an unknown name or an unknown option; the nearest known names are offered.
+        RecipeError: no `type`, an unknown name or an unknown option, for which the nearest known names are offered; or an option of the wrong kind.
     """
     noun = registry.name
     if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -51,6 +72,9 @@ def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> An
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in options and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if missing:
         raise RecipeError(f'{noun} {cls.__name__} lacks {", ".join(missing)}.', 'Add it to the recipe.')
+    for p in parameters:
+        if p.name in options:
+            _check_kind(f'{noun} {cls.__name__}', p, options[p.name])
     try:
         return cls(**options)
     except (TypeError, ValueError, AttributeError) as error:  # an option of the wrong kind, in a class that does not check it

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +92,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 of the weights file."""
-    with open(folder / WEIGHTS, 'rb') as file:
+    return file_hash(folder / WEIGHTS)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, remembered within the process as long as the file's size and time of change stay."""
+    stat = path.stat()
+    return _file_hash(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, inode: int, size: int, mtime_ns: int) -> str:
+    with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
@@ -148,3 +161,17 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars of transformers, which come for each component."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

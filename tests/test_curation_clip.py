@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import socket
@@ -17,6 +18,7 @@ from PIL import Image
 from synthaug_plugins.curation.clip_filter import ClipFilter
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.real_filter import RealFilter
+from synthaug_plugins.curation.teacher import SoftLabels
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.errors import DataError, ModelError, QuotaShortfall, RecipeError
@@ -177,13 +179,30 @@ def test_a_folder_with_its_own_tokenizer_needs_no_network(tmp_path: Path, images
         ClipModel(str(tmp_path)).check()
     letters_tokenizer(tmp_path)
     inspector = ready(ClipFilter(f'local-dir:{tmp_path}'))
-    assert inspector.clip.tokenizer(['cat']).max() < 60
+    assert inspector.zero_shot.clip.tokenizer(['cat']).max() < 60
     verdicts = inspector.inspect(requests([0, 1, 2]), images[:3])
     assert verdicts.scores['clip_p'].shape == (3,)
     before = ClipModel(str(tmp_path)).identity()['sha256']
     tokenizer = tmp_path / 'tokenizer.json'
     tokenizer.write_text(tokenizer.read_text() + ' ')
     assert ClipModel(str(tmp_path)).identity()['sha256'] != before
+
+
+@pytest.mark.parametrize('where', ['folder', 'hub'])
+def test_a_tokenizers_code_is_never_run(where: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip hands whatever options a config names to transformers, trust_remote_code among them."""
+    own = tmp_path / 'own'
+    own.mkdir()
+    config = {'hf_tokenizer_name': str(own), 'vocab_size': 60, 'context_length': 30, 'tokenizer_kwargs': {'trust_remote_code': True}}
+    save(own if where == 'folder' else tmp_path / 'hub' / 'models--someone--tiny' / 'snapshots' / ('a' * 40), **config)
+    letters_tokenizer(own)
+    (own / 'tokenizer_config.json').write_text(json.dumps({'auto_map': {'AutoTokenizer': ['evil.Evil', None]}, 'tokenizer_class': 'Evil'}))
+    (own / 'evil.py').write_text(f'from pathlib import Path\nPath({str(tmp_path / "ran")!r}).touch()\nfrom transformers import CLIPTokenizer as Evil\n')
+    model = ClipModel(str(own) if where == 'folder' else 'hf-hub:someone/tiny')
+    monkeypatch.setattr('builtins.input', lambda *_: pytest.fail('the user was asked'))
+    with pytest.raises(ModelError, match='tokenizer'):
+        model.check()
+    assert not (tmp_path / 'ran').exists()
 
 
 @pytest.fixture
@@ -310,6 +329,18 @@ def test_what_cannot_load_is_refused_before_weights(
     pretrained = {'FILE': str(folder / 'open_clip_model.safetensors'), 'CUT': truncated(folder, tmp_path)}.get(pretrained or '', pretrained)
     with pytest.raises(ModelError, match=text):
         ClipModel(model, pretrained, **options).check()
+
+
+def test_a_download_that_times_out_without_a_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def time_out(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', time_out)
+    with pytest.raises(ModelError, match='cannot be had: TimeoutError'):
+        ClipModel('hf-hub:someone/nothing').check()
 
 
 @pytest.mark.parametrize('missing', ['open_clip_config.json', 'open_clip_model.safetensors'])
@@ -612,3 +643,59 @@ def test_real_filter_refuses_what_it_cannot_compare(folder: Path, photos: RealIm
         RealFilter(str(folder), margin=3)
     with pytest.raises(RecipeError, match='--data'):
         prepare(recipe(folder, inspectors=[{'type': 'RealFilter', 'model': str(folder)}]))
+
+
+# What inspectors share
+
+
+def test_inspectors_of_one_clip_load_it_once_and_show_it_each_image_once(
+    folder: Path, tmp_path: Path, images: list[np.ndarray], photos: RealImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = shutil.copytree(folder, tmp_path / 'elsewhere')
+    found = [ready(inspector(str(place)), real=photos) for inspector, place in ((ClipFilter, folder), (SoftLabels, same), (RealFilter, same))]
+    for inspector in found:
+        inspector.inspect(requests([0]), images[:1])  # what is made once: weights, prompts, real images
+    networks = {id(inspector.clip.model if isinstance(inspector, RealFilter) else inspector.zero_shot.clip.model) for inspector in found}
+    assert len(networks) == 1
+    seen: list[int] = []
+    original = ClipModel.encode_images
+    monkeypatch.setattr(ClipModel, 'encode_images', lambda self, part: seen.append(len(part)) or original(self, part))
+    together = [inspector.inspect(requests([0, 1, 2]), images[:3]) for inspector in found]
+    assert seen == [3]
+    for inspector, verdicts in zip(found, together, strict=True):
+        inspector.inspect(requests([0]), images[3:4])
+        alone = inspector.inspect(requests([0, 1, 2]), [image.copy() for image in images[:3]])
+        assert alone.reasons == verdicts.reasons
+        assert all(np.array_equal(alone.scores[name], column) for name, column in verdicts.scores.items())
+
+
+def test_features_are_of_the_pixels_as_they_are_now(clip: ClipModel, images: list[np.ndarray]) -> None:
+    batch = [image.copy() for image in images]
+    before = clip.batch_features(batch)
+    batch[1][:] = 255 - batch[1]
+    after = clip.batch_features(batch)
+    assert torch.equal(after, clip.encode_images(batch))
+    assert not torch.equal(after[1], before[1])
+
+
+def test_a_clip_is_freed_with_its_last_user(tmp_path: Path) -> None:
+    from synthaug_plugins.curation.clip_loaded import _LOADED
+
+    model = ClipModel(str(save(tmp_path / 'freed', seed=7)))
+    model.load(CPU)
+    key = model.identity()['sha256'], 'cpu'
+    assert key in _LOADED
+    del model
+    gc.collect()
+    assert key not in _LOADED
+
+
+def test_a_clip_runs_in_full_float32(clip: ClipModel, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in a thread beside a sampler that turns the process's switches: its scores must not depend on when."""
+    seen = []
+    original = clip.model.encode_image
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', True)
+    monkeypatch.setattr(clip.model, 'encode_image', lambda x: seen.append(torch.backends.cudnn.allow_tf32) or original(x))
+    clip.encode_images(images)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32

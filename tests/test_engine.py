@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from synthaug_plugins.engine.generate import generate, repair
-from synthaug_plugins.engine.recipe import complete, prepare
+from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
 from synthaug_plugins.errors import DataError, ModelError, QuotaShortfall, RecipeError, StoreError
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
+from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Request, request_id, request_seed
 from synthaug_plugins.store.store import Store
@@ -324,6 +325,7 @@ def test_truncated_source_is_named_before_anything_is_made(photos: Path, tmp_pat
         ({'tries_per_image': float('inf')}, RecipeError, 'tries_per_image'),
         ({'image': None}, RecipeError, 'image'),
         ({'classes': 'three'}, RecipeError, 'list of names'),
+        ({'classes': []}, RecipeError, 'list of names'),
         ({'per_class': {'three': 1}}, RecipeError, 'three'),
         ({'per_class': -1}, RecipeError, 'per_class'),
         ({'batch_size': 0}, RecipeError, 'batch_size'),
@@ -337,6 +339,15 @@ def test_wrong_recipes_are_refused_with_the_cure(photos: Path, change: dict, err
     base = guided(photos)
     with pytest.raises(error, match=text):
         prepare(complete({**base, **change}))
+
+
+def test_options_may_put_a_dict_in_the_place_of_a_number() -> None:
+    options = {'per_class': {'three': 2}, 'generator.guidance_scale': {'three': 3.0}, 'inspectors.0': {'min_std': 2}, 'image': {'size': 4}}
+    read = load_recipe(find_recipe('he2023_basic_digits', 'generate'), options)
+    assert read['per_class'] == {'three': 2}
+    assert read['generator']['guidance_scale'] == {'three': 3.0}
+    assert read['inspectors'] == [{'type': 'synthaug_plugins.ImageSanity', 'min_std': 2}]  # a dict over a dict is laid over it
+    assert (read['image']['size'], read['image']['format']) == (4, 'png')
 
 
 def test_class_without_images_is_refused(photos: Path) -> None:

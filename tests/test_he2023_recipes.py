@@ -29,7 +29,7 @@ from synthaug_plugins.store.store import Store
 RECIPES = [r for r in shipped_recipes() if r.startswith(('generate/he2023_', 'generate/recommended_'))]
 ON_HUB = [r for r in RECIPES if 'digits' not in r]
 FEW_SHOT = {'imagenet', 'caltech101', 'pets', 'cars', 'aircraft', 'sun397', 'dtd', 'eurosat'}
-DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+DIGITS = ('eight', 'five', 'four', 'nine', 'one', 'seven', 'six', 'three', 'two', 'zero')  # as class folders are sorted
 
 
 @pytest.fixture(autouse=True)

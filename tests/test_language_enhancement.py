@@ -468,3 +468,32 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(writer: Path, tmp_path: P
 def test_options_out_of_range_are_refused(options: dict[str, object], named: str) -> None:
     with pytest.raises(RecipeError, check=lambda e: named in e.what and bool(e.cure)):
         Enhanced(**options)
+
+
+def test_the_file_of_the_sentences_is_always_said_and_nothing_else_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for word in ('written', 'read'):
+        said: list[str] = []
+        source = Enhanced('embedded:digits_t5', sentences=1, cache=str(tmp_path))
+        source.prepare(['three'], said.append)
+        assert word in said[0] and str(source.file) in said[0]
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ''  # transformers would show a bar for the weights
+
+
+def test_a_partial_file_with_foreign_lines_is_written_anew(tmp_path: Path) -> None:
+    source = Enhanced('embedded:digits_t5', sentences=1, cache=str(tmp_path))
+    source.prepare(['three'])
+    assert source.file is not None
+    whole = source.file.read_bytes()
+    source.file.rename(source.file.with_name(f'.partial-{source.file.name}'))
+    source.file.with_name(f'.partial-{source.file.name}').write_text('{"kept": 3}\n')
+    source.prepare(['three'])
+    assert source.file.read_bytes() == whole
+
+
+def test_a_writer_without_its_tokenizer_config_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / 't5'
+    shutil.copytree(embedded_folder('embedded:digits_t5'), model)
+    (model / 'tokenizer_config.json').unlink()
+    with pytest.raises(ModelError, match=r'cannot be loaded: .*\. Save the folder again'):
+        Enhanced(str(model), sentences=1, cache=str(tmp_path / 'cache')).prepare(['three'])

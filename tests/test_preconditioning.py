@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,23 @@ def test_float32_is_full_whichever_of_torchs_switches_the_process_uses() -> None
     finally:
         matmul.fp32_precision = before[0]
     assert matmul.allow_tf32 is False
+
+
+def test_float32_stays_full_until_the_last_who_asked_has_ended() -> None:
+    """Two threads, a sampler and an inspector, overlap in any way; the switches are the process's."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = True
+    try:
+        sampler, inspector = full_float32(), full_float32()
+        with ExitStack() as late:
+            with sampler:
+                assert not cudnn.allow_tf32
+                late.enter_context(inspector)
+            assert not cudnn.allow_tf32
+        assert cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = before
 
 
 # --- reference outputs ---------------------------------------------------------------------------------------------------

@@ -137,6 +137,19 @@ def test_scores_are_replaced_only_on_request_and_never_half(tmp_path: Path, monk
     assert verify(store) == []
 
 
+def test_scores_that_another_process_wrote_meanwhile_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / 'store')
+
+    def wait_for_the_other(self: Brightness, classes: Any, real_images: Any) -> None:
+        monkeypatch.setattr(Brightness, 'check', lambda *_: None)
+        score(store.folder, recipe(limit=0.0), 'bright', 'cpu', quiet=True)
+
+    monkeypatch.setattr(Brightness, 'check', wait_for_the_other)
+    with pytest.raises(StoreError, match='already'):
+        score(store.folder, recipe(limit=255.0), 'bright', 'cpu', quiet=True)
+    assert all(store.index()['bright_kept'].drop_null().to_pylist())
+
+
 def test_scores_know_what_made_them(tmp_path: Path, photos: Path) -> None:
     store = make_store(tmp_path / 'store')
     score(store.folder, recipe(limit=3.0), 'a', 'cpu', quiet=True)

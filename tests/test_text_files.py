@@ -19,6 +19,7 @@ import torch
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.text_model import TextModel, open_model
+from synthaug_plugins.weights import embedded_folder
 
 CPU = torch.device('cpu')
 BUILDERS = {'sd': tiny.sd, 'flux dev': tiny.flux, 'sana': tiny.sana}
@@ -73,6 +74,8 @@ INDEX, UNET = 'model_index.json', 'unet/diffusion_pytorch_model.safetensors'
         (lambda f: edit(f / INDEX, _class_name=['pipeline', 'Mine']), 'no adapter'),
         (lambda f: edit(f / INDEX, unet=['my_code', 'MyUNet']), 'MyUNet'),
         (lambda f: edit(f / INDEX, scheduler=['my_code', 'MyScheduler']), 'never run'),
+        (lambda f: edit(f / INDEX, text_encoder=['transformers', 'AutoModel']), 'AutoModel, which is no model'),
+        (lambda f: edit(f / INDEX, tokenizer=['transformers', 'pipeline']), 'pipeline, which is no model'),
         (lambda f: edit(f / INDEX, text_encoder=[None, None]), 'names no text_encoder'),
         (lambda f: edit(f / INDEX, scheduler=['diffusers', 'NoSuchScheduler']), 'NoSuchScheduler'),
         (lambda f: (f / INDEX).unlink(), 'model_index.json is missing'),
@@ -107,6 +110,31 @@ def test_sizes_that_the_model_cannot_make_are_refused(folder: Callable[[str], Pa
 def test_flux_needs_an_even_number_of_latents(folder: Callable[[str], Path]) -> None:
     with pytest.raises(RecipeError, match='multiples of 4; 256 x 256'):
         TextModel(str(folder('flux dev')), image_size=18)
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'named'),
+    [
+        (INDEX, '{}', f'has no _class_name in {INDEX}'),
+        ('unet/config.json', '{}', 'unet/config.json names no in_channels'),
+        ('text_encoder/config.json', '[]', 'text_encoder/config.json.* no JSON object'),
+        ('text_encoder/config.json', '{"a":', 'text_encoder/config.json.* not valid JSON'),
+        ('tokenizer/tokenizer_config.json', '{}', 'tokenizer/tokenizer_config.json is missing or names no model_max_length'),
+        ('tokenizer/tokenizer_config.json', '{', r'tokenizer cannot be read: .*\. Copy'),
+    ],
+)
+def test_damaged_configs_are_refused_before_weights_load(file: str, text: str, named: str, tmp_path: Path) -> None:
+    model = tmp_path / 'sd'
+    shutil.copytree(embedded_folder('embedded:digits_sd'), model)
+    (model / file).write_text(text)
+
+    def look() -> None:
+        read = TextModel(str(model))
+        read.fit_prompt('a photo')
+        read.check_weights()
+
+    with pytest.raises(ModelError, match=named):
+        look()
 
 
 def test_names_that_are_nothing_are_refused(tmp_path: Path) -> None:
@@ -192,6 +220,30 @@ def test_a_hub_model_is_pinned_and_its_weights_come_at_load(hub: SimpleNamespace
     assert sorted(weights) == ['text_encoder/model.safetensors', UNET, 'vae/diffusion_pytorch_model.safetensors']
 
 
+def test_identity_says_which_variant_a_commit_was_loaded_in(hub: SimpleNamespace, tmp_path: Path) -> None:
+    """A cache that lacks the variant gives the other weights of the same commit."""
+    without = TextModel('me/tiny', variant='fp16').identity()
+    hub.source = Path(shutil.copytree(hub.source, tmp_path / 'source'))
+    (hub.source / UNET).rename(hub.source / UNET.replace('model.', 'model.fp16.'))
+    assert TextModel('me/tiny', variant='fp16').identity() != without
+
+
+def test_identity_names_a_file_that_is_missing(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder('sd'), tmp_path / 'pipeline'))
+    (copy / 'text_encoder/config.json').unlink()
+    with pytest.raises(ModelError, match=r'text_encoder/config\.json is missing'):
+        TextModel(str(copy)).identity()
+
+
+def test_a_download_that_times_out_without_a_word_is_refused(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', time_out)
+    with pytest.raises(ModelError, match=r'from the hub: TimeoutError\. Fetch it first'):
+        TextModel('me/tiny')
+
+
 def test_a_hub_model_with_pickles_only_is_refused_from_its_list_of_files(hub: SimpleNamespace, tmp_path: Path) -> None:
     hub.source = Path(shutil.copytree(hub.source, tmp_path / 'source'))
     to_pickle(hub.source / UNET)
@@ -243,9 +295,10 @@ def test_offline_uses_the_cache_or_says_so(folder: Callable[[str], Path], tmp_pa
 
 def test_no_connection_is_refused_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[Any]) -> None:
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-    with pytest.raises(ModelError, match=r'cannot be fetched from the hub.*hf download'):
-        TextModel('me/tiny')
-    assert no_network
+    # A pinned revision, too: the hub's client would ask for its files again and again.
+    with pytest.raises(ModelError, match=r'cannot be fetched from the hub: .*no network.*hf download'):
+        TextModel('me/tiny', revision='0123456789abcdef0123456789abcdef01234567')
+    assert len(no_network) == 1
 
 
 def test_models_of_both_kinds_are_opened_by_name(folder: Callable[[str], Path]) -> None:

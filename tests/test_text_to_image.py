@@ -26,7 +26,7 @@ from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.registry import GENERATORS, build_strict
 from synthaug_plugins.store.plan import Block, Request
 
 CLASSES = ['cat', 'dog', 'table']
@@ -367,7 +367,8 @@ class no_weights:
 @pytest.mark.parametrize(
     ('options', 'named'),
     [
-        ({'num_steps': 0}, 'num_inference_steps = 0'),
+        ({'num_steps': 0}, 'num_steps = 0'),
+        ({'prompts': {'type': 'Basic', 'templates': 3}}, 'templates = 3'),
         ({'num_steps': 4, 'sampler': {'num_steps': 5}}, 'contradicts'),
         ({'images_per_prompt': 0}, 'images_per_prompt'),
         ({'step': 5}, "'step'"),
@@ -377,6 +378,27 @@ class no_weights:
 def test_wrong_options_of_text_to_image_are_refused(sd: str, options: dict[str, Any], named: str) -> None:
     with no_weights(), pytest.raises(RecipeError, match=named):
         build('TextToImage', sd, **options)
+
+
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        ({'model': None}, 'model = None.*Give text'),
+        ({'compile': 'no'}, "compile = 'no'.*Give True or False"),
+        ({'few_step': 1}, 'few_step = 1.*Give True or False'),
+        ({'variant': 3}, 'variant = 3.*Give text'),
+        ({'images_per_prompt': 1.5}, 'images_per_prompt = 1.5.*Give a whole number'),
+        ({'prompts': 'Basic'}, "prompts = 'Basic'.*Give a dict"),
+        ({'sampler': [25]}, r'sampler = \[25\].*Give a dict'),
+        ({'prompts': {'type': 'Enhanced', 'temperature': '1'}}, "temperature = '1'.*Give a number"),
+        ({'prompts': {'type': 'Enhanced', 'seed': True}}, 'seed = True.*Give a whole number'),
+        ({'prompts': {'type': 'Enhanced', 'device': 'gpu'}}, "device = 'gpu' of the language model"),
+    ],
+    ids=str,
+)
+def test_an_option_of_the_wrong_kind_is_named_with_what_to_give(sd: str, options: dict[str, Any], named: str) -> None:
+    with no_weights(), pytest.raises(RecipeError, match=named):
+        build_strict({'type': 'TextToImage', 'model': sd, **options}, GENERATORS)
 
 
 def test_incomplete_folder_and_missing_checker_are_refused_before_any_weights_load(sd: str, tmp_path: Path) -> None:

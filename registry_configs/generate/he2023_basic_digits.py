@@ -15,8 +15,8 @@ generator = dict(
     guidance_scale=2.0,  # 1 is no guidance; higher is more typical and less varied
     num_steps=25,  # of the model's own scheduler; two network calls each with guidance
 )
-# Class names in label order: what folders and labels say, and here also what prompts say.
-classes = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
+# Class names in label order, which must be that of the training set: class folders are sorted by name, so these are.
+classes = ['eight', 'five', 'four', 'nine', 'one', 'seven', 'six', 'three', 'two', 'zero']
 # Accepted images wanted per class: a number, or dict(three=50, eight=200).
 per_class = 50
 # Images per block: the unit that is redone after a kill, and one shard of the store.

@@ -111,7 +111,7 @@ def score(
     done = run(folder, load_score_recipe(path, options), name or Path(path).stem, device, prefix=prefix, rejected=rejected, overwrite=overwrite)
     print(done.table())
     print(f'columns: {", ".join(done.columns)}')
-    if any(one.rejected for one in done.per_class.values()):
+    if any(one.rejected for one in done.per_class.values()) and any(one.kept for one in done.per_class.values()):
         print(f"train on what was kept with select='{done.select}' in mix; look at it with: synthaug show {folder} --out kept.png --where {done.select}")
 
 

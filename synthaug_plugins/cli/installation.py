@@ -34,8 +34,9 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Show only names that
 
     for section, entries in inventory(pattern).items():
         print(section)
+        width = max(map(len, entries), default=0)
         for name, text in entries.items():
-            print(f'  {name:34} {text}')
+            print(f'  {name:{width}} {text}')
 
 
 @app.command(rich_help_panel='Know your installation')

@@ -10,6 +10,7 @@ import numpy as np
 from synthaug_plugins.curation.base import Inspector, Verdicts
 from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.curation.zero_shot import ZeroShot
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.registry import INSPECTORS
 from synthaug_plugins.store.plan import Request
@@ -68,8 +69,7 @@ class ClipFilter(Inspector):
         if not 0 < times_chance < float('inf'):
             raise RecipeError(f'ClipFilter times_chance = {times_chance} is not positive.', 'Use 1 for p > 1/N.')
         self.rule, self.times_chance, self.threshold = rule, float(times_chance), threshold
-        self.clip = ClipModel(model, pretrained, revision, quick_gelu)
-        self.prompts = ClassPrompts(templates, dataset, names, hints)
+        self.zero_shot = ZeroShot(ClipModel(model, pretrained, revision, quick_gelu), ClassPrompts(templates, dataset, names, hints))
 
     def limit(self, n: int) -> float:
         """What p[own] must exceed among n classes."""
@@ -80,36 +80,28 @@ class ClipFilter(Inspector):
             raise RecipeError('ClipFilter compares classes, but the recipe has only one: its probability is always 1.', 'Leave the inspector out.')
         if self.limit(len(classes)) >= 1:
             raise RecipeError(f'ClipFilter times_chance = {self.times_chance} asks {len(classes)} classes for p >= 1: nothing would be kept.', 'Lower it.')
-        self.clip.check()
-        self.prompts.check(classes, self.clip)
+        self.zero_shot.check(classes)
 
     def setup(self, device: torch.device, classes: Sequence[str], real_images: RealImages | None) -> None:
-        self.device, self.classes = device, tuple(classes)
-        self._texts: torch.Tensor | None = None
+        self.zero_shot.setup(device, classes)
 
     def identity(self) -> Mapping[str, Any]:
         rule = {'rule': self.rule, 'times_chance': self.times_chance, 'threshold': self.threshold}
-        return {'type': 'ClipFilter', 'model': dict(self.clip.identity()), **rule, **self.prompts.identity()}
+        return {'type': 'ClipFilter', **rule, **self.zero_shot.identity()}
 
     def probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Zero-shot probabilities of (H, W, 3) uint8 images. Loads the weights and encodes the prompts when first called.
-
-        Returns: (B, N) float32, rows that sum to 1.
-        """
-        if self._texts is None:
-            self.clip.load(self.device)
-            self._texts = self.clip.class_embeddings(self.prompts.of(self.classes))
-        logits = (self.clip.logit_scale * self.clip.encode_images(images) @ self._texts.T).cpu().double()
-        return logits.softmax(-1).float().numpy()
+        """Zero-shot probabilities of (H, W, 3) uint8 images: (B, N) float32, rows that sum to 1."""
+        return self.zero_shot.logits(images).double().softmax(-1).float().numpy()
 
     def inspect(self, requests: Sequence[Request], images: Sequence[np.ndarray]) -> Verdicts:
         p = self.probabilities(images)
         labels = np.array([request.label for request in requests])
         own, best = p[np.arange(len(p)), labels].astype(np.float64), p.argmax(1)
-        limit = self.limit(len(self.classes))
+        classes = self.zero_shot.classes
+        limit = self.limit(len(classes))
         if self.rule == 'argmax':
             reasons = [
-                None if k == label else f'CLIP filter (p = {q:.4f}, but {p[i, k]:.4f} for {self.classes[k]!r})'
+                None if k == label else f'CLIP filter (p = {q:.4f}, but {p[i, k]:.4f} for {classes[k]!r})'
                 for i, (k, label, q) in enumerate(zip(best, labels, own, strict=True))
             ]
         else:

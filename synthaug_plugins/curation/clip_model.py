@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug_plugins.curation.clip_loaded import LoadedClip, loaded_clip, root_logger_untouched
 from synthaug_plugins.curation.clip_source import ClipSource, find_clip
-from synthaug_plugins.errors import ModelError
+from synthaug_plugins.errors import ModelError, first_line
+from synthaug_plugins.weights import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class ClipModel:
 
     Attributes:
         name: as given, with the tag or file.
-        model: open_clip's module, in eval mode with frozen parameters, once loaded.
+        model: open_clip's module, in eval mode with frozen parameters, once loaded; shared by all who loaded the same CLIP onto the same device.
         tokenizer: texts -> (n, context) token ids.
 
     Raises:
@@ -49,6 +49,7 @@ class ClipModel:
         self._named = (model, pretrained, revision, quick_gelu)
         self.name = f'{model}/{pretrained}' if pretrained else model
         self.model: torch.nn.Module | None = None
+        self._in_memory: LoadedClip | None = None
 
     @cached_property
     def _source(self) -> ClipSource:
@@ -64,16 +65,18 @@ class ClipModel:
         import open_clip
 
         source = self._source
+        text = source.config['text_cfg']
+        # A config can ask for any option of transformers' tokenizers; code that comes with one is never run.
+        safe = {'trust_remote_code': False} if text.get('hf_tokenizer_name') else {}
         try:
             if source.hub_tokenizer:
-                text = source.config['text_cfg']
                 length = text.get('context_length', open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-                options = {'tokenizer_mode': text.get('tokenizer_mode'), **text.get('tokenizer_kwargs', {})}
+                options = {'tokenizer_mode': text.get('tokenizer_mode'), **text.get('tokenizer_kwargs', {}), **safe}
                 return open_clip.tokenizer.HFTokenizer(source.hub_tokenizer, context_length=length, **options)
-            with _root_logger_untouched():
-                return open_clip.get_tokenizer(source.name)
+            with root_logger_untouched():
+                return open_clip.get_tokenizer(source.name, **safe)
         except Exception as error:  # transformers and the hub raise many kinds
-            raise ModelError(f'The tokenizer of {self.name!r} cannot be read: {_first_line(error)}.', 'Put its files into the model folder.') from error
+            raise ModelError(f'The tokenizer of {self.name!r} cannot be read: {first_line(error)}.', 'Put its files into the model folder.') from error
 
     def check(self) -> None:
         """Refuse what cannot load. Files that are missing here are fetched from the hub; weights are not read, but for their header.
@@ -101,9 +104,7 @@ class ClipModel:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         source = self._source
-        with open(source.weights, 'rb') as file:
-            weights = hashlib.file_digest(file, 'sha256').hexdigest()
-        decides = {'config': source.config, 'preprocess': source.preprocess, 'weights': weights, 'tokenizer': self._tokenizer_content()}
+        decides = {'config': source.config, 'preprocess': source.preprocess, 'weights': file_hash(source.weights), 'tokenizer': self._tokenizer_content()}
         content = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return {'name': source.label, 'sha256': content, 'licence': source.licence, 'revision': self._named[2]}
 
@@ -111,7 +112,7 @@ class ClipModel:
         """What decides token ids, where it is not open_clip's own vocabulary."""
         files = self._source.tokenizer_files
         if files:
-            return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+            return {path.name: file_hash(path) for path in files}
         own = getattr(self.tokenizer, 'tokenizer', None)
         return sorted(own.get_vocab().items()) if own is not None else None
 
@@ -124,53 +125,36 @@ class ClipModel:
         return self._identity
 
     def load(self, device: torch.device) -> None:
-        """Read the weights, in float32. The second call moves them.
+        """Have the weights on a device, in float32; they are read unless somebody in this process has them there already.
 
         Raises:
             ModelError: they do not fit the architecture, or cannot be read.
         """
-        if self.model is not None:
-            self.model.to(device)
-            return
-        import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        source = self._source
+        source, content = self._source, str(self._identity['sha256'])
         try:
-            with _root_logger_untouched():
-                model = open_clip.create_model(
-                    source.name,
-                    None if source.folder else str(source.weights),
-                    device=device,
-                    force_quick_gelu=bool(source.config.get('quick_gelu')),
-                    force_preprocess_cfg=None if source.folder else source.preprocess,  # a folder's own open_clip merges itself
-                    weights_only=True,
-                    require_pretrained=True,
-                )
+            self._in_memory = loaded_clip(content, source, device)
         except Exception as error:  # open_clip, torch and pickle raise many kinds
             raise ModelError(
-                f'The weights {str(source.weights)!r} do not load into {self.name!r}: {_first_line(error)}.',
+                f'The weights {str(source.weights)!r} do not load into {self.name!r}: {first_line(error)}.',
                 'Check that they belong to this architecture; a pickle may hold tensors only.',
             ) from error
-        self.model = model.eval().requires_grad_(False)
-        # Resizing and cropping image by image, as Pillow does it; open_clip's last two steps, to tensor and normalise, are done in batches.
-        self._crop = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False).transforms[:-2]
+        self.model = self._in_memory.model
 
     @property
-    def _loaded(self) -> Any:
-        if self.model is None:
+    def _loaded(self) -> LoadedClip:
+        if self._in_memory is None:
             raise ModelError(f'The weights of {self.name!r} were not loaded.', 'Call load(device) first.')
-        return self.model
+        return self._in_memory
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._loaded.logit_scale.device
+        return self._loaded.device
 
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by to become logits (about 100)."""
-        return float(self._loaded.logit_scale.exp())
+        return float(self._loaded.model.logit_scale.exp())
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
         """Images as the image tower takes them; equal to open_clip's own transform.
@@ -180,23 +164,10 @@ class ClipModel:
 
         Returns: (B, 3, h, w) float32 on the model's device.
         """
-        import torch
-        from PIL import Image
-
-        config = self._loaded.visual.preprocess_cfg
-
-        def cropped(image: np.ndarray) -> np.ndarray:
-            picture: Any = Image.fromarray(image)
-            for step in self._crop:
-                picture = step(picture)
-            return np.asarray(picture)
-
-        pixels = torch.from_numpy(np.stack([cropped(image) for image in images])).to(self.device)
-        mean, std = (torch.tensor(config[key], device=self.device).view(3, 1, 1) for key in ('mean', 'std'))
-        return (pixels.permute(0, 3, 1, 2).float().div(255) - mean) / std
+        return self._loaded.preprocess(images)
 
     def encode_images(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Unit vectors of images.
+        """Unit vectors of images. Inspectors ask `batch_features`.
 
         Args:
             images: (H, W, 3) uint8 RGB each, of any sizes, any number.
@@ -206,7 +177,11 @@ class ClipModel:
         Raises:
             ModelError: not finite.
         """
-        return self._encoded(images, lambda part: self._loaded.encode_image(self.preprocess(part)))
+        return self._encoded(images, lambda part: self._loaded.model.encode_image(self.preprocess(part)))
+
+    def batch_features(self, images: Sequence[np.ndarray]) -> Tensor:
+        """`encode_images` of a batch that several inspectors look at: the second who asks for the same pixels gets what the first got."""
+        return self._loaded.once(images, self.encode_images)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of texts. What is longer than the text tower's context is cut by the tokenizer: ask `excess_tokens` before.
@@ -216,12 +191,14 @@ class ClipModel:
         Raises:
             ModelError: not finite.
         """
-        return self._encoded(texts, lambda part: self._loaded.encode_text(self.tokenizer(list(part)).to(self.device)))
+        return self._encoded(texts, lambda part: self._loaded.model.encode_text(self.tokenizer(list(part)).to(self.device)))
 
     def _encoded(self, items: Sequence[Any], encode: Any) -> Tensor:
         import torch
 
-        with torch.no_grad():
+        from synthaug_plugins.diffusion import full_float32
+
+        with torch.no_grad(), full_float32():
             parts = [encode(items[i : i + self.batch_size]).float() for i in range(0, len(items), self.batch_size)]
             features = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
         if not bool(features.isfinite().all()):
@@ -249,18 +226,3 @@ class ClipModel:
         own = getattr(self.tokenizer, 'tokenizer', None)
         tokens = len(own(text, verbose=False)['input_ids']) if own is not None else len(self.tokenizer.encode(text)) + 2
         return max(0, tokens - self.tokenizer.context_length)
-
-
-@contextmanager
-def _root_logger_untouched() -> Iterator[None]:
-    """open_clip logs through the root logger, which thereby gets a handler that would print other libraries' messages twice."""
-    root = logging.getLogger()
-    before = root.handlers[:]
-    try:
-        yield
-    finally:
-        root.handlers[:] = before
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip('.')

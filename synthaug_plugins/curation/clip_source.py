@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synthaug_plugins.errors import ModelError, nearest
+from synthaug_plugins.errors import ModelError, first_line, nearest
 from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder, read_json
 
 CONFIG = 'open_clip_config.json'
@@ -170,5 +170,5 @@ def _fetch(repository: str, names: tuple[str, ...], revision: str | None) -> Pat
             break
     offline = constants.HF_HUB_OFFLINE or isinstance(failure, LocalEntryNotFoundError)
     cure = 'Fetch it once with network (HF_HUB_OFFLINE unset), or give a folder or file.' if offline else 'Check its name and revision.'
-    reason = 'it is not in the cache, and the hub cannot be reached' if offline else f'{failure}'.strip().splitlines()[0].rstrip('.')
+    reason = 'it is not in the cache, and the hub cannot be reached' if offline else first_line(failure)
     raise ModelError(f'{names[0]} of {repository!r} cannot be had: {reason}.', cure)

@@ -10,6 +10,7 @@ import numpy as np
 from synthaug_plugins.curation.base import Inspector, Verdicts
 from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.curation.zero_shot import ZeroShot
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.registry import INSPECTORS
 from synthaug_plugins.store.plan import Request
@@ -58,34 +59,24 @@ class SoftLabels(Inspector):
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise RecipeError(f'SoftLabels top_k = {top_k!r} is no number of classes.', 'Use a whole number of at least 1, or None for all.')
         self.top_k = top_k
-        self.clip = ClipModel(model, pretrained, revision, quick_gelu)
-        self.prompts = ClassPrompts(templates, dataset, names, hints)
+        self.zero_shot = ZeroShot(ClipModel(model, pretrained, revision, quick_gelu), ClassPrompts(templates, dataset, names, hints))
 
     def check(self, classes: Sequence[str], real_images: RealImages | None) -> None:
         if not 2 <= len(classes) <= _MOST_CLASSES:
             raise RecipeError(f'SoftLabels: {len(classes)} classes are outside [2, {_MOST_CLASSES}].', 'Leave the inspector out.')
-        self.clip.check()
-        self.prompts.check(classes, self.clip)
+        self.zero_shot.check(classes)
 
     def setup(self, device: torch.device, classes: Sequence[str], real_images: RealImages | None) -> None:
-        self.device, self.classes = device, tuple(classes)
-        self._texts: torch.Tensor | None = None
+        self.zero_shot.setup(device, classes)
 
     def identity(self) -> Mapping[str, Any]:
-        return {'type': 'SoftLabels', 'model': dict(self.clip.identity()), 'top_k': self.top_k, **self.prompts.identity()}
-
-    def logits(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The teacher's logits of (H, W, 3) uint8 images, unshifted: (B, N) float32. Loads the weights and encodes the prompts when first called."""
-        if self._texts is None:
-            self.clip.load(self.device)
-            self._texts = self.clip.class_embeddings(self.prompts.of(self.classes))
-        return (self.clip.logit_scale * self.clip.encode_images(images) @ self._texts.T).cpu().numpy()
+        return {'type': 'SoftLabels', 'top_k': self.top_k, **self.zero_shot.identity()}
 
     def inspect(self, requests: Sequence[Request], images: Sequence[np.ndarray]) -> Verdicts:
-        logits = self.logits(images)
+        logits = self.zero_shot.logits(images).numpy()
         logits -= logits.max(1, keepdims=True)
         everything_passes = [None] * len(images)
-        if self.top_k is None or self.top_k >= len(self.classes):
+        if self.top_k is None or self.top_k >= logits.shape[1]:
             return Verdicts(everything_passes, {'teacher_logits': logits.astype(np.float16)})
         best = np.argsort(-logits, axis=1, kind='stable')[:, : self.top_k]
         kept = np.take_along_axis(logits, best, 1)

@@ -79,7 +79,7 @@ class Timesteps(ABC):
             RecipeError: a number of steps that the scheduler cannot take, mu missing or not wanted, or levels that do not fall.
         """
         if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= self.count:
-            raise RecipeError(f'num_inference_steps = {num_inference_steps!r} is no number of steps.', f'The scheduler takes 1 to {self.count}.')
+            raise RecipeError(f'num_steps = {num_inference_steps!r} is no number of steps.', f'The scheduler takes 1 to {self.count}.')
         name, dynamic = type(self._scheduler).__name__, bool(self._scheduler.config.get('use_dynamic_shifting', False))
         if dynamic != (mu is not None):
             cure = 'Pass the mu that the pipeline works out for the resolution.' if dynamic else 'Leave mu out.'

@@ -18,7 +18,7 @@ from synthaug_plugins import __version__
 from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.progress import GenerationProgress
 from synthaug_plugins.engine.recipe import Run, check_sources, prepare
-from synthaug_plugins.errors import QuotaShortfall, RecipeError, Stopped, StoreError
+from synthaug_plugins.errors import QuotaShortfall, RecipeError, Stopped, StoreError, first_line
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import Fault, discard, verify
@@ -39,7 +39,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f'--device {name}: {str(error).splitlines()[0]}', 'Use auto, cpu or cuda.') from error
+        raise RecipeError(f'--device {name}: {first_line(error)}.', 'Use auto, cpu or cuda.') from error
     return device
 
 

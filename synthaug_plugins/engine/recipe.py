@@ -64,10 +64,23 @@ def read_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str
 
     try:
         config = Config.fromfile(path)
-        config.merge_from_dict(dict(options or {}))
+        config.merge_from_dict({key: _replacing(config, key, value) for key, value in (options or {}).items()})
     except Exception as error:  # a recipe is Python: it may raise anything
         raise RecipeError(f'The recipe {path!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file or the options.') from error
     return config.to_dict()
+
+
+def _replacing(config: Mapping[str, Any], key: str, value: Any) -> Any:
+    """An option's value as MMEngine merges it: a dict in the place of something else (per_class=dict(three=50)) must say that it replaces it."""
+    if not isinstance(value, Mapping):
+        return value
+    found: Any = config
+    for part in key.split('.'):
+        if isinstance(found, list):
+            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
+        else:
+            found = found.get(part) if isinstance(found, Mapping) else None
+    return value if isinstance(found, Mapping | list) else {**value, '_delete_': True}
 
 
 def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(done['inspectors'], list | tuple):
         raise RecipeError(f'inspectors = {done["inspectors"]!r} is not a list.', 'Write inspectors = [dict(type=...), ...].')
     classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes)):
+    if classes is not None and (not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes)):
         raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
     if done['data'] is not None and not isinstance(done['data'], str):
         raise RecipeError(f'data = {done["data"]!r} is not a folder name.', "Write data='my/images'.")

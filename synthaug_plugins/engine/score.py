@@ -31,6 +31,7 @@ from synthaug_plugins.registry import INSPECTORS, build_strict
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.reasons import group_reasons
+from synthaug_plugins.store.scores import scores_path
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.table import score_columns
@@ -150,11 +151,7 @@ def score(
     for what, text in (('name', name), ('prefix', prefix or 'x')):
         if not _NAME.fullmatch(text):
             raise RecipeError(f'The {what} of the scores, {text!r}, cannot begin the name of a column.', 'Use letters, digits and underscores: --name clip.')
-    path = store.folder / 'scores' / f'{name}.parquet'
-    if path.exists() and not overwrite:
-        raise StoreError(f'The store {str(folder)!r} has scores {name!r} already.', 'Give another name with --name, or replace them with --overwrite.')
-    if store.unfinished():
-        raise StoreError(f'The store {str(folder)!r} is not finished: {len(store.unfinished())} blocks are missing.', 'Finish it with synthaug generate first.')
+    _check_store(store, name, overwrite)
     inspectors = tuple(build_strict(i, INSPECTORS) for i in recipe['inspectors'])
     real_images = _real_images(recipe, inspectors, store)
     for inspector in inspectors:
@@ -164,6 +161,7 @@ def score(
     if real_images and any(i.needs_real_images for i in inspectors):
         made_by['data_sha256'] = real_images.content_hash()
     with store.lock():  # nobody may make blocks again meanwhile
+        _check_store(store, name, overwrite)  # again: hashing models takes a while, and somebody may have been here
         store.clean_partials()
         rows = _rows(store, rejected)
         for inspector in inspectors:
@@ -179,6 +177,15 @@ def score(
         columns[f'{name}_reason'] = pa.array([verdict.reason for verdict in verdicts], pa.string())
         store.add_scores(name, pa.table({'id': [row['id'] for row in rows], **columns}), json.loads(json.dumps(made_by)))
     return Scored(name, tuple(columns), _per_class(store.classes, rows, verdicts, prefix))
+
+
+def _check_store(store: Store, name: str, overwrite: bool) -> None:
+    """Refuse (StoreError) a store that has scores of that name, or is not finished."""
+    folder = str(store.folder)
+    if scores_path(store.folder, name).exists() and not overwrite:
+        raise StoreError(f'The store {folder!r} has scores {name!r} already.', 'Give another name with --name, or replace them with --overwrite.')
+    if missing := store.unfinished():
+        raise StoreError(f'The store {folder!r} is not finished: {len(missing)} blocks are missing.', 'Finish it with synthaug generate first.')
 
 
 def _real_images(recipe: Mapping[str, Any], inspectors: Sequence[Inspector], store: Store) -> RealImages | None:

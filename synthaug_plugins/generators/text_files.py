@@ -6,14 +6,11 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthaug_plugins.errors import ModelError
-from synthaug_plugins.weights import CARD, CONFIG, EMBEDDED, PIPELINE_INDEX, embedded_folder, read_json
+from synthaug_plugins.errors import ModelError, first_line
+from synthaug_plugins.weights import CARD, CONFIG, EMBEDDED, PIPELINE_INDEX, embedded_folder, file_hash, quiet_loading, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -77,25 +74,29 @@ class ModelFiles:
         from huggingface_hub import HfApi, constants
 
         listed: set[str] | None = None
+        failure: Exception | None = None
         if not constants.HF_HUB_OFFLINE:
             try:
                 info = HfApi().model_info(self.name, revision=revision)
                 self.commit, listed = str(info.sha), {str(s.rfilename) for s in info.siblings or ()}
             except Exception as error:  # no connection has many types; what is cached may still do
                 _refuse_known(error, self.name, revision)
-        folder = self._snapshot(self.commit or revision, [*_SMALL])
+                failure = error
+        folder = self._snapshot(self.commit or revision, [*_SMALL], failure)
         self.commit = self.commit or folder.name
         self.files = listed if listed is not None else _listed(folder)
         return folder
 
-    def _snapshot(self, revision: str | None, patterns: list[str], offline: bool = False) -> Path:
+    def _snapshot(self, revision: str | None, patterns: list[str], failure: Exception | None = None) -> Path:
+        """The snapshot with these files. After a `failure` to reach the hub from its cache alone: the hub's client would try for 20 seconds more."""
         from huggingface_hub import constants, snapshot_download
 
         try:
-            return Path(snapshot_download(self.name, revision=revision, allow_patterns=patterns, local_files_only=offline or constants.HF_HUB_OFFLINE))
+            offline = constants.HF_HUB_OFFLINE or failure is not None
+            return Path(snapshot_download(self.name, revision=revision, allow_patterns=patterns, local_files_only=offline))
         except Exception as error:  # types differ between versions of the hub's client and of what it uses for http
             _refuse_known(error, self.name, revision)
-            what = f'model = {self.name!r} is no folder here, and it cannot be fetched from the hub: {str(error).splitlines()[0][:200]}'
+            what = f'model = {self.name!r} is no folder here, and it cannot be fetched from the hub: {first_line(failure or error)}.'
             cure = 'Fetch it first where there is a connection (hf download), or give a folder.'
             if constants.HF_HUB_OFFLINE:
                 what = f'model = {self.name!r} is no folder here, is not in the cache of the hub, and HF_HUB_OFFLINE=1 forbids to fetch it.'
@@ -181,18 +182,25 @@ class ModelFiles:
             with quiet_loading():
                 model, info = cls.from_pretrained(str(self.folder / component), **options)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f'model = {self.name!r}: {component or "it"} cannot be loaded: {str(error)[:300]}', self.cure) from error
+            raise ModelError(
+                f'model = {self.name!r}: {component or "it"} cannot be loaded: {" ".join(str(error).split())[:300].rstrip(".")}.', self.cure
+            ) from error
         if info['missing_keys']:
             what = f'model = {self.name!r}: the weights of {component or "it"} lack {sorted(info["missing_keys"])[0]!r}.'
             raise ModelError(what, self.cure)
         return model.eval().requires_grad_(False)
 
     def sha256(self, paths: list[str]) -> str:
-        """SHA-256 over the names and contents of files of a folder."""
+        """SHA-256 over the names and contents of files of a folder.
+
+        Raises:
+            ModelError: one is missing.
+        """
         total = hashlib.sha256()
         for path in sorted(paths):
-            stat = (self.folder / path).stat()
-            total.update(f'{path}\0{_sha256(self.folder / path, stat.st_size, stat.st_mtime_ns)}\n'.encode())
+            if not (self.folder / path).is_file():
+                raise ModelError(f'model = {self.name!r}: {path} is missing.', self.cure)
+            total.update(f'{path}\0{file_hash(self.folder / path)}\n'.encode())
         return total.hexdigest()
 
     def licence(self) -> str | None:
@@ -205,22 +213,11 @@ class ModelFiles:
         return found[1] if found else None
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bars of transformers, which come for each component."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def component_class(files: ModelFiles, component: str, library: str, name: str) -> Any:
     """The class of a component that model_index.json names, of diffusers or transformers.
+
+    A model, tokenizer or scheduler class and nothing else that these libraries hold: an AutoModel would pick the class by a config
+    that comes with the model, and ask at the terminal whether to run the model's own code.
 
     Raises:
         ModelError: of another library, or neither has such a class.
@@ -231,7 +228,21 @@ def component_class(files: ModelFiles, component: str, library: str, name: str) 
     found = getattr(importlib.import_module(library), name, None)
     if found is None:
         raise ModelError(f'model = {files.name!r}: {library} has no class {name!r}, which {component} asks for.', f'Install a newer {library}.')
+    # What needs a package that is missing stands for itself, with `_backends`, and says so when it is loaded.
+    if not (isinstance(found, type) and (issubclass(found, _component_bases(library)) or hasattr(found, '_backends'))):
+        raise ModelError(f'model = {files.name!r}: {component} is said to be a {library}.{name}, which is no model.', files.cure)
     return found
+
+
+def _component_bases(library: str) -> tuple[type, ...]:
+    """What all components of a pipeline that are loaded here derive from."""
+    if library == 'diffusers':
+        from diffusers import ModelMixin, SchedulerMixin
+
+        return ModelMixin, SchedulerMixin
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    return PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_safetensors(files: ModelFiles, paths: list[str]) -> dict[str, tuple[int, ...]]:
@@ -261,13 +272,6 @@ def check_safetensors(files: ModelFiles, paths: list[str]) -> dict[str, tuple[in
 def _listed(folder: Path) -> set[str]:
     """The files in a folder and in its folders."""
     return {p.relative_to(folder).as_posix() for pattern in ('*', '*/*') for p in folder.glob(pattern) if p.is_file()}
-
-
-@cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file; size and time of change are what the answer is remembered by."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _refuse_known(error: Exception, name: str, revision: str | None) -> None:

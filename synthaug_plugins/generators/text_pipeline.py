@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import ModelError, RecipeError, first_line
 from synthaug_plugins.generators.text_families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.generators.text_files import ModelFiles, check_safetensors, component_class
 from synthaug_plugins.prompts.tokens import fit_tokens
@@ -69,8 +69,8 @@ class TextPipeline:
         cls = str(self._index.get('_class_name', ''))
         if cls in PIPELINES:
             return PIPELINES[cls]
-        reason = f': {REASONS[cls]}' if cls in REASONS else ' has no adapter here'
-        raise ModelError(f'model = {self.name!r} is a {cls or "pipeline without _class_name"}{reason}.', f'Supported are {", ".join(PIPELINES)}.')
+        what = f' is a {cls}: {REASONS[cls]}' if cls in REASONS else f': {cls} has no adapter here' if cls else f' has no _class_name in {PIPELINE_INDEX}'
+        raise ModelError(f'model = {self.name!r}{what}.', f'Supported are {", ".join(PIPELINES)}.')
 
     def _part(self, component: str) -> tuple[str, str] | None:
         """(library, class) of a component, or None where the pipeline comes without."""
@@ -104,6 +104,8 @@ class TextPipeline:
     def _sizes(self, image_size: int | Sequence[int] | None) -> tuple[tuple[int, int, int], tuple[int, int]]:
         """(C, h, w) of latents and (H, W) of images."""
         network = self._network_config
+        if 'in_channels' not in network:
+            raise ModelError(f'model = {self.name!r}: {self._family.network}/{CONFIG} names no in_channels.', self.files.cure)
         channels, factor = self._family.latent_channels(network), _factor(self._vae_config)
         tiny = self.tiny_vae.config('') if self.tiny_vae else self._vae_config
         if self.tiny_vae and tiny.get('_class_name') != 'AutoencoderTiny':
@@ -186,7 +188,7 @@ class TextPipeline:
             try:
                 found[name] = self._parts[name].from_pretrained(str(self.files.folder / name), local_files_only=True)
             except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-                raise ModelError(f'model = {self.name!r}: {name} cannot be read: {str(error)[:200]}', self.files.cure) from error
+                raise ModelError(f'model = {self.name!r}: {name} cannot be read: {first_line(error)}.', self.files.cure) from error
         return found
 
     @property
@@ -207,6 +209,9 @@ class TextPipeline:
         limit = None if self._max_length is None else self._max_length - self._family.reserved
         for encoder in [e for e in self._family.limit_by if e in self._encoders] or self._encoders:
             tokenizer = self._tokenizers[self._tokenizer_of[encoder]]
+            if limit is None and tokenizer.model_max_length > 10**6:  # what transformers says for no limit
+                what = f'{self._tokenizer_of[encoder]}/tokenizer_config.json is missing or names no model_max_length'
+                raise ModelError(f'model = {self.name!r}: {what}.', self.files.cure)
             text, more = fit_tokens(text, tokenizer, limit if limit and limit < tokenizer.model_max_length else None)
             cut = more + cut
         return text, cut
@@ -233,6 +238,8 @@ class TextPipeline:
             ModelError: a file or shard is missing, is a pickle, is cut short, or the first tensor that does not fit.
         """
         weights = self._weights()
+        for encoder in self._encoders:
+            self.files.config(encoder)
         if safety and self.has_safety_checker:
             weights['safety_checker'] = self.files.weight_files('safety_checker', 'transformers')
         tiny = self.tiny_vae.weight_files('') if self.tiny_vae else []
@@ -265,6 +272,9 @@ class TextPipeline:
         found = _file_identity(self.files, [*small, *(path for paths in weights.values() for path in paths)])
         if self.tiny_vae:
             found['tiny_vae'] = _file_identity(self.tiny_vae, [CONFIG, *self.tiny_vae.weight_files('')])
+        if self.files.variant and self.files.commit:
+            # A cache may hold the files without the variant only, and then those are taken.
+            found['weights'] = [path for paths in weights.values() for path in paths]
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
 

@@ -65,13 +65,20 @@ class Enhanced(PromptSource):
     ) -> None:
         super().__init__(dataset, names, hints)
         draws = 5 * sentences if draws is None else draws
-        for key, value, low in (('sentences', sentences, 1), ('draws', draws, sentences), ('top_k', top_k, 0), ('max_new_tokens', max_new_tokens, 1)):
+        for key, value, low in (
+            ('sentences', sentences, 1),
+            ('draws', draws, sentences),
+            ('top_k', top_k, 0),
+            ('max_new_tokens', max_new_tokens, 1),
+            ('seed', seed, 0),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise RecipeError(f'{key} = {value!r} is not a whole number of at least {low}.', f'Set {key} to {low} or more.')
         if not temperature > 0:
             raise RecipeError(f'temperature = {temperature!r} is not positive.', 'Use 1.0 for sampling as the model was trained.')
         if not 0 < top_p <= 1:
             raise RecipeError(f'top_p = {top_p!r} is not in (0, 1].', 'Use 1.0 to sample from all tokens.')
+        _device(device)
         own = dataset_prompts(dataset).sentence if dataset is not None else 'a photo of {}'
         (self.template,) = resolve_templates([own if template is None else template])
         if instruction is not None:
@@ -95,6 +102,8 @@ class Enhanced(PromptSource):
             with making(self.file) as partial:
                 if partial is not None:
                     self._write(partial, classes, made_with, progress)
+        elif progress:
+            progress(f'Sentences are read from {str(self.file)!r}.')
         self._sentences = read_sentences(self.file, classes)
 
     def _write(self, partial: Partial, classes: Sequence[str], made_with: dict[str, Any], progress: Callable[[str], None] | None) -> None:
@@ -150,6 +159,10 @@ class Enhanced(PromptSource):
 
 
 def _device(device: str) -> str:
+    """What 'auto' stands for; RecipeError for a name that torch does not know."""
     import torch
 
-    return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
+    try:
+        return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else str(torch.device(device))
+    except RuntimeError as error:
+        raise RecipeError(f'device = {device!r} of the language model is unknown.', 'Use auto, cpu or cuda.') from error

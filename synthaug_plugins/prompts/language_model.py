@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from synthaug_plugins.errors import ModelError
+from synthaug_plugins.errors import ModelError, first_line
 from synthaug_plugins.prompts.templates import fill
-from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder
+from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder, file_hash, quiet_loading
 
 COMMON_GEN = 'mrm8488/t5-base-finetuned-common_gen'
 """T5-base fine-tuned on CommonGen (words in, a sentence with them out), which He et al. (ICLR 2023) use."""
@@ -44,8 +44,7 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     digest = hashlib.sha256()
     for path in sorted([*weights, *folder.glob('*.json'), *folder.glob('*.model'), *folder.glob('*.txt'), *folder.glob('*.jinja')]):
         if path.name != CARD:
-            with open(path, 'rb') as file:
-                digest.update(f'{path.name} {hashlib.file_digest(file, "sha256").hexdigest()}\n'.encode())
+            digest.update(f'{path.name} {file_hash(path)}\n'.encode())
     return {'sha256': digest.hexdigest()}
 
 
@@ -88,8 +87,9 @@ class SentenceWriter:
             config = transformers.AutoConfig.from_pretrained(folder, **safe)
             kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
-            self.model = kind.from_pretrained(folder, use_safetensors=True, dtype='auto', **safe).eval().to(device)
-        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+            with quiet_loading():
+                self.model = kind.from_pretrained(folder, use_safetensors=True, dtype='auto', **safe).eval().to(device)
+        except (OSError, ValueError, TypeError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
             raise _refusal(model, error) from error
         self.device, self.commit = device, None if _path(model).is_dir() else folder.name
         self.instruction = instruction or (ASK_WRITER if config.is_encoder_decoder else ASK_ASSISTANT)
@@ -130,8 +130,7 @@ def _folder(model: str, revision: str | None) -> Path:
 
 
 def _refusal(model: str, error: Exception) -> ModelError:
-    said = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    what = f'The language model {model!r} cannot be loaded: {said.rstrip(".")}.'
+    what = f'The language model {model!r} cannot be loaded: {first_line(error)}.'
     if isinstance(error, ImportError):
         return ModelError(what, 'Install what its tokenizer needs, usually: pip install sentencepiece protobuf.')
     if _path(model).is_dir():

@@ -49,7 +49,7 @@ class Partial:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not isinstance(row, dict) or not line.endswith(b'\n'):
+            if not isinstance(row, dict) or not line.endswith(b'\n') or ('kept' in row and not isinstance(row.get('class'), str)):
                 break
             if 'made_with' in row:
                 end = file.tell()

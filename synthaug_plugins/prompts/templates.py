@@ -63,8 +63,10 @@ def resolve_templates(templates: str | Sequence[str], placeholder: bool = True) 
         if looks_like_name and templates not in ENSEMBLES:
             raise RecipeError(f'templates = {templates!r} is no ensemble and holds no {{}}.', nearest(templates, ENSEMBLES))
         found: tuple[str, ...] = ENSEMBLES[templates] if looks_like_name else (templates,)
-    else:
+    elif isinstance(templates, Sequence):
         found = tuple(templates)
+    else:
+        raise RecipeError(f'templates = {templates!r} is no text and no list of texts.', "Write it like 'a photo of a {}'.")
     if not found:
         raise RecipeError('templates is empty.', "Give at least one, such as 'a photo of a {}'.")
     for template in found:

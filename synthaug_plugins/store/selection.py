@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import RecipeError, first_line, nearest
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.table import is_list
@@ -164,7 +164,7 @@ def _evaluate(store: Store, table: pa.Table, text: str, option: str) -> pa.Array
     try:
         duckdb.SQLExpression(text)  # parses; refuses statements, lists and set operations
     except (duckdb.Error, TypeError) as error:
-        raise RecipeError(f'{option} = {text!r} is not one SQL expression: {_first_line(error)}.', "Write it like clip_p > 0.5 and class = 'cat'.") from error
+        raise RecipeError(f'{option} = {text!r} is not one SQL expression: {first_line(error)}.', "Write it like clip_p > 0.5 and class = 'cat'.") from error
     names = pa.array(store.classes, pa.string()).take(table['label'].combine_chunks())
     view = table.append_column('class', names).append_column('class_name', names)
     known = list(view.column_names)
@@ -218,12 +218,8 @@ def _explained(error: duckdb.Error, text: str, option: str, known: list[str], st
     column = re.search(r'column "([^"]+)" not found', message)
     key = re.search(r'Could not find key "([^"]+)" in struct', message)
     if column is None and key is None:
-        return RecipeError(f'{option} = {text!r} cannot be evaluated: {_first_line(error)}.', 'It may use index columns, score columns, class and params.NAME.')
+        return RecipeError(f'{option} = {text!r} cannot be evaluated: {first_line(error)}.', 'It may use index columns, score columns, class and params.NAME.')
     if column and column[1] in store.classes:
         return RecipeError(f'{option} = {text!r}: {column[1]!r} is a class, not a column.', "Text stands in single quotes: class = 'cat'.")
     name = f'params.{key[1]}' if key else column[1] if column else ''
     return RecipeError(f'{option} = {text!r}: there is no {name!r} in the store {str(store.folder)!r}.', nearest(name, known))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip('.')

@@ -245,7 +245,7 @@ class Store:
             at = next(i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b)
             raise StoreError(
                 f'The class order differs: label {at} is {mine[at]!r} in the store {str(self.folder)!r} and {other[at]!r} here.',
-                "Give the training set the store's order: its classes are listed in store.json.",
+                f'Set dataset.classes = {mine[:12]!r}{" and so on, see store.json" if len(mine) > 12 else ""} in the loaders of training, validation and test.',
             )
         only_store, only_here = [c for c in mine if c not in other], [c for c in other if c not in mine]
         raise StoreError(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synthaug_plugins.errors import StoreError
+from synthaug_plugins.errors import StoreError, first_line
 
 Score = float | np.ndarray
 """What an image has in a score column: a number, or a (k,) array."""
@@ -66,7 +66,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def _unreadable(path: Path, error: Exception, cure: str = 'Run verify, then repair.') -> StoreError:
-    return StoreError(f'The file {str(path)!r} cannot be read: {str(error).splitlines()[0]}.', cure)
+    return StoreError(f'The file {str(path)!r} cannot be read: {first_line(error)}.', cure)
 
 
 def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> bytes:
