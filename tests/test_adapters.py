@@ -588,7 +588,7 @@ def test_wrong_numbers_of_channels_and_steps_are_refused() -> None:
     with pytest.raises(ModelError, match='3 channels'):
         denoiser(normal(1, 3, 8, 8), torch.tensor(1.0))
     for steps in (0, 1001, 2.5, True):
-        with pytest.raises(RecipeError, match='num_inference_steps'):
+        with pytest.raises(RecipeError, match='num_steps'):
             denoiser.sigmas_of(steps)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match='do not fall'):
         DiffusersDenoiser(unet(), diffusers.DDIMInverseScheduler()).sigmas_of(4)

@@ -298,7 +298,7 @@ def test_no_connection_is_refused_with_the_cure(tmp_path: Path, monkeypatch: pyt
     # A pinned revision, too: the hub's client would ask for its files again and again.
     with pytest.raises(ModelError, match=r'cannot be fetched from the hub: .*no network.*hf download'):
         TextModel('me/tiny', revision='0123456789abcdef0123456789abcdef01234567')
-    assert len(no_network) == 1
+    assert 1 <= len(no_network) <= 2  # the client also asks once for a list of its own
 
 
 def test_models_of_both_kinds_are_opened_by_name(folder: Callable[[str], Path]) -> None:

@@ -64,7 +64,7 @@ def read_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str
 
     try:
         config = Config.fromfile(path)
-        config.merge_from_dict({key: _replacing(config, key, value) for key, value in (options or {}).items()})
+        config.merge_from_dict({key: _replacing(config.to_dict(), key, value) for key, value in (options or {}).items()})
     except Exception as error:  # a recipe is Python: it may raise anything
         raise RecipeError(f'The recipe {path!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file or the options.') from error
     return config.to_dict()

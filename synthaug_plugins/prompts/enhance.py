@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from synthaug_plugins.prompts.sentences import Vocabulary, clean_sentence, fault
 from synthaug_plugins.prompts.templates import fill, resolve_templates
 
 _ROUND = 50  # sentences drawn at a time; part of what decides them, so no option
+_DEVICE = re.compile(r'auto|(cpu|cuda|mps)(:\d+)?')
 
 
 class Enhanced(PromptSource):
@@ -78,7 +80,8 @@ class Enhanced(PromptSource):
             raise RecipeError(f'temperature = {temperature!r} is not positive.', 'Use 1.0 for sampling as the model was trained.')
         if not 0 < top_p <= 1:
             raise RecipeError(f'top_p = {top_p!r} is not in (0, 1].', 'Use 1.0 to sample from all tokens.')
-        _device(device)
+        if not _DEVICE.fullmatch(device):
+            raise RecipeError(f'device = {device!r} of the language model is unknown.', 'Use auto, cpu, cuda or mps.')
         own = dataset_prompts(dataset).sentence if dataset is not None else 'a photo of {}'
         (self.template,) = resolve_templates([own if template is None else template])
         if instruction is not None:
@@ -159,10 +162,6 @@ class Enhanced(PromptSource):
 
 
 def _device(device: str) -> str:
-    """What 'auto' stands for; RecipeError for a name that torch does not know."""
     import torch
 
-    try:
-        return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else str(torch.device(device))
-    except RuntimeError as error:
-        raise RecipeError(f'device = {device!r} of the language model is unknown.', 'Use auto, cpu or cuda.') from error
+    return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
