@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -21,3 +23,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f'reference data absent: {SHARED} does not exist')
     return SHARED
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test does, nobody tries to reach the network."""
+    attempts: list[tuple[object, ...]] = []
+    for name in ('connect', 'connect_ex'):
+        monkeypatch.setattr(socket.socket, name, lambda *a: attempts.append(a))
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
+    yield
+    assert attempts == []

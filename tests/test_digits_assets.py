@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,15 +18,7 @@ NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight',
 LARGEST = 5_000_000  # bytes
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nobody tries to reach the network."""
-    attempts: list[tuple[object, ...]] = []
-    for name in ('connect', 'connect_ex'):
-        monkeypatch.setattr(socket.socket, name, lambda *a: attempts.append(a))
-    monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
-    yield
-    assert attempts == []
+pytestmark = pytest.mark.usefixtures('no_network')
 
 
 def tool(name: str) -> ModuleType:

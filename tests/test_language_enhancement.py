@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,15 +40,7 @@ def save_tokenizer(folder: Path) -> dict[str, int]:
     return vocabulary
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test here does, nobody tries to reach the network."""
-    attempts: list[tuple[object, ...]] = []
-    for name in ('connect', 'connect_ex'):
-        monkeypatch.setattr(socket.socket, name, lambda *a: attempts.append(a))
-    monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
-    yield
-    assert attempts == []
+pytestmark = pytest.mark.usefixtures('no_network')
 
 
 @pytest.fixture(scope='module')
