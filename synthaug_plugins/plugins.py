@@ -23,6 +23,7 @@ BUILT_IN = {
     'mix': 'synthaug_plugins.training.mix_plugin',
     'transform': 'synthaug_plugins.training.transform_plugin',
     'frozen_bn': 'synthaug_plugins.training.frozen_bn_plugin',
+    'clip': 'synthaug_plugins.training.clip_plugin',
 }
 
 

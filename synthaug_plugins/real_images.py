@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -66,16 +66,11 @@ class RealImages:
         Raises:
             DataError: the file is missing, unreadable or cut short; it is named.
         """
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         path = self._path(image_id)
         try:
-            with Image.open(path) as opened:
-                image = _eight_bit(ImageOps.exif_transpose(opened))
-                if image.has_transparency_data:
-                    rgba = image.convert('RGBA')
-                    image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
-                return np.asarray(image.convert('RGB'))
+            return decode_rgb(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
@@ -107,6 +102,22 @@ class RealImages:
         for image_id, content in zip(ids, in_threads(one, ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
+
+
+def decode_rgb(file: Path | IO[bytes]) -> np.ndarray:
+    """Pixels of an encoded image: (H, W, 3) uint8 RGB, EXIF rotation applied, transparency laid on white.
+
+    Raises:
+        OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        image = _eight_bit(ImageOps.exif_transpose(opened))
+        if image.has_transparency_data:
+            rgba = image.convert('RGBA')
+            image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
+        return np.asarray(image.convert('RGB'))
 
 
 def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:

@@ -74,7 +74,7 @@ def test_frozen_bn_holds_beside_ema(world: Path, tmp_path: Path) -> None:  # noq
 
 @pytest.mark.parametrize(
     ('options', 'text'),
-    [({'modules': 'layer9'}, "'layer9' matches none of the"), ({'modules': '('}, 'not a regular expression'), ({'module': 'x'}, "Did you mean 'modules'")],
+    [({'modules': 'layer9'}, "'layer9' is found in none of the"), ({'modules': '('}, 'not a regular expression'), ({'module': 'x'}, "Did you mean 'modules'")],
 )
 def test_frozen_bn_refuses_patterns_that_freeze_nothing(world: Path, tmp_path: Path, options: dict[str, Any], text: str) -> None:  # noqa: F811
     with pytest.raises(RecipeError, match=text):

@@ -78,6 +78,27 @@ class ClipModel:
         except Exception as error:  # transformers and the hub raise many kinds
             raise ModelError(f'The tokenizer of {self.name!r} cannot be read: {first_line(error)}.', 'Put its files into the model folder.') from error
 
+    @property
+    def embed_dim(self) -> int:
+        """Length d of its vectors. Needs no weights."""
+        return int(self._source.config['embed_dim'])
+
+    @property
+    def preprocess_cfg(self) -> dict[str, Any]:
+        """open_clip's options of its image preprocessing: size (px), mean, std, interpolation, resize_mode. Needs no weights."""
+        from dataclasses import asdict
+
+        from open_clip.transform import PreprocessCfg
+
+        own = {key: value for key, value in self._source.preprocess.items() if value is not None}
+        return {**asdict(PreprocessCfg()), **own, 'size': self._source.config['vision_cfg'].get('image_size', 224)}
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether its image tower may hold BatchNorm layers: open_clip's ResNets do, of timm's towers nothing is known without building them."""
+        tower = self._source.config['vision_cfg']
+        return bool(tower.get('timm_model_name')) or not isinstance(tower.get('layers', 12), int)
+
     def check(self) -> None:
         """Refuse what cannot load. Files that are missing here are fetched from the hub; weights are not read, but for their header.
 

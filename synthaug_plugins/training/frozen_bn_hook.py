@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.training.named import named_matches
 
 
 @HOOKS.register_module()
@@ -27,8 +27,10 @@ class FrozenBNHook(Hook):
             'layer4.*bn1'. Default: all of them.
         freeze_affine: also keep the layers' scale and shift.
 
+    A model without any BatchNorm layer is said once in the log: there is nothing to hold.
+
     Raises:
-        RecipeError: an expression that finds no BatchNorm layer or is not one; `freeze_affine` where DistributedDataParallel
+        RecipeError: an expression that finds none of the model's BatchNorm layers or is not one; `freeze_affine` where DistributedDataParallel
             would wait for the gradients; PreciseBNHook beside it.
     """
 
@@ -45,6 +47,9 @@ class FrozenBNHook(Hook):
             raise RecipeError('PreciseBNHook recomputes the statistics that FrozenBNHook keeps.', 'Remove one of the two.')
         wrapped = is_model_wrapper(runner.model)
         self._frozen = find_batch_norms(runner.model.module if wrapped else runner.model, self.modules)
+        if not self._frozen:
+            runner.logger.warning('frozen_bn: the model has no BatchNorm layer (models with LayerNorm need none frozen): there is nothing to hold.')
+            return
         if self.freeze_affine:
             if wrapped and not getattr(runner.model, 'find_unused_parameters', False):
                 raise RecipeError('freeze_affine: DistributedDataParallel waits for gradients of the frozen layers.', 'Set find_unused_parameters = True.')
@@ -59,23 +64,12 @@ class FrozenBNHook(Hook):
 
 
 def find_batch_norms(model: Any, modules: Sequence[str] | None) -> list[_BatchNorm]:
-    """The BatchNorm layers of a model whose names the expressions find (all, for None).
+    """The BatchNorm layers of a model whose names the expressions find (all, for None); none for a model that has none.
 
     Raises:
-        RecipeError: the model has none, or an expression finds none or is not valid.
+        RecipeError: an expression finds none of them, or is not valid.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    if not found:
-        raise RecipeError(f'frozen_bn: the model {type(model).__name__} has no BatchNorm layer.', 'Remove frozen_bn; models with LayerNorm do not need it.')
-    if modules is None:
+    if not found or modules is None:
         return list(found.values())
-    chosen: dict[str, _BatchNorm] = {}
-    for pattern in modules:
-        try:
-            hits = {name: m for name, m in found.items() if re.search(pattern, name)}
-        except re.error as error:
-            raise RecipeError(f'frozen_bn: {pattern!r} is not a regular expression: {error}.', 'Correct it.') from error
-        if not hits:
-            raise RecipeError(f'frozen_bn: {pattern!r} matches none of the {len(found)} BatchNorm layers.', nearest(pattern, found))
-        chosen |= hits
-    return list(chosen.values())
+    return [module for _, module in named_matches(modules, found, 'frozen_bn')]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,8 @@ class MixBatchSampler:
         mode, alpha, partner, ratio, phases, synthetic_weight: see `mix_rule`.
         drop_last: as in a stock loader; without it the last batch of an epoch is shorter and 'per_batch' rounds its share.
         epoch_steps: batches per epoch and process. Default: one pass over the real set, as without mixing. With a number,
-            epochs of that length follow each other through pass after pass of the real set.
+            epochs of that length follow each other through pass after pass of the real set. 'synthetic', for 'per_batch' and 'two_stream': as
+            many as one pass over the synthetic images takes (an epoch of He et al.).
         seed: default: the sampler's.
 
     Raises:
@@ -59,7 +61,7 @@ class MixBatchSampler:
         phases: Sequence[tuple[str, int]] | None = None,
         synthetic_weight: float = 1.0,
         drop_last: bool = False,
-        epoch_steps: int | None = None,
+        epoch_steps: int | str | None = None,
         seed: int | None = None,
     ) -> None:
         self.rule = mix_rule(mode, alpha, partner, ratio, phases, synthetic_weight)
@@ -72,11 +74,9 @@ class MixBatchSampler:
         self.dataset = sampler.dataset
         if seed is None and getattr(sampler, 'seed', None) is None:
             raise RecipeError(f'The sampler {type(sampler).__name__} has no seed.', 'Give batch_sampler a seed=0.')
-        if epoch_steps is not None and (isinstance(epoch_steps, bool) or not isinstance(epoch_steps, int) or epoch_steps < 1):
-            raise RecipeError(f'epoch_steps = {epoch_steps!r} is not a number of batches.', 'Use a whole number, 1 or more.')
-        self.epoch_steps = epoch_steps
         rank, world = get_dist_info()
         self.rank, self.world = getattr(sampler, 'rank', rank), getattr(sampler, 'world_size', world)
+        self.epoch_steps = self._epoch_steps(epoch_steps)
         self.offset: int = self.dataset.offset
         # A sampler without an epoch (InfiniteSampler) counts on from pass to pass.
         self._by_epoch = hasattr(sampler, 'epoch')
@@ -130,6 +130,16 @@ class MixBatchSampler:
         yield from self._batches(number, skip)
 
     # --- within
+
+    def _epoch_steps(self, given: int | str | None) -> int | None:
+        if given == 'synthetic':
+            each = self.rule.synthetic_of(self.batch_size) if self.rule.mode in ('per_batch', 'two_stream') else 0
+            if each == 0:
+                raise RecipeError("epoch_steps = 'synthetic' needs batches that hold synthetic images.", "Use mode='two_stream' or 'per_batch', or a number.")
+            return math.ceil(sum(map(len, self.dataset.records)) / (each * self.world))
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise RecipeError(f'epoch_steps = {given!r} is not a number of batches.', "Use a whole number of at least 1, or 'synthetic'.")
+        return given
 
     @property
     def _real_per_epoch(self) -> int:

@@ -31,7 +31,8 @@ OPTIONS = {
     "He et al. is dict(column='teacher_logits', blend=0.5, temperature=2.0)",
     'sources': "'in_real_set' (default): leave out variants of images that are not in the real training set; 'any': keep them",
     'source_root': "folder that the variants' sources (<class>/<file>) are relative to; default: the real dataset's own",
-    'epoch_steps': 'batches per epoch; default: one pass over the real set, as without mixing',
+    'epoch_steps': "batches per epoch, or 'synthetic' for as many as one pass over the synthetic images takes (per_batch, two_stream); default: one "
+    'pass over the real set, as without mixing',
     'seed': "of the mixing decisions; default: the sampler's",
 }
 _RULE = ('mode', 'alpha', 'partner', 'ratio', 'phases', 'synthetic_weight')
@@ -142,6 +143,8 @@ def _weigh_head(cfg: Config, rule: MixRule) -> None:
 
 def _exchange_preprocessor(cfg: Config) -> None:
     found = preprocessor(cfg)
+    if type_name(found) == 'FeaturePreprocessor':
+        return  # it is one of these
     if type_name(found) not in ('', 'ClsDataPreprocessor'):
         raise RecipeError(
             f'synthaug: the recipe preprocesses with {type_name(found)}, not with ClsDataPreprocessor.',

@@ -83,7 +83,7 @@ class MixedDataset(Dataset):
         self.dataset = ALL_DATASETS.build(real) if isinstance(real, Mapping) else real
         self.dataset.full_init()
         self.offset = len(self.dataset)
-        self._leaves = list(_leaves(self.dataset))
+        self._leaves = list(inner_datasets(self.dataset))
         if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1 and not _equal_pipelines(real):
             raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
         _refuse_file_backends(self._leaves)
@@ -280,15 +280,15 @@ def _input_shape(item: Any) -> tuple[int, ...] | None:
     return tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else None
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def inner_datasets(dataset: Any) -> Iterator[Any]:
     """The datasets that hold a pipeline, found as MMPretrain's SwitchRecipeHook finds them."""
     if hasattr(dataset, 'pipeline'):
         yield dataset
     elif hasattr(dataset, 'datasets'):
         for part in dataset.datasets:
-            yield from _leaves(part)
+            yield from inner_datasets(part)
     elif hasattr(dataset, 'dataset'):
-        yield from _leaves(dataset.dataset)
+        yield from inner_datasets(dataset.dataset)
     else:
         raise RecipeError(f'The real dataset {type(dataset).__name__} has no pipeline.', 'Use one that is built on mmengine.dataset.BaseDataset.')
 

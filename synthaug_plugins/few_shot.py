@@ -1,0 +1,91 @@
+"""Which real images are the shots: drawn by a seed, or listed in a file, as CoOp's protocol has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthaug_plugins.errors import DataError, RecipeError
+
+VAL_SHOTS = 4
+"""Validation images per class beside k shots are min(k, 4), as in CoOp (Zhou et al., IJCV 2022)."""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Image ids (`<class>/<file>`) by class: `train` to learn from, `val` to choose on; no id is in both."""
+
+    train: Mapping[str, tuple[str, ...]]
+    val: Mapping[str, tuple[str, ...]]
+
+
+def draw_shots(ids: Mapping[str, Sequence[str]], shots: int, seed: int, val_shots: int | None = None) -> Shots:
+    """Draw `shots` training images of every class, and validation images from what is left.
+
+    A seed gives every class one order of its images, equal on every machine: training images are its first, validation images its last. So the
+    draw of 1 shot is part of that of 2. (CoOp draws every number anew.)
+
+    Args:
+        ids: the images of each class.
+        shots: training images per class, at least 1.
+        seed: another draw for another seed.
+        val_shots: validation images per class; default min(shots, 4), none where an image cannot be spared.
+
+    Raises:
+        RecipeError: a number out of range.
+        DataError: a class has too few images; it is named, and nothing is repeated.
+    """
+    for name, value, low in (('shots', shots, 1), ('seed', seed, 0), ('val_shots', 0 if val_shots is None else val_shots, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a whole number of at least {low}.')
+    train, val = {}, {}
+    for class_name, images in ids.items():
+        order = sorted(images, key=lambda i: hashlib.sha256(f'{seed}/{i}'.encode()).digest())
+        wanted = min(shots, VAL_SHOTS, max(0, len(order) - shots)) if val_shots is None else val_shots
+        if len(order) < shots + wanted:
+            kind = f'{shots} shots' if not wanted else f'{shots} shots and {wanted} validation images'
+            raise DataError(f'The class {class_name!r} has {len(order)} images, too few for {kind}.', 'Lower shots, or add images.')
+        train[class_name], val[class_name] = tuple(order[:shots]), tuple(order[len(order) - wanted :])
+    return Shots(train, val)
+
+
+def read_split(file: str | Path, part: str, known: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The images that a split file lists.
+
+    Args:
+        file: `.json` as CoOp writes it, {"train": [[path, label, class name], ...], "val": ..., "test": ...}; or `.txt`, a path per line, for a
+            single part. Paths are `<class folder>/<file>`, relative to the data folder; what a JSON file calls the class does not matter.
+        part: 'train', 'val' or 'test'.
+        known: the ids of each class that the data folder holds.
+
+    Returns: ids by class, in the file's order; a class that is not listed is there with none.
+
+    Raises:
+        DataError: the file cannot be read, has no such part, names a file that is missing (the first few are named), or names one twice.
+    """
+    path = Path(file).expanduser()
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+        if path.suffix == '.json':
+            listed = [str(row[0]) for row in json.loads(text)[part]]
+        elif path.suffix == '.txt':
+            listed = [line.strip() for line in text.splitlines() if line.strip()]
+        else:
+            raise DataError(f'The split file {str(file)!r} is no .json or .txt.', 'A pickle could run code: write the paths as text.')
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        what = f'has no list {part!r} of rows [path, label, class name]' if isinstance(error, KeyError | TypeError | IndexError) else f'cannot be read: {error}'
+        raise DataError(f'The split file {str(file)!r} {what}.', 'Give a split file as CoOp has it, or a text file with a path per line.') from error
+    class_of = {image_id: name for name, ids in known.items() for image_id in ids}
+    missing = [p for p in listed if p not in class_of]
+    if missing:
+        named = ', '.join(map(repr, missing[:3]))
+        raise DataError(
+            f'The split file {str(file)!r} names {len(missing)} files that are not in the data folder: {named}.', 'Paths are <class folder>/<file>.'
+        )
+    if len(set(listed)) < len(listed):
+        twice = next(p for p in listed if listed.count(p) > 1)
+        raise DataError(f'The split file {str(file)!r} names {twice!r} twice.', 'Name every image once.')
+    return {name: tuple(p for p in listed if class_of[p] == name) for name in known}

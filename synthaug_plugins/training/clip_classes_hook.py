@@ -1,0 +1,55 @@
+"""Refuses to train or test a CLIP head on a data set whose classes are others, or in another order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.training.clip_head import ClipHead
+
+
+@HOOKS.register_module()
+class ClipClassesHook(Hook):
+    """Compares the class names of `ClipHead` with those of every data set that meets it: a label is a position in their order.
+
+    Raises:
+        DataError: they differ.
+        RecipeError: the model has no ClipHead.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the training set."""
+        self._check(runner, runner.train_dataloader, 'training')
+
+    def before_val(self, runner: Runner) -> None:
+        """Check the validation set."""
+        self._check(runner, runner.val_dataloader, 'validation')
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test set."""
+        self._check(runner, runner.test_dataloader, 'test')
+
+    def _check(self, runner: Runner, loader: Any, which: str) -> None:
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        head = getattr(model, 'head', None)
+        if not isinstance(head, ClipHead):
+            raise RecipeError(f'ClipClassesHook checks a ClipHead, and the head is a {type(head).__name__}.', 'Remove the hook.')
+        found = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        if found is None:
+            raise DataError(f'The {which} set does not name its classes.', 'Set metainfo=dict(classes=[...]) in its config.')
+        if tuple(found) != head.classes:
+            raise DataError(f'The classes of the {which} set {list(found)} are not those of the head {list(head.classes)}, in that order.', _cure(found, head))
+
+
+def _cure(found: Any, head: ClipHead) -> str:
+    if sorted(found) == sorted(head.classes):
+        return 'Give the head the order of the data set: a label is a position in it.'
+    missing, foreign = sorted(set(head.classes) - set(found)), sorted(set(found) - set(head.classes))
+    return f'Make the names equal: only in the head {missing}, only in the data {foreign}.'
