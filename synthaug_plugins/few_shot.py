@@ -52,6 +52,15 @@ def draw_shots(ids: Mapping[str, Sequence[str]], shots: int, seed: int, val_shot
     return Shots(train, val)
 
 
+def has_part(file: str | Path, part: str) -> bool:
+    """Whether a split file has a list of its own for `part`; False for one that cannot be read, which `read_split` refuses."""
+    path = Path(file).expanduser()
+    try:
+        return path.suffix == '.json' and part in json.loads(path.read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def read_split(file: str | Path, part: str, known: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The images that a split file lists.
 

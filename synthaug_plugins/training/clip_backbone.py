@@ -57,13 +57,13 @@ class OpenClipVisual(BaseBackbone):
         clip.load(torch.device('cpu'))
         assert clip.model is not None
         # A copy: inspectors and the text head share the one in memory, and this one trains.
-        self.visual = copy.deepcopy(clip.model.visual)
-        self.visual.requires_grad_(False)
+        tower: Any = copy.deepcopy(clip.model.visual)
+        tower.requires_grad_(False)
         if tune is not None:
-            for _, parameter in named_matches([tune] if isinstance(tune, str) else tune, dict(self.visual.named_parameters()), 'tune'):
+            for _, parameter in named_matches([tune] if isinstance(tune, str) else tune, dict(tower.named_parameters()), 'tune'):
                 parameter.requires_grad_(True)
-        if lora is not None:
-            self.visual = with_lora(self.visual, lora)
+        self.visual: Any = tower if lora is None else with_lora(tower, lora)
+        self._register_load_state_dict_pre_hook(_keep_tower, with_module=True)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         """(B, 3, h, w) to `((B, d),)`."""
@@ -71,6 +71,12 @@ class OpenClipVisual(BaseBackbone):
         if not isinstance(features, torch.Tensor) or features.ndim != 2:
             raise ModelError(f'The tower {type(self.visual).__name__} gives no single vector per image.', 'Use a CLIP with a pooled output.')
         return (features,)
+
+
+def _keep_tower(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """A checkpoint without any tower leaves this one as it is, and nothing is reported as missing."""
+    if not any(key.startswith(prefix) for key in state_dict):
+        state_dict.update({prefix + key: value for key, value in module.state_dict().items()})
 
 
 @MODELS.register_module()
@@ -82,7 +88,7 @@ class CachedFeatures(BaseBackbone):
         return (x,)
 
 
-def with_lora(tower: torch.nn.Module, given: Mapping[str, Any]) -> torch.nn.Module:
+def with_lora(tower: Any, given: Mapping[str, Any]) -> Any:
     """The tower with low-rank adapters beside its frozen layers; at the start it computes what it did without them.
 
     Raises:

@@ -144,7 +144,8 @@ def live_pipeline(clip: ClipModel, augment: bool) -> list[dict[str, Any]]:
     if not isinstance(size, int) or mode not in ('shortest', 'squash'):
         raise RecipeError(f'{clip.name!r} prepares images with resize_mode={mode!r} to {size} pixels, which no transform here does.', "Use train='cached'.")
     how = {'backend': 'pillow', 'interpolation': 'bilinear' if prepare['interpolation'] == 'bilinear' else 'bicubic'}
-    load, pack = {'type': 'mmpretrain.LoadImageFromFile', 'imdecode_backend': 'pillow'}, {'type': 'mmpretrain.PackInputs'}
+    # Without a scope: MMPretrain's inferencer knows it by this name only.
+    load, pack = {'type': 'LoadImageFromFile', 'imdecode_backend': 'pillow'}, {'type': 'mmpretrain.PackInputs'}
     if augment:
         crop = {'type': 'mmpretrain.RandomResizedCrop', 'scale': size, 'crop_ratio_range': (0.5, 1.0), **how}
         return [load, crop, {'type': 'mmpretrain.RandomFlip', 'prob': 0.5, 'direction': 'horizontal'}, pack]

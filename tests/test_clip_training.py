@@ -1,0 +1,348 @@
+"""Tuning a CLIP classifier: the published losses to the last digits, frozen statistics, resume, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_clip_classifier import MODEL, RN50_TOWER, model_of, recipe, runner_of, save_clip, vit  # noqa: F401
+from test_mix import CLASSES, make_store, world  # noqa: F401
+from torch.nn.functional import cross_entropy
+
+from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, StoreError
+from synthaug_plugins.plugins import get_plugin_manager
+from synthaug_plugins.store.scores import write_scores
+from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.run import configure
+
+from mmengine.config import Config  # isort: skip
+from mmengine.hooks import Hook  # isort: skip
+from mmengine.registry import DATASETS, HOOKS, init_default_scope  # isort: skip
+
+STEPS = 50
+
+
+@HOOKS.register_module(force=True)
+class Watch(Hook):
+    """Notes what each step saw, its loss and its learning rate."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        samples = data_batch['data_samples']
+        self.steps.append(
+            {
+                'x': data_batch['inputs'].clone(),
+                'label': torch.cat([s.gt_label for s in samples]),
+                'synthetic': torch.tensor([s.get('is_synthetic', False) for s in samples]),
+                'ids': [s.get('synthetic_id') for s in samples],
+                'loss': float(outputs['loss']),
+            }
+        )
+
+
+def mixed(world: Path, tmp_path: Path, **mix: Any) -> Config:  # noqa: F811
+    """He et al.'s few-shot mix at a small scale: 8 real and 24 synthetic images in a step."""
+    store = str(world / 'variants')
+    options = {'store': store, 'mode': 'two_stream', 'ratio': (8, 24), 'epoch_steps': 10, **mix}
+    cfg = recipe(world, tmp_path, by_epoch=STEPS // 10, mix=options)
+    cfg.param_scheduler = [{'type': 'CosineAnnealingLR', 'by_epoch': True, 'begin': 0, 'end': STEPS // 10, 'convert_to_iter_based': True}]
+    cfg.custom_hooks = [{'type': 'Watch'}]
+    return cfg
+
+
+# --- the mathematics
+
+
+@pytest.mark.parametrize('blend', [None, 0.5])
+def test_first_50_updates_of_mix_training_equal_a_plain_torch_loop(world: Path, tmp_path: Path, blend: float | None) -> None:  # noqa: F811
+    store = make_store(tmp_path / 'variants', per_class=22)
+    logits = np.random.default_rng(0).normal(0, 4, (store.index().num_rows, 4)).astype(np.float32)
+    logits -= logits.max(1, keepdims=True)
+    ids = store.index()['id'].to_pylist()
+    teacher = dict(zip(ids, logits, strict=True))
+    if blend is not None:
+        scored(store, teacher)
+    soft = {} if blend is None else {'soft_labels': {'column': 'teacher_logits', 'blend': blend, 'temperature': 2.0}}
+    runner = runner_of(mixed(world, tmp_path, store=str(tmp_path / 'variants'), **soft), tmp_path / 'run')
+    runner.train()
+    watch = next(h for h in runner.hooks if isinstance(h, Watch))
+    assert len(watch.steps) == STEPS
+
+    clip = ClipModel(MODEL)
+    clip.load(torch.device('cpu'))
+    text = clip.class_embeddings([[f'a photo of a {name}'] for name in CLASSES])
+    W, b = (clip.logit_scale * text).requires_grad_(True), torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.AdamW([W, b], lr=1e-3, weight_decay=0.1)
+    for t, step in enumerate(watch.steps):
+        optimizer.param_groups[0]['lr'] = 0.5e-3 * (1 + math.cos(math.pi * t / STEPS))
+        x, y, made = step['x'], step['label'], step['synthetic']
+        assert made.tolist() == [False] * 8 + [True] * 24
+        z = torch.nn.functional.normalize(x) @ W.T + b
+        loss = cross_entropy(z[~made], y[~made])
+        if blend is None:
+            loss = loss + cross_entropy(z[made], y[made])
+        else:
+            z_t = torch.from_numpy(np.stack([teacher[i].astype(np.float16) for i in step['ids'] if i is not None])).double()
+            p = (z_t / 2.0).softmax(1).float()
+            loss = loss + (1 - blend) * cross_entropy(z[made], y[made]) - blend * (p * z[made].log_softmax(1)).sum(1).mean()
+        assert step['loss'] == pytest.approx(float(loss.detach()), rel=1e-6, abs=1e-6), t
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([W, b], 1.0)
+        optimizer.step()
+    torch.testing.assert_close(runner.model.head.fc.weight.detach(), W.detach(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(runner.model.head.fc.bias.detach(), b.detach(), rtol=1e-6, atol=1e-6)
+    assert (W.detach() - clip.logit_scale * text).abs().max() > 0.01
+
+
+def scored(store: Store, teacher: dict[str, np.ndarray]) -> None:
+    import pyarrow as pa
+
+    rows = list(teacher)
+    hashes = dict(zip(store.index()['id'].to_pylist(), store.index()['sha256'].to_pylist(), strict=True))
+    values = pa.array([teacher[i].astype(np.float16).tolist() for i in rows], pa.list_(pa.float16(), 4))
+    write_scores(store, 'teacher', pa.table({'id': rows, 'sha256': [hashes[i] for i in rows], 'teacher_logits': values}))
+
+
+def test_an_epoch_of_mix_training_is_one_pass_over_the_synthetic_images(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = mixed(world, tmp_path, epoch_steps='synthetic')
+    runner = runner_of(cfg, tmp_path / 'run')
+    assert len(runner.build_dataloader(runner._train_dataloader)) == math.ceil(4 * 22 / 24)
+    cfg = mixed(world, tmp_path, mode='per_sample', ratio=None, epoch_steps='synthetic')
+    with pytest.raises(RecipeError, match="epoch_steps = 'synthetic' needs batches that hold synthetic images"):
+        runner_of(cfg, tmp_path / 'other').train()
+
+
+# --- frozen statistics and tuned towers
+
+
+def test_frozen_bn_moves_no_statistic_through_an_open_clip_rn50(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder = save_clip(tmp_path / 'rn50', RN50_TOWER, 1024)
+
+    def statistics(frozen: bool) -> tuple[int, float]:
+        cfg = recipe(world, tmp_path, clip={'model': str(folder), 'train': 'head', 'augment': 'none'})
+        cfg.default_hooks = {'checkpoint': None}
+        cfg.train_dataloader.batch_size = 2
+        cfg.train_dataloader.num_batch_per_epoch = 1
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+        cfg = configure(cfg, get_plugin_manager())
+        assert [h['type'] for h in cfg.custom_hooks].count('synthaug_plugins.FrozenBNHook') == 1
+        if not frozen:
+            cfg.custom_hooks = [h for h in cfg.custom_hooks if 'FrozenBN' not in h['type']]
+        cfg.work_dir = cfg.experiment_name = str(tmp_path / f'run-{frozen}')
+        from mmengine.runner import Runner
+
+        runner = Runner.from_cfg(cfg)
+        before = {k: v.clone() for k, v in runner.model.backbone.state_dict().items() if 'running' in k}
+        runner.train()
+        after = runner.model.backbone.state_dict()
+        return len(before), max(float((after[k] - v).abs().max()) for k, v in before.items())
+
+    assert statistics(frozen=True) == (110, 0.0)
+    count, moved = statistics(frozen=False)
+    assert count == 110
+    assert moved > 1e-3
+
+
+def test_model_without_batch_norm_is_said_once_and_trains(world: Path, tmp_path: Path, vit: Path) -> None:  # noqa: F811
+    cfg = recipe(world, tmp_path, by_epoch=2, clip={'model': str(vit), 'train': 'head'}, frozen_bn={})
+    runner = runner_of(cfg, tmp_path / 'run')
+    said: list[str] = []
+    runner.logger.warning = lambda text, *rest: said.append(text)  # type: ignore[method-assign]
+    runner.train()
+    assert len([text for text in said if 'has no BatchNorm layer' in text]) == 1
+    plain = configure(recipe(world, tmp_path, clip={'model': str(vit), 'train': 'head'}), get_plugin_manager())
+    assert not any('FrozenBN' in h['type'] for h in plain.custom_hooks)  # of itself it is not asked for
+
+
+def moved_parameters(cfg: Config, work_dir: Path) -> set[str]:
+    cfg.default_hooks = {'checkpoint': None}
+    runner = runner_of(cfg, work_dir)
+    runner.model.init_weights()
+    before = copy.deepcopy(dict(runner.model.state_dict()))
+    runner.train()
+    return {k for k, v in runner.model.state_dict().items() if not torch.equal(v, before[k])}
+
+
+@pytest.mark.parametrize(
+    ('clip', 'tuned'),
+    [
+        ({'train': 'head'}, ()),
+        ({'train': 'encoder', 'tune': 'attnpool.c_proj'}, ('backbone.visual.attnpool.c_proj.',)),
+        ({'train': 'encoder', 'tune': [r'^layer4\.', 'attnpool']}, ('backbone.visual.layer4.', 'backbone.visual.attnpool.')),
+        (
+            {'train': 'encoder', 'lora': {'r': 2}},
+            ('backbone.visual.layer4.0.conv1.lora', 'backbone.visual.layer4.0.conv2.lora', 'backbone.visual.layer4.0.conv3.lora'),
+        ),
+    ],
+)
+def test_what_is_named_trains_and_nothing_else(world: Path, tmp_path: Path, clip: dict[str, Any], tuned: tuple[str, ...]) -> None:  # noqa: F811
+    moved = moved_parameters(recipe(world, tmp_path, clip=clip), tmp_path / 'run')
+    assert {'head.fc.weight', 'head.fc.bias'} <= moved
+    rest = moved - {'head.fc.weight', 'head.fc.bias'}
+    assert all(name.startswith(tuned) for name in rest) if tuned else not rest
+    assert all(any(name.startswith(part) for name in rest) for part in tuned)
+
+
+def test_lora_starts_as_the_tower_without_it(world: Path, tmp_path: Path, vit: Path) -> None:  # noqa: F811
+    plain, adapted = (model_of(recipe(world, tmp_path, clip={'model': str(vit), **clip})) for clip in ({'train': 'head'}, {'train': 'encoder', 'lora': {}}))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert sum('lora_' in name for name, p in adapted.named_parameters() if p.requires_grad) == 8  # two blocks, in- and out-projection, A and B
+
+
+# --- resume, averages
+
+
+def test_a_run_resumes_mid_way_to_the_same_weights(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    whole = runner_of(mixed(world, tmp_path), tmp_path / 'whole')
+    whole.train()
+    cfg = mixed(world, tmp_path)
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / 'epoch_2.pth')
+    rest = runner_of(cfg, tmp_path / 'rest')
+    rest.train()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+
+
+def test_averaged_weights_are_evaluated_and_kept(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = recipe(world, tmp_path, by_epoch=2)
+    cfg.custom_hooks = [{'type': 'EMAHook', 'momentum': 0.5}]
+    runner = runner_of(cfg, tmp_path / 'run')
+    runner.train()
+    saved = torch.load(tmp_path / 'run' / 'epoch_2.pth')
+    average, last = saved['state_dict'], saved['ema_state_dict']
+    assert not torch.equal(average['head.fc.weight'], last['module.head.fc.weight'])
+    assert torch.equal(average['head.clip_sha256'], last['module.head.clip_sha256'])
+
+
+# --- stores as training sets, shots
+
+
+def test_a_store_is_a_training_set_with_its_labels_and_soft_labels(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    store = make_store(tmp_path / 'free', per_class=3, sources=None)
+    teacher = {i: np.array([0.0, -1, -2, -3]) for i in store.index()['id'].to_pylist()}
+    scored(store, teacher)
+    init_default_scope('mmpretrain')
+    options = {'type': 'synthaug_plugins.StoreDataset', 'store': str(store.folder)}
+    soft = {'column': 'teacher_logits', 'blend': 0.5, 'temperature': 2.0}
+    dataset = DATASETS.build({**options, 'pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'PackInputs'}], 'soft_labels': soft})
+    assert tuple(dataset.metainfo['classes']) == CLASSES
+    assert [int(dataset[i]['data_samples'].gt_label) for i in range(12)] == [k for k in range(4) for _ in range(3)]
+    assert dataset[0]['inputs'].shape == (3, 16, 16)
+    p = np.exp(np.array([0.0, -1, -2, -3]) / 2)
+    np.testing.assert_allclose(dataset[4]['data_samples'].gt_score, 0.5 * np.eye(4)[1] + 0.5 * p / p.sum(), rtol=1e-6)
+    with pytest.raises(StoreError, match='order'):
+        DATASETS.build({**options, 'classes': CLASSES[::-1]})
+
+
+def test_shots_of_a_folder_are_those_of_the_draw(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    from synthaug_plugins.few_shot import draw_shots
+
+    init_default_scope('mmpretrain')
+    options = {'type': 'synthaug_plugins.FewShotDataset', 'data_root': str(world / 'train'), 'pipeline': []}
+
+    def ids(**more: Any) -> list[str]:
+        dataset = DATASETS.build({**options, **more})
+        return ['/'.join(dataset.get_data_info(i)['img_path'].split('/')[-2:]) for i in range(len(dataset))]
+
+    drawn = draw_shots({name: [f'{name}/{i}.png' for i in range(11)] for name in CLASSES}, 2, 3)
+    assert ids(shots=2, seed=3) == [i for name in CLASSES for i in drawn.train[name]]
+    assert ids(shots=2, seed=3, part='val') == [i for name in CLASSES for i in drawn.val[name]]
+    listed = {'train': [[f'{name}/{i}.png', 0, name] for name in CLASSES for i in range(5)], 'val': [[f'{name}/9.png', 0, name] for name in CLASSES]}
+    (tmp_path / 'split.json').write_text(json.dumps(listed))
+    split = {'split_file': str(tmp_path / 'split.json')}
+    assert ids(**split) == [row[0] for row in listed['train']]
+    assert set(ids(shots=5, **split)) == {row[0] for row in listed['train']}
+    assert ids(shots=1, part='val', **split) == [row[0] for row in listed['val']]
+    with pytest.raises(DataError, match="'four' has 5 images, too few for 6 shots"):
+        ids(shots=6, **split)
+
+
+# --- what is refused
+
+
+def refused(cfg: Config, tmp_path: Path) -> None:
+    runner_of(cfg, tmp_path / 'refused').train()
+
+
+@pytest.mark.parametrize(
+    ('clip', 'said'),
+    [
+        ({'model': None}, 'clip needs model'),
+        ({'train': 'heads'}, "train = 'heads' is unknown. Did you mean 'head'"),
+        ({'train': 'head', 'augment': 'all'}, "augment = 'all' is unknown"),
+        ({'tune': 'layer4'}, "tune means nothing with train = 'cached'"),
+        ({'train': 'encoder', 'tune': 'layer9'}, "tune: 'layer9' is found in none of the"),
+        ({'train': 'encoder', 'tune': '('}, 'is not a regular expression'),
+        ({'train': 'encoder', 'tune': 'layer4', 'lora': {}}, 'tune and lora are two ways'),
+        ({'train': 'encoder', 'lora': {'rank': 4}}, "lora has no option 'rank'"),
+        ({'train': 'encoder', 'lora': {'r': 0}}, 'is out of range'),
+        ({'train': 'encoder', 'lora': {'targets': 'attnpool.*_proj'}}, 'an adapter there would do nothing'),
+        ({'train': 'encoder', 'lora': {'targets': 'nothing'}}, 'cannot be adapted'),
+        ({'init': 'texts'}, "init = 'texts' is unknown"),
+        ({'native_px': 0}, 'native_px = 0 is no number of pixels'),
+        ({'templates': 'no place'}, 'no place'),
+    ],
+)
+def test_wrong_options_are_refused_with_their_key_and_a_cure(world: Path, tmp_path: Path, clip: dict[str, Any], said: str) -> None:  # noqa: F811
+    with pytest.raises(RecipeError, match=said):
+        refused(recipe(world, tmp_path, clip=clip), tmp_path)
+
+
+def test_lora_without_peft_says_what_to_install(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    import sys
+
+    monkeypatch.setitem(sys.modules, 'peft', None)
+    with pytest.raises(MissingExtra, match=r'synthaug-plugins\[lora\]'):
+        refused(recipe(world, tmp_path, clip={'train': 'encoder', 'lora': {}}), tmp_path)
+
+
+def test_classes_of_head_data_and_store_that_differ_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(DataError, match='the training set .* are not those of the head .* Give the head the order of the data set'):
+        refused(recipe(world, tmp_path, clip={'classes': list(CLASSES[::-1])}), tmp_path)
+    with pytest.raises(DataError, match=r"only in the head \['five'\], only in the data \['four'\]"):
+        refused(recipe(world, tmp_path, clip={'classes': ['five', *CLASSES[1:]]}), tmp_path)
+    other = make_store(tmp_path / 'other', per_class=2, sources=None, classes=CLASSES[::-1])
+    with pytest.raises(StoreError, match='order'):
+        refused(recipe(world, tmp_path, mix={'store': str(other.folder)}), tmp_path)
+
+
+def test_a_checkpoint_of_another_clip_or_other_classes_is_refused(world: Path, tmp_path: Path, vit: Path) -> None:  # noqa: F811
+    model, other = model_of(recipe(world, tmp_path)), model_of(recipe(world, tmp_path, clip={'model': str(vit)}))
+    with pytest.raises(ModelError, match='holds a head for another CLIP'):
+        model.load_state_dict(other.state_dict())
+    state = model.state_dict()
+    state['head.fc.weight'] = torch.zeros(7, 64)
+    with pytest.raises(ModelError, match='holds a head of 7 classes and 64 features, the recipe one of 4 and 64'):
+        model.load_state_dict(state)
+
+
+def test_transforms_that_would_do_nothing_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    swap = {'store': str(world / 'variants'), 'root': str(world / 'train')}
+    with pytest.raises(RecipeError, match='The transform SwapWithSynthetic would do nothing'):
+        refused(recipe(world, tmp_path, transform=swap), tmp_path)
+
+
+def test_soft_labels_of_another_length_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    import pyarrow as pa
+
+    store = make_store(tmp_path / 'variants', per_class=4)
+    rows = store.index()
+    values = pa.array([[0.0, -1.0, -2.0]] * rows.num_rows, pa.list_(pa.float16(), 3))
+    write_scores(store, 'teacher', pa.table({'id': rows['id'], 'sha256': rows['sha256'], 'teacher_logits': values}))
+    soft = {'column': 'teacher_logits', 'blend': 0.5, 'temperature': 2.0}
+    with pytest.raises(RecipeError, match="lists in 'teacher_logits' do not all have 4 entries"):
+        refused(mixed(world, tmp_path, store=str(store.folder), soft_labels=soft), tmp_path)

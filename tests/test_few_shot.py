@@ -1,0 +1,75 @@
+"""The shots are a seed's or a file's, never repeated and never among the images that choose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.few_shot import draw_shots, read_split
+
+IDS = {'cat': [f'cat/{i}.png' for i in range(20)], 'dog': [f'dog/{i}.png' for i in range(24)]}
+
+
+def test_fewer_shots_are_part_of_more_and_another_seed_draws_others() -> None:
+    drawn = {k: draw_shots(IDS, k, 1).train for k in (1, 2, 4, 8, 16)}
+    for small, large in ((1, 2), (2, 4), (4, 8), (8, 16)):
+        assert all(drawn[large][name][:small] == drawn[small][name] for name in IDS)
+    assert draw_shots(IDS, 4, 2).train != drawn[4]
+    assert all(len(set(ids)) == 16 for ids in drawn[16].values())
+
+
+def test_a_draw_is_the_same_on_every_machine() -> None:
+    assert draw_shots(IDS, 2, 1).train == {'cat': ('cat/15.png', 'cat/7.png'), 'dog': ('dog/5.png', 'dog/6.png')}
+
+
+@pytest.mark.parametrize('shots', [1, 2, 4, 8, 16])
+def test_validation_images_are_none_of_the_shots_and_as_many_as_coop_has(shots: int) -> None:
+    drawn = draw_shots(IDS, shots, 3)
+    for name in IDS:
+        assert not set(drawn.train[name]) & set(drawn.val[name])
+        assert len(drawn.val[name]) == min(shots, 4)
+
+
+def test_a_class_with_too_few_images_is_named_and_none_is_repeated() -> None:
+    with pytest.raises(DataError, match="'cat' has 20 images, too few for 21 shots"):
+        draw_shots(IDS, 21, 1)
+    with pytest.raises(DataError, match="'cat' has 20 images, too few for 16 shots and 5 validation images"):
+        draw_shots(IDS, 16, 1, val_shots=5)
+    assert [len(draw_shots(IDS, 18, 1).val[name]) for name in IDS] == [2, 4]  # spared where they can be
+
+
+@pytest.mark.parametrize(('name', 'value'), [('shots', 0), ('shots', True), ('shots', 2.0), ('seed', -1), ('val_shots', -1)])
+def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(RecipeError, match=f'{name} = {value!r} is out of range'):
+        draw_shots(IDS, **{'shots': 1, 'seed': 1, name: value})
+
+
+def test_split_files_of_both_kinds_are_read_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / 's.json').write_text(json.dumps({'train': [['dog/3.png', 1, 'a dog'], ['cat/2.png', 0, 'a cat']], 'val': [['dog/4.png', 1, 'a dog']]}))
+    (tmp_path / 's.txt').write_text('dog/3.png\n\ncat/2.png\n')
+    expected = {'cat': ('cat/2.png',), 'dog': ('dog/3.png',)}
+    assert read_split(tmp_path / 's.json', 'train', IDS) == read_split(tmp_path / 's.txt', 'train', IDS) == expected
+    assert read_split(tmp_path / 's.json', 'val', IDS) == {'cat': (), 'dog': ('dog/4.png',)}
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'said'),
+    [
+        ('s.txt', 'dog/3.png\ndog/99.png\nbird/1.png\n', "names 2 files that are not in the data folder: 'dog/99.png', 'bird/1.png'"),
+        ('s.txt', 'dog/3.png\ndog/3.png\n', "names 'dog/3.png' twice"),
+        ('s.json', '{"test": []}', "has no list 'train'"),
+        ('s.json', '{"train": [1]}', "has no list 'train' of rows"),
+        ('s.json', 'train', 'cannot be read'),
+        ('s.pkl', 'x', r'is no \.json or \.txt'),
+        ('missing.txt', None, 'cannot be read'),
+    ],
+)
+def test_a_split_file_that_does_not_fit_is_refused(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_split(tmp_path / name, 'train', IDS)
