@@ -39,6 +39,28 @@ def class_gains(recalls: Sequence[Sequence[float]], baseline: Sequence[Sequence[
     return [paired(mine, base) for mine, base in zip(zip(*recalls, strict=True), zip(*baseline, strict=True), strict=True)]
 
 
+VISIBLE = 0.05
+"""A difference of fewer points is printed as ±0.0, and counts as neither gain nor harm."""
+
+
+def gain_and_harm(gains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a mean over classes hides: how much some gained and others lost.
+
+    Args:
+        gains: per class, as `class_gains` returns them.
+
+    Returns: gain (0 or more) and harm (0 or less) in points of the mean recall over all classes, so that gain + harm is the difference of the
+        mean recalls; helped and harmed, the numbers of classes.
+    """
+    means = [g['mean'] for g in gains]
+    return {
+        'gain': sum(m for m in means if m > 0) / len(means),
+        'harm': sum(m for m in means if m < 0) / len(means),
+        'helped': sum(m > VISIBLE for m in means),
+        'harmed': sum(m < -VISIBLE for m in means),
+    }
+
+
 def signed(value: float) -> str:
     """A difference with its sign: `+1.3`, `−0.4`; a value that rounds to zero is `±0.0`.
 
@@ -81,7 +103,7 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
         seeds = f'{agree} the baseline over {d["n"]} seeds ({each})' if d['n'] > 1 else 'one seed only'
         line = f'{arm["name"]}: {plus_minus(arm["test"])} %, {signed(d["mean"])} points against {base["name"]}, {seeds}.'
         gains = [(g['mean'], name) for g, name in zip(arm['class_gains'], results['classes'], strict=True)]
-        helped, harmed = [g for g in gains if g[0] > 0.05], [g for g in gains if g[0] < -0.05]
+        helped, harmed = [g for g in gains if g[0] > VISIBLE], [g for g in gains if g[0] < -VISIBLE]
         if helped:
             line += f' Helped {len(helped)} of {len(gains)} classes, most {max(helped)[1]} ({signed(max(helped)[0])}).'
         if harmed:
