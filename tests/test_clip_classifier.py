@@ -13,7 +13,6 @@ from PIL import Image
 from test_mix import CLASSES, make_store, world  # noqa: F401
 
 from synthaug_plugins.curation.clip_model import ClipModel
-from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.training.run import configure
 

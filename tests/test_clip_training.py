@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
-from synthaug_plugins.store.scores import write_scores
+from synthaug_plugins.store.scores import scores_path, write_scores
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure
 
@@ -46,7 +46,7 @@ class Watch(Hook):
                 'label': torch.cat([s.gt_label for s in samples]),
                 'synthetic': torch.tensor([s.get('is_synthetic', False) for s in samples]),
                 'ids': [s.get('synthetic_id') for s in samples],
-                'loss': float(outputs['loss']),
+                'loss': float(outputs['loss'].detach()),
             }
         )
 
@@ -107,12 +107,14 @@ def test_first_50_updates_of_mix_training_equal_a_plain_torch_loop(world: Path, 
 
 
 def scored(store: Store, teacher: dict[str, np.ndarray]) -> None:
+    """Logits as SoftLabels writes them."""
     import pyarrow as pa
 
-    rows = list(teacher)
-    hashes = dict(zip(store.index()['id'].to_pylist(), store.index()['sha256'].to_pylist(), strict=True))
-    values = pa.array([teacher[i].astype(np.float16).tolist() for i in rows], pa.list_(pa.float16(), 4))
-    write_scores(store, 'teacher', pa.table({'id': rows, 'sha256': [hashes[i] for i in rows], 'teacher_logits': values}))
+    index = store.index()
+    known = dict(zip(index['id'].to_pylist(), index['sha256'].to_pylist(), strict=True))
+    length = len(next(iter(teacher.values())))
+    values = pa.array([row.astype(np.float16).tolist() for row in teacher.values()], pa.list_(pa.float16(), length))
+    write_scores(scores_path(store.folder, 'teacher'), pa.table({'id': list(teacher), 'teacher_logits': values}), known, set())
 
 
 def test_an_epoch_of_mix_training_is_one_pass_over_the_synthetic_images(world: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -311,7 +313,7 @@ def test_lora_without_peft_says_what_to_install(world: Path, tmp_path: Path, mon
 
 
 def test_classes_of_head_data_and_store_that_differ_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(DataError, match='the training set .* are not those of the head .* Give the head the order of the data set'):
+    with pytest.raises(DataError, match=r'the training set .* are not those of the head .* Give the head the order of the data set'):
         refused(recipe(world, tmp_path, clip={'classes': list(CLASSES[::-1])}), tmp_path)
     with pytest.raises(DataError, match=r"only in the head \['five'\], only in the data \['four'\]"):
         refused(recipe(world, tmp_path, clip={'classes': ['five', *CLASSES[1:]]}), tmp_path)
@@ -337,12 +339,8 @@ def test_transforms_that_would_do_nothing_are_refused(world: Path, tmp_path: Pat
 
 
 def test_soft_labels_of_another_length_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    import pyarrow as pa
-
     store = make_store(tmp_path / 'variants', per_class=4)
-    rows = store.index()
-    values = pa.array([[0.0, -1.0, -2.0]] * rows.num_rows, pa.list_(pa.float16(), 3))
-    write_scores(store, 'teacher', pa.table({'id': rows['id'], 'sha256': rows['sha256'], 'teacher_logits': values}))
+    scored(store, {i: np.array([0.0, -1, -2]) for i in store.index()['id'].to_pylist()})
     soft = {'column': 'teacher_logits', 'blend': 0.5, 'temperature': 2.0}
     with pytest.raises(RecipeError, match="lists in 'teacher_logits' do not all have 4 entries"):
         refused(mixed(world, tmp_path, store=str(store.folder), soft_labels=soft), tmp_path)

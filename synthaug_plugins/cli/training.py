@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthaug_plugins.cli.app import CfgOptions, Launcher, Recipe, app, parse_options
+from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_options
 from synthaug_plugins.errors import RecipeError
 
 
@@ -105,3 +105,60 @@ def compare(
     write_report([results], folder / 'report.html', get_plugin_manager())
     print(format_table(results))
     print(folder / 'report.html')
+
+
+@app.command(rich_help_panel='Train')
+def fewshot(
+    data: Annotated[Path, typer.Option(metavar='FOLDER', help='Real images: train/ and test/ (and val/, if there is one), a folder per class in each.')],
+    out: Annotated[Path, typer.Option(help='Where table, curve and runs go.')],
+    model: Annotated[str, typer.Option(help="The CLIP: 'RN50/openai', 'ViT-B-16/...', a folder in open_clip's layout, 'embedded:digits_clip'.")],
+    shots: Annotated[str, typer.Option(metavar='N,N,...', help='Real images per class.')] = '1,2,4,8,16',
+    seeds: Annotated[str, typer.Option(metavar='N,N,...', help='Draws of the shots.')] = '1,2,3',
+    store: Annotated[Path | None, typer.Option(metavar='STORE', help='Synthetic images of the same classes, to mix in.')] = None,
+    where: Where = None,
+    dataset: Annotated[str | None, typer.Option(help="Class names and wording of one of the paper's data sets, such as eurosat.")] = None,
+    templates: Annotated[str | None, typer.Option(help="A template with {}, or the name of an ensemble; default: the data set's own.")] = None,
+    names: Annotated[str | None, typer.Option(metavar='FILE', help='A file of class names.')] = None,
+    steps: Annotated[int | None, typer.Option(help='Optimiser steps of every tuned head; default: 30 passes over the store.')] = None,
+    val_shots: Annotated[int | None, typer.Option(help='Validation images per class where there is no val/; default min(shots, 4).')] = None,
+    cache: Annotated[str | None, typer.Option(metavar='FOLDER', help='Where features are kept; default ~/.cache/synthaug/features.')] = None,
+    jobs: Annotated[int, typer.Option(min=1, help='Tunings at the same time.')] = 1,
+    device: Device = 'auto',
+) -> None:
+    """Compare few-shot methods with one CLIP, with and without synthetic images: from a folder of images to a table and a curve.
+
+    synthaug fewshot --data my/digits --shots 1,2,4 --seeds 1,2,3 --model embedded:digits_clip --out runs/fewshot --store stores/lecf
+    """
+    from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER
+    from synthaug_plugins.evaluation.fewshot.study import CURVE, study
+    from synthaug_plugins.evaluation.fewshot.table import table_text
+    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+
+    register_nouns()
+    prompts = {key: value for key, value in (('dataset', dataset), ('templates', templates), ('names', names)) if value is not None}
+    found = study(
+        data,
+        out,
+        model,
+        get_plugin_manager(),
+        _numbers(shots, '--shots'),
+        _numbers(seeds, '--seeds'),
+        store,
+        where,
+        prompts,
+        steps,
+        val_shots,
+        cache or DEFAULT_FOLDER,
+        device,
+        jobs,
+        setup=register_nouns,
+    )
+    print(table_text(found.results, found.classes, found.real))
+    print(out / CURVE)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(',')]
+    except ValueError:
+        raise RecipeError(f'{option} {text!r} is no list of whole numbers.', 'Write 1,2,4.') from None

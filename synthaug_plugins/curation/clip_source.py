@@ -172,3 +172,15 @@ def _fetch(repository: str, names: tuple[str, ...], revision: str | None) -> Pat
     cure = 'Fetch it once with network (HF_HUB_OFFLINE unset), or give a folder or file.' if offline else 'Check its name and revision.'
     reason = 'it is not in the cache, and the hub cannot be reached' if offline else first_line(failure)
     raise ModelError(f'{names[0]} of {repository!r} cannot be had: {reason}.', cure)
+
+
+def model_and_tag(name: str) -> dict[str, Any]:
+    """'RN50/openai' as `ClipModel`'s arguments, `{'model': 'RN50', 'pretrained': 'openai'}`; folders, embedded and hub names as they are.
+
+    >>> model_and_tag('ViT-B-16/laion2b_s34b_b88k'), model_and_tag('embedded:digits_clip')
+    ({'model': 'ViT-B-16', 'pretrained': 'laion2b_s34b_b88k'}, {'model': 'embedded:digits_clip'})
+    """
+    architecture, slash, tag = name.rpartition('/')
+    if not slash or name.startswith((EMBEDDED, LOCAL, HUB, '.', '/', '~')) or Path(name).expanduser().is_dir():
+        return {'model': name}
+    return {'model': architecture, 'pretrained': tag}

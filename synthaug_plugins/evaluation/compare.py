@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.cache import RunCache, Side
 from synthaug_plugins.evaluation.fingerprint import versions
+from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.protocol import Arm, Comparison, fill, read_comparison
@@ -75,7 +74,7 @@ def compare(
         raise RecipeError(f'jobs = {jobs} is below 1.', 'Use at least one process.')
     comparison = read_comparison(recipe, values)
     out = Path(out)
-    _refuse_foreign(out)
+    refuse_foreign(out, OWN_FILES, 'comparison')
     by_name = {arm.name: arm for arm in comparison.arms}
     listed: dict[str, frozenset[str] | None] = {}
     searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, listed, c) for c in s.candidates()] for s in comparison.searches}
@@ -83,7 +82,7 @@ def compare(
     sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
     _check_same_images(sides)
     steps = _check_equal_steps(sides)
-    with _alone(out), Pool(jobs, setup) as pool:
+    with alone(out, 'comparison'), Pool(jobs, setup) as pool:
         runs = RunCache(out, pool, progress)
         try:
             trained = dict(zip([s.label for s in sides], runs.train(sides, steps), strict=True))
@@ -120,27 +119,6 @@ def _choose(searches: Mapping[str, Sequence[Side]], trained: Mapping[str, Sequen
         tables.append({'arm': name, 'candidates': rows, 'chosen': chosen})
         final[name] = candidates[chosen]
     return tables, final
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Refuse a folder that holds anything but a comparison: runs written into a folder of images would become a class."""
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f'{str(out)!r} is not a folder.', 'Give another folder with --out.')
-    foreign = sorted(p.name for p in out.iterdir() if p.name not in OWN_FILES and not p.name.startswith('.partial-')) if out.exists() else []
-    if foreign:
-        raise RecipeError(f'The folder {str(out)!r} is not empty and not a comparison: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second comparison in the same folder: both would train into the same run. The system frees the lock on death."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / '.lock', 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecipeError(f'Another comparison is running in {str(out)!r}.', 'Wait for it, or give another folder with --out.') from None
-        yield
 
 
 def format_table(results: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# A cache is keyed by content: what it holds does not decide a run, and a run fills it.
+_DECIDES_NOTHING = frozenset({'cache'})
 # Each package under the names by which it is distributed.
 _PACKAGES = (('synthaug-plugins',), ('torch',), ('mmengine', 'onedl-mmengine'), ('mmpretrain', 'onedl-mmpretrain'), ('numpy',))
 
@@ -63,7 +65,7 @@ def plain(tree: Any) -> str:
 def _paths(tree: Any, wanted: Callable[[str], bool]) -> set[str]:
     """Every string in a config that names a file or folder that is `wanted`."""
     if isinstance(tree, Mapping):
-        tree = list(tree.values())
+        tree = [branch for key, branch in tree.items() if key not in _DECIDES_NOTHING]
     if isinstance(tree, list | tuple):
         return set().union(*(_paths(branch, wanted) for branch in tree))
     if not isinstance(tree, str) or not tree.strip('./~') or len(tree) > 4096 or '\0' in tree:

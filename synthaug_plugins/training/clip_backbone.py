@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,6 +104,7 @@ def with_lora(tower: Any, given: Mapping[str, Any]) -> Any:
         raise RecipeError(f'lora = {dict(given)} is out of range.', 'Use r >= 1, alpha > 0 and dropout in [0, 1).')
     try:
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora.layer import MultiheadAttention
     except ImportError as error:
         raise MissingExtra('peft', 'lora', 'lora') from error
     modules = dict(tower.named_modules())
@@ -120,4 +122,14 @@ def with_lora(tower: Any, given: Mapping[str, Any]) -> Any:
             f'lora: open_clip reads the weights of {idle[0].partition(".lora_")[0]!r} past the layer, so an adapter there would do nothing.',
             "Name other layers, or use tune='attnpool'.",
         )
+    for module in adapted.modules():
+        if isinstance(module, MultiheadAttention):
+            setattr(module, '_restore_weights', partial(_restore_once, module, module._restore_weights))  # noqa: B010  mypy sees a method
     return adapted
+
+
+def _restore_once(module: Any, restore: Callable[[], None]) -> None:
+    """peft makes new Parameter objects of the frozen weights at every look at a module's name; MMEngine's log of initial weights knows parameters by
+    identity, and fails. Where they are registered there is nothing to restore."""
+    if 'in_proj_weight' not in module.get_base_layer()._parameters:
+        restore()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import DataError, MissingExtra
-from synthaug_plugins.evaluation.fewshot.table import ZERO_SHOT, Result, cells
+from synthaug_plugins.evaluation.fewshot.table import Result, cells
 from synthaug_plugins.evaluation.statistics import plus_minus, spread
 from synthaug_plugins.store.files import write_whole
 
@@ -21,15 +21,20 @@ STYLES = (
 
 _INK, _GREY = '#1f2328', '#57606a'
 
+_LEVELS: tuple[dict[str, Any], ...] = (
+    {'color': _INK, 'linewidth': 1.2, 'linestyle': (0, (5, 4))},
+    {'color': '#0072b2', 'linewidth': 1.2, 'linestyle': (0, (1, 2))},
+    {'color': '#d55e00', 'linewidth': 1.2, 'linestyle': (0, (1, 2))},
+)
+"""Of methods without shots: zero-shot, and heads that were tuned on synthetic images alone."""
+
 _LEFT, _ASIDE = 0.075, 0.035
 """In widths of the picture, where the axes begin; and in doublings, how far apart methods stand side by side at each number of shots, so that
 their bars do not hide each other."""
 
 
-def draw_curve(
-    path: Path, results: Sequence[Result], data_set: str, model: str, footnote: str = '', names: Mapping[str, str] | None = None, zero_shot: str = ZERO_SHOT
-) -> None:
-    """Write a PNG: for each method a line through its means over seeds, bars of one standard deviation, zero-shot as a dashed level.
+def draw_curve(path: Path, results: Sequence[Result], data_set: str, model: str, footnote: str = '', names: Mapping[str, str] | None = None) -> None:
+    """Write a PNG: for each method a line through its means over seeds, bars of one standard deviation; those without shots as dashed levels.
 
     Args:
         path: the file; an old one is replaced.
@@ -38,7 +43,6 @@ def draw_curve(
         model: for the title.
         footnote: one or two sentences under the picture: what the methods had seen.
         names: how to write methods; default: as they are called.
-        zero_shot: the method without shots.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -54,12 +58,16 @@ def draw_curve(
     names = names or {}
     lines: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for (method, shots), runs in cells(results).items():
-        if method != zero_shot:
+        if shots > 0:
             lines.setdefault(method, []).append((shots, spread([r.top1 for r in runs])))
     if not lines:
         raise DataError('No result has shots: there is no curve to draw.', 'Run a few-shot method.')
-    if len(lines) > len(STYLES):
-        raise DataError(f'{len(lines)} methods are more than one picture can tell apart.', f'Draw {len(STYLES)} at the most.')
+    without = {method for method, shots in cells(results) if shots == 0}
+    if len(lines) > len(STYLES) or len(without) > len(_LEVELS):
+        raise DataError(
+            f'{len(lines)} methods with shots and {len(without)} without are more than one picture can tell apart.',
+            f'Draw {len(STYLES)} and {len(_LEVELS)} at the most.',
+        )
 
     figure = Figure(figsize=(9, 5.4), dpi=150)
     FigureCanvasAgg(figure)  # a canvas of its own: the backend that a notebook chose stays
@@ -84,12 +92,14 @@ def draw_curve(
     axes.xaxis.set_major_locator(FixedLocator(all_shots))
     axes.xaxis.set_major_formatter(FixedFormatter([str(shots) for shots in all_shots]))
     axes.xaxis.set_minor_locator(NullLocator())
-    level = next((r.top1 for r in results if r.method == zero_shot), None)
-    if level is not None:
-        axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (5, 4)), zorder=2)
-        ends.append((axes.get_xlim()[1], level, f'{names.get(zero_shot, zero_shot)}  {level:.1f}', {'color': _INK, 'marker': '_', 'markersize': 9}))
+    levels = [(method, spread([r.top1 for r in runs])) for (method, shots), runs in cells(results).items() if shots == 0]
+    for (method, found), look in zip(levels, _LEVELS, strict=False):
+        axes.axhline(found['mean'], zorder=2, **look)
+        ends.append(
+            (axes.get_xlim()[1], found['mean'], f'{names.get(method, method)}  {plus_minus(found)}', {'color': look['color'], 'marker': '_', 'markersize': 9})
+        )
     drawn = [found['mean'] + sign * (found['sd'] or 0) for line in lines.values() for _, found in line for sign in (-1, 1)]
-    drawn += [] if level is None else [level]
+    drawn += [found['mean'] for _, found in levels]
     pad = max(1.0, 0.06 * (max(drawn) - min(drawn)))
     low, high = max(min(drawn) - pad, -1), min(max(drawn) + pad, 101)
     axes.set_ylim(low, high)

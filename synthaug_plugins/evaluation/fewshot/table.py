@@ -28,8 +28,8 @@ class Result:
     """One method on one draw of the shots, read once on the test images.
 
     Args:
-        method: its name; 'zero_shot' has no shots.
-        shots: real images per class; 0 for zero-shot.
+        method: its name; 'zero_shot' is CLIP as it is.
+        shots: real images per class; 0 for zero-shot and for a head that was tuned on synthetic images alone.
         seed: of the draw; zero-shot's says nothing.
         top1: percent of the test images.
         recalls: percent for each class, in label order.
@@ -50,7 +50,7 @@ def check_results(results: Sequence[Result], classes: Sequence[str]) -> None:
     """Refuse results that no table can compare.
 
     Raises:
-        DataError: none at all, a run twice, several of zero-shot or one with shots, other numbers of classes, values that are not percentages.
+        DataError: none at all, a run twice, several of zero-shot or one with shots, shots below 0, other numbers of classes, values that are not percentages.
     """
     if not results:
         raise DataError('There are no results.', 'Run at least one method.')
@@ -61,8 +61,8 @@ def check_results(results: Sequence[Result], classes: Sequence[str]) -> None:
         if key in seen:
             raise DataError(f'{what} is given twice.', 'Give each run once; zero-shot is one run, whatever the shots and seeds of the others.')
         seen.add(key)
-        if (r.shots == 0) != (r.method == ZERO_SHOT):
-            raise DataError(f'{what} has the wrong number of shots.', f'{ZERO_SHOT!r} alone has 0 shots.')
+        if r.shots < 0 or (r.method == ZERO_SHOT and r.shots):
+            raise DataError(f'{what} has the wrong number of shots.', f'{ZERO_SHOT!r} has 0, like every method that sees no real image.')
         if len(r.recalls) != len(classes):
             raise DataError(f'{what} has the recalls of {len(r.recalls)} classes.', f'There are {len(classes)}.')
         if not all(0 <= value <= 100 for value in (r.top1, r.val_top1, *r.recalls)):

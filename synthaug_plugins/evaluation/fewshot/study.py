@@ -1,0 +1,314 @@
+"""The few-shot study: from a folder of images to a table and a curve of method x shots, over seeds."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+from synthaug_plugins import compat
+from synthaug_plugins.curation.class_prompts import ClassPrompts
+from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.curation.clip_source import model_and_tag
+from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
+from synthaug_plugins.errors import DataError, RecipeError, Stopped
+from synthaug_plugins.evaluation.fewshot.accuracy import recalls, top1
+from synthaug_plugins.evaluation.fewshot.baselines import BASELINES, wise_ft, zero_shot
+from synthaug_plugins.evaluation.fewshot.curve import draw_curve
+from synthaug_plugins.evaluation.fewshot.table import Result, write_tables
+from synthaug_plugins.evaluation.fewshot.task import Fitted, Labelled, Task, linear
+from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, chain_key, methods_of, stages, tune, tuned_head
+from synthaug_plugins.evaluation.fingerprint import versions
+from synthaug_plugins.evaluation.folder import alone, refuse_foreign
+from synthaug_plugins.evaluation.pool import Pool
+from synthaug_plugins.evaluation.pool import Task as Call
+from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.selection import select as select_records
+from synthaug_plugins.store.store import Store
+
+CURVE, SETTINGS = 'curve.png', 'study.json'
+OWN_FILES = frozenset({'.lock', 'runs', 'results.csv', 'summary.csv', 'per_class.csv', CURVE, SETTINGS})
+"""What a study's folder may hold."""
+
+SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+PASSES, SYNTHETIC_BATCH = 30, 512
+"""The paper's length: 30 passes over the synthetic images, 512 in a step."""
+STEPS_WITHOUT_STORE = 480
+"""As many steps as 30 passes over 8000 images (800 for each of 10 classes) take."""
+
+NAMES = {
+    'zero_shot': 'zero-shot CLIP',
+    'tip_adapter': 'Tip-Adapter',
+    'tip_adapter_f': 'Tip-Adapter-F',
+    'linear_probe': 'linear probe',
+    'cross_modal': 'cross-modal',
+    'wise_ft': 'WiSE-FT of real',
+    'wise_ft_mix': 'WiSE-FT of mix',
+    'tuned_real': 'head, real',
+    'tuned_mix': 'head, real + synthetic',
+    'tuned_mix_sce': 'head, real + synthetic, SCE',
+    'synthetic_then_real': 'head, synthetic then real',
+    'real_then_synthetic': 'head, real then synthetic',
+    'tuned_synthetic': 'head, synthetic',
+    'tuned_synthetic_sce': 'head, synthetic, SCE',
+}
+"""How the curve calls the methods."""
+
+_NOT_DRAWN = frozenset({'synthetic_then_real', 'real_then_synthetic', 'wise_ft_mix'})
+"""In the table only: more lines than ten cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study found.
+
+    Attributes:
+        results: every run, see `table.Result`.
+        classes: in label order.
+        real: the method to compare those with synthetic images with, besides zero-shot.
+    """
+
+    results: list[Result]
+    classes: tuple[str, ...]
+    real: str
+
+
+class _Features:
+    """Features of the data folder's images by id, in the order of the classes."""
+
+    def __init__(self, cache: FeatureCache, device: torch.device) -> None:
+        self._cache, self._device = cache, device
+
+    def of(self, images: RealImages, ids: Mapping[str, Sequence[str]]) -> Labelled:
+        """Unit vectors of some images of a folder; labels are positions of their classes."""
+        named = [(label, i) for label, name in enumerate(images.classes) for i in ids[name]]
+        contents = ((str(images.root / i), (images.root / i).read_bytes()) for _, i in named)
+        features = torch.from_numpy(self._cache.features(contents, self._device))
+        return Labelled(features, torch.tensor([label for label, _ in named]))
+
+
+def study(
+    data: str | Path,
+    out: str | Path,
+    model: str,
+    plugin_manager: pluggy.PluginManager,
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = SEEDS,
+    store: str | Path | None = None,
+    select: str | None = None,
+    prompts: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    val_shots: int | None = None,
+    cache: str = DEFAULT_FOLDER,
+    device: str = 'auto',
+    jobs: int = 1,
+    setup: Callable[[], object] | None = None,
+    progress: Callable[[str], None] = print,
+) -> Study:
+    """Compare ways to use a few real images (and a store of synthetic ones) with one CLIP; write table, curve and settings into `out`.
+
+    Every draw of shots is given to all methods. Options and epochs are chosen on validation images; the test images are read once per run, after
+    its training. Tuned heads take equal numbers of optimiser steps, with or without synthetic images. Runs that are done are not done again.
+
+    Args:
+        data: `train/<class>/<file>` and `test/<class>/<file>`, perhaps `val/`; without it min(shots, 4) images per class of train are kept back.
+        out: folder of the study; new, or of an earlier call.
+        model: the CLIP: 'RN50/openai', a folder in open_clip's layout, 'embedded:digits_clip'.
+        plugin_manager: its plugins edit every recipe.
+        shots, seeds: the draws, see `few_shot.draw_shots`.
+        store: synthetic images of the same classes; without it only methods on real images run. Variants of real images that are not among the shots
+            of a run are left out of it.
+        select: condition on the store's records.
+        prompts: what the text tower is told, see `ClassPrompts`.
+        steps: optimiser steps of every tuned head; default: 30 passes over the store in batches of 512, without a store 480.
+        val_shots: validation images per class.
+        cache: folder of the features.
+        device: where missing features are made.
+        jobs: tunings at the same time.
+        setup: called once in every process of them (`plugins.register_nouns`).
+        progress: takes one line per finished step.
+
+    Raises:
+        DataError, ModelError, StoreError, RecipeError: what cannot work, before any weights load.
+        RunFailed: a tuning failed; its log is named.
+        Stopped: Ctrl-C; finished runs are kept.
+    """
+    compat.apply()
+    out, data = Path(out), Path(data).expanduser()
+    _check_numbers(shots=shots, seeds=seeds, steps=steps, jobs=jobs)
+    refuse_foreign(out, OWN_FILES, 'few-shot study')
+    train, test = RealImages(data / 'train'), RealImages(data / 'test')
+    val = RealImages(data / 'val') if (data / 'val').is_dir() else None
+    for part, images in (('test', test), ('val', val)):
+        if images is not None and images.classes != train.classes:
+            raise DataError(
+                f'The classes of {str(data / part)!r} are not those of train: {sorted(set(images.classes) ^ set(train.classes))}.', 'Make them equal.'
+            )
+    _refuse_shared(train, test, val)
+    kept_back = 0 if val else val_shots
+    draws = {(k, s): draw_shots({c: train.ids(c) for c in train.classes}, k, s, kept_back) for k in shots for s in seeds}
+    source = model_and_tag(model)
+    clip, told = ClipModel(**source), ClassPrompts(**(prompts or {}))
+    clip.check()
+    told.check(train.classes, clip)
+    records = _records(store, select, train.classes)
+    steps = steps or (PASSES * -(-records // SYNTHETIC_BATCH) if records else STEPS_WITHOUT_STORE)
+    where = torch.device('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else torch.device(device)
+    options = {**source, **(prompts or {}), 'classes': list(train.classes), 'cache': cache, 'device': str(where)}
+    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back)
+    teacher = store is not None and 'teacher_logits' in Store.open(store).index().column_names
+
+    started = time.monotonic()
+    with alone(out, 'few-shot study'):
+        features = FeatureCache(clip, cache)
+        of = _Features(features, where)
+        tested = of.of(test, {c: test.ids(c) for c in test.classes})
+        validated = of.of(val, {c: val.ids(c) for c in val.classes}) if val else None
+        clip.load(where)
+        texts = told.of(train.classes)
+        embedded = tuple(clip.encode_texts(list(t)).cpu() for t in texts)
+        tasks = {
+            key: Task(train.classes, of.of(train, drawn.train), validated or of.of(train, drawn.val), embedded, clip.logit_scale)
+            for key, drawn in draws.items()
+        }
+        progress(f'{len(features)} features in {features.path}, {features.encoded} made now ({time.monotonic() - started:.0f} s)')
+
+        def result(method: str, k: int, seed: int, fitted: Fitted) -> Result:
+            logits = fitted.logits(tested.features)
+            found = Result(method, k, seed, top1(logits, tested.labels), recalls(logits, tested.labels, train.classes), fitted.chosen, fitted.val_top1)
+            progress(f'{method}, {k} shots, seed {seed}: {found.top1:.1f} %')
+            return found
+
+        try:
+            heads = _tuned(setting, draws, teacher, out, plugin_manager, jobs, setup, progress)
+        except KeyboardInterrupt:
+            raise Stopped(f'Stopped: {len(list(out.glob(f"runs/*/{RESULT}")))} tuned heads are in {out}.', 'The same command goes on from there.') from None
+        results = [result('zero_shot', 0, 0, zero_shot(next(iter(tasks.values())), 0))]
+        for (method, k, seed), (weight, bias, _) in heads.items():
+            if k == 0:
+                results.append(result(method, k, seed, Fitted(linear(weight, bias), {}, 0.0)))
+        for (k, seed), task in tasks.items():
+            results += [result(name, k, seed, fit(task, seed)) for name, fit in BASELINES.items() if name != 'zero_shot']
+            for (method, of_k, of_seed), (weight, bias, found) in heads.items():
+                if (of_k, of_seed) == (k, seed):
+                    results.append(result(method, k, seed, Fitted(linear(weight, bias), {}, found['val'])))
+            for name, base in (('wise_ft', REAL), ('wise_ft_mix', 'tuned_mix')):
+                if (base, k, seed) in heads:
+                    results.append(result(name, k, seed, wise_ft(task, *heads[base, k, seed][:2])))
+        write_tables(out, results, train.classes, REAL)
+        drawn_results = [r for r in results if r.method not in _NOT_DRAWN]
+        draw_curve(out / CURVE, drawn_results, data.resolve().name, model, _footnote(setting, records, val is not None), NAMES)
+        settings = {
+            'command': _command(data, out, model, shots, seeds, store, select, prompts, steps),
+            'steps': steps,
+            'synthetic_images': records,
+            'validation': str(data / 'val') if val else 'images of train that are no shots',
+            'seconds_of_tuning': {f'{m}/{k}/{s}': round(found['seconds'], 3) for (m, k, s), (_, _, found) in heads.items()},
+            'clip': dict(clip.identity()),
+            'prompts': dict(told.identity()),
+            'versions': {'python': platform.python_version(), **versions()},
+        }
+        write_whole(out / SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + '\n').encode())
+    return Study(results, train.classes, REAL)
+
+
+_Heads = dict[tuple[str, int, int], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
+
+
+def _tuned(
+    setting: Setting,
+    draws: Mapping[tuple[int, int], Any],
+    teacher: bool,
+    out: Path,
+    manager: pluggy.PluginManager,
+    jobs: int,
+    setup: Callable[[], object] | None,
+    progress: Callable[[str], None],
+) -> _Heads:
+    """The heads of all methods, shots and seeds: those that are missing are trained."""
+    wanted = [(m, k, s) for m in methods_of(setting, teacher, real=True) for k, s in draws]
+    wanted += [(m, 0, s) for m in methods_of(setting, teacher, real=False) for s in dict.fromkeys(s for _, s in draws)]
+    listings: dict[str, str] = {}
+    folders: dict[tuple[str, int, int], Path] = {}
+    missing = []
+    for method, k, seed in wanted:
+        configs = stages(method, setting, k, seed, manager)
+        folder = folders[method, k, seed] = out / 'runs' / chain_key(configs, listings)
+        if not (folder / RESULT).exists():
+            missing.append(Call(f'{method}, {k} shots, seed {seed}', folder / 'log.txt', tune, (configs, folder)))
+    count = iter(range(1, len(missing) + 1))
+    with Pool(jobs, setup) as pool:
+        pool.run(missing, lambda label, r: progress(f'[{next(count)}/{len(missing)}] {label}: {r["steps"]} steps in {r["seconds"]:.1f} s'))
+    return {key: tuned_head(folder) for key, folder in folders.items()}
+
+
+def _check_numbers(shots: Sequence[int], seeds: Sequence[int], steps: int | None, jobs: int) -> None:
+    for name, values in (('shots', shots), ('seeds', seeds)):
+        if not values or len(set(values)) < len(values):
+            raise RecipeError(f'{name} = {list(values)} is empty or repeats a number.', 'Write them like 1,2,4,8,16.')
+    for name, value in (('steps', steps), ('jobs', jobs)):
+        if value is not None and value < 1:
+            raise RecipeError(f'{name} = {value} is below 1.', 'Use a whole number of at least 1.')
+    if steps is not None and steps < 2:
+        raise RecipeError(f'steps = {steps} cannot be shared by two phases.', 'Use at least 2.')
+
+
+def _refuse_shared(train: RealImages, test: RealImages, val: RealImages | None) -> None:
+    """Refuse (DataError) one file in two parts, links resolved."""
+    seen: dict[Path, Path] = {}
+    for part in (train, val, test):
+        if part is None:
+            continue
+        for ids in (part.ids(c) for c in part.classes):
+            for i in ids:
+                path = (part.root / i).resolve()
+                if path in seen and seen[path] != part.root:
+                    raise DataError(f'{str(path)!r} is in {str(seen[path])!r} and in {str(part.root)!r}.', 'Training, validation and test images must differ.')
+                seen[path] = part.root
+
+
+def _records(store: str | Path | None, select: str | None, classes: Sequence[str]) -> int:
+    """Records that are selected, checked against the classes; 0 without a store."""
+    if store is None:
+        if select is not None:
+            raise RecipeError(f'--where {select!r} chooses records of a store, and none is given.', 'Add --store FOLDER.')
+        return 0
+    opened = Store.open(store)
+    opened.check_classes(classes)
+    return select_records(opened, select).table.num_rows
+
+
+def _footnote(setting: Setting, records: int, own_val: bool) -> str:
+    chosen = 'a validation folder' if own_val else 'min(shots, 4) further real images per class'
+    made = f' Synthetic: {records} images of {Path(setting.store).name}.' if setting.store else ''
+    return f'Options and epochs chosen on {chosen}; test images read once. Tuned heads: {setting.steps} optimiser steps each.{made}'
+
+
+def _command(
+    data: Path,
+    out: Path,
+    model: str,
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    store: str | Path | None,
+    select: str | None,
+    prompts: Mapping[str, Any] | None,
+    steps: int,
+) -> str:
+    words = ['synthaug', 'fewshot', '--data', str(data), '--out', str(out), '--model', model]
+    words += ['--shots', ','.join(map(str, shots)), '--seeds', ','.join(map(str, seeds)), '--steps', str(steps)]
+    words += ['--store', str(store)] if store is not None else []
+    words += ['--where', select] if select is not None else []
+    for key, value in (prompts or {}).items():
+        words += [f'--{key}', str(value)]
+    return shlex.join(words)
