@@ -68,14 +68,14 @@ def make_store(folder: Path, per_class: int = 2 * PER_CLASS, sources: int | None
     store = Store.create(folder, Plan(tuple(classes), make_blocks(classes, per_class, ids, 16), {'seed': seed}), {'model': 'test'})
     for block in store.unfinished():
         rows = []
-        for number in range(block.target):
-            key = request_seed(seed, block, number)
-            which = (block.first + number) % (sources or PER_CLASS)
-            source = block.sources[which] if sources else None
+        for part, number in ((p, n) for p in block.parts for n in range(p.target)):
+            key = request_seed(seed, part, number)
+            which = (part.first + number) % (sources or PER_CLASS)
+            source = part.sources[which] if sources else None
             noise = np.random.default_rng(key).integers(-30, 31, (16, 16, 1))
-            pixels = np.clip(digit_images(block.class_name, 1, which)[0].astype(int) + noise, 0, 255).astype(np.uint8)
-            request = Request(request_id(block, number), block.label, block.class_name, key, source, params={'number': number})
-            rows.append(Row(request, 'kept', None, 'png', encode(pixels, 'png', 90), {'clip_p': number / block.target}))
+            pixels = np.clip(digit_images(part.class_name, 1, which)[0].astype(int) + noise, 0, 255).astype(np.uint8)
+            request = Request(request_id(part, number), part.label, part.class_name, key, source, params={'number': number})
+            rows.append(Row(request, 'kept', None, 'png', encode(pixels, 'png', 90), {'clip_p': number / part.target}))
         store.publish(block, rows, keep_rejected=False)
     return store
 

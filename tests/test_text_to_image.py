@@ -27,7 +27,7 @@ from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Block, Part, Request
 
 CLASSES = ['cat', 'dog', 'table']
 
@@ -88,12 +88,12 @@ def build(type_: str, model: str, real: RealImages | None = None, classes: Seque
     return generator
 
 
-def block(name: str = 'cat', first: int = 0, sources: Sequence[str] = ()) -> Block:
-    return Block(CLASSES.index(name), CLASSES.index(name), name, 10, 40, first, tuple(sources))
+def part(name: str = 'cat', first: int = 0, sources: Sequence[str] = ()) -> Part:
+    return Part(CLASSES.index(name), CLASSES.index(name), name, 10, 40, first, tuple(sources))
 
 
 def asked(generator: Generator, n: int, name: str = 'cat', seed: int = 0, **where: Any) -> list[Request]:
-    return list(islice(generator.requests(block(name, **where), seed), n))
+    return list(islice(generator.requests(part(name, **where), seed), n))
 
 
 def of_all_classes(generator: Generator, n: int = 2) -> list[Request]:

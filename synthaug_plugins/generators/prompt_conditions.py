@@ -14,7 +14,7 @@ from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
 from synthaug_plugins.registry import PROMPTS, build_strict
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,13 +229,13 @@ class PromptConditions(Conditions):
             'safety_sha256': self.model.files.sha256(files) if (files := self._safety_files()) and self.model.files.commit is None else None,
         }
 
-    def tell(self, block: Block, number: int, recipe_seed: int, seed: int) -> tuple[str, dict[str, Any]]:
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str, dict[str, Any]]:
         """See `Conditions.tell`: the prompt as the model sees it, and the guidance scale."""
-        whole = self.prompts.prompt(block.class_name, recipe_seed, (block.first + number) // self.images_per_prompt)
-        prompt, cut = self._fitted(block.class_name, whole)
+        whole = self.prompts.prompt(part.class_name, recipe_seed, (part.first + number) // self.images_per_prompt)
+        prompt, cut = self._fitted(part.class_name, whole)
         if cut:
             self._say_cut('Prompts are', whole, cut)
-        return prompt, {'guidance_scale': self.scale.of(block.class_name, seed)}
+        return prompt, {'guidance_scale': self.scale.of(part.class_name, seed)}
 
     def _scales(self, requests: Sequence[Request]) -> list[float]:
         return [float(r.params['guidance_scale']) for r in requests]
