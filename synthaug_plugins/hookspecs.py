@@ -55,7 +55,7 @@ def synthaug_option_names() -> Sequence[str]:  # type: ignore[empty-body]
 def synthaug_before_block(block: Block) -> None:
     """Act before a block of images is generated. Called in the process that generates, once per block.
 
-    block: its class, target count and source images.
+    block: its index, and of each of its classes (`block.parts`) the label, name, target count and source images.
     """
 
 

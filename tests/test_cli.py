@@ -112,7 +112,7 @@ def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path) -> 
 def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path) -> None:
     store = tmp_path / 'store'
     assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').returncode == 0
-    tar = store / 'shards' / '00003.tar'
+    tar = store / 'shards' / '00000.tar'
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
     tar.write_bytes(bytes(data))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,10 @@ class Scripted(Generator):
     def model_classes(self):
         return ['a', 'b']
 
-    def requests(self, block, recipe_seed):
+    def requests(self, part, recipe_seed):
         number = 0
         while True:
-            yield Request(request_id(block, number), block.label, block.class_name, request_seed(recipe_seed, block, number), params={'number': number})
+            yield Request(request_id(part, number), part.label, part.class_name, request_seed(recipe_seed, part, number), params={'number': number})
             number += 1
 
     def generate(self, requests):
@@ -233,6 +234,103 @@ def test_quota_shortfall_is_reported_by_class_with_its_own_status(scripted, monk
         generate(scripted(tries_per_image=2), tmp_path / 's', 'cpu', quiet=True)
     assert short.value.exit_code == 3
     assert Store.open(tmp_path / 's').counts()['b']['kept'] == 2
+
+
+@pytest.fixture
+def mixed(scripted, monkeypatch):
+    """Seven classes, of which the first six share two blocks and the last has two of its own."""
+    monkeypatch.setattr(Scripted, 'model_classes', lambda self: list('abcdefg'))
+    return lambda **keys: scripted(**{'per_class': {**dict.fromkeys('abcdef', 3), 'g': 12}, 'block_size': 10, 'batch_size': 4, **keys})
+
+
+def test_requests_of_different_classes_share_a_batch_in_a_run(mixed, monkeypatch, tmp_path: Path) -> None:
+    batches, make = [], Scripted.generate
+    monkeypatch.setattr(Scripted, 'generate', lambda self, requests: (batches.append([r.class_name for r in requests]), make(self, requests))[1])
+    store = generate(mixed(), tmp_path / 's', 'cpu', quiet=True)
+    assert [''.join(names) for names in batches] == ['aaab', 'bbcc', 'c', 'ddde', 'eeff', 'f', 'gggg', 'gggg', 'gg', 'gg']
+    assert not verify(store)
+
+
+def test_small_classes_share_a_block_and_each_gets_its_quota(mixed, monkeypatch, tmp_path: Path) -> None:
+    """What is rejected of one class is made up for by that class, within its own tries, beside the others' top-ups."""
+    trouble = {('a', 0), ('a', 3), ('b', 2), ('b', 3), ('b', 4), ('e', 1)} | {('f', n) for n in range(2, 100)}
+    batches, make = [], Scripted.generate
+
+    def troubled(self, requests):
+        batches.append(''.join(r.class_name for r in requests))
+        images = make(self, requests)
+        for image, r in zip(images, requests, strict=True):
+            if (r.class_name, r.params['number']) in trouble:
+                image[:] = 7
+        return images
+
+    monkeypatch.setattr(Scripted, 'generate', troubled)
+    with pytest.raises(QuotaShortfall, match=r'one class .*f: 2 of 3 after 6 tries \(rejected: 4 constant\)'):
+        generate(mixed(tries_per_image=2), tmp_path / 's', 'cpu', quiet=True)
+    store = Store.open(tmp_path / 's')
+    counts = {name: (c['kept'], c['rejected']) for name, c in store.counts().items()}
+    assert counts == {'a': (3, 2), 'b': (3, 3), 'c': (3, 0), 'd': (3, 0), 'e': (3, 1), 'f': (2, 4), 'g': (12, 0)}
+    assert batches[:8] == ['aaab', 'bbcc', 'c', 'ab', 'ab', 'b', 'ddde', 'eeff']
+    assert not verify(store)
+    rows = store.index().to_pylist()
+    assert len({r['id'] for r in rows}) == len({r['seed'] for r in rows}) == len(rows)
+    # Numbers count over the tries of the whole block: those of `b` begin where those of `a` could end.
+    assert [r['id'] for r in rows if r['label'] == 1] == [f'00000_{6 + n:06d}' for n in range(6)]
+
+
+def test_killed_run_with_mixed_blocks_resumes_to_the_same_bytes(mixed, monkeypatch, tmp_path: Path) -> None:
+    """Killed in each of its batches, first waves and top-ups; the shards and indexes are those of a run that was not."""
+    monkeypatch.setattr(Scripted, 'trouble', staticmethod(lambda n: {0: 'nan', 2: 'constant'}.get(n, '')))
+    recipe = mixed(image={'keep_rejected': True})
+    whole = generate(recipe, tmp_path / 'whole' / 'store', 'cpu', quiet=True)
+    total, make = len(Scripted.seen), Scripted.generate
+    assert total > 10
+    for killed_at in range(1, total + 1):
+        out = tmp_path / str(killed_at) / 'store'
+        pid = os.fork()
+        if pid == 0:
+            left = [killed_at]
+
+            def dying(self, requests, left=left):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return make(self, requests)
+
+            Scripted.generate = dying
+            generate(recipe, out, 'cpu', quiet=True)
+            os._exit(0)
+        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        generate(recipe, out, 'cpu', quiet=True)
+        for folder in ('shards', 'index'):
+            assert {p.name: p.read_bytes() for p in (out / folder).iterdir()} == {p.name: p.read_bytes() for p in (whole.folder / folder).iterdir()}
+
+
+def test_repair_redoes_a_mixed_block_alone(mixed, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Scripted, 'trouble', staticmethod(lambda n: 'constant' if n == 1 else ''))
+    store = generate(mixed(), tmp_path / 's', 'cpu', quiet=True)
+    whole = {p: p.read_bytes() for p in store.folder.rglob('0*')}
+    shard = store.folder / 'shards' / '00001.tar'
+    shard.write_bytes(shard.read_bytes()[:2000])
+    others = {p: p.stat().st_mtime_ns for p in whole if p.stem != '00001'}
+    Scripted.seen.clear()
+    assert not repair(store.folder, 'cpu', quiet=True)
+    assert sum(Scripted.seen) == 9 + 3
+    assert {p: p.read_bytes() for p in store.folder.rglob('0*')} == whole
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+
+
+def test_variants_of_a_small_class_start_from_its_own_images(photos: Path, tmp_path: Path) -> None:
+    store = generate(guided(photos, block_size=12, tries_per_image=2), tmp_path / 's', 'cpu', quiet=True)
+    assert len(store.plan.blocks) == 1
+    assert all(r['source'].startswith(f'{store.classes[r["label"]]}/') for r in store.index().to_pylist())
+
+
+def test_a_generator_that_mistakes_the_class_is_named(mixed, monkeypatch, tmp_path: Path) -> None:
+    make = Scripted.requests
+    monkeypatch.setattr(Scripted, 'requests', lambda self, part, seed: (replace(r, label=0) for r in make(self, part, seed)))
+    with pytest.raises(ModelError, match=r"Scripted makes the request '00000_000012' of label 0 for the class 'b', whose label is 1"):
+        generate(mixed(), tmp_path / 's', 'cpu', quiet=True)
 
 
 def test_batch_is_halved_when_memory_runs_out_and_remembered(scripted, monkeypatch, tmp_path: Path) -> None:

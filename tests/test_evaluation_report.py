@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from synthaug_plugins.evaluation.gallery import counts, data_uri, gallery
 from synthaug_plugins.evaluation.report import write_report
 from synthaug_plugins.evaluation.statistics import class_gains, paired, spread
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.plan import Plan, Request, make_blocks
+from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
 from synthaug_plugins.store.shard import Row
 from synthaug_plugins.store.store import Store
 
@@ -41,15 +42,15 @@ def store(tmp_path: Path) -> Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
     real = RealImages(tmp_path / 'real')
-    blocks = make_blocks(real.classes, 8, {c: real.ids(c) for c in real.classes})
+    blocks = make_blocks(real.classes, 8, {c: real.ids(c) for c in real.classes}, 16)
     store = Store.create(tmp_path / 'store', Plan(real.classes, blocks, {'a': 1}), {'recipe': {'data': str(real.root)}, 'model': {'name': HOSTILE}})
     for block in blocks:
         rows = []
-        for i in range(10):
+        for part, i in product(block.parts, range(10)):
             buffer = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(buffer, 'PNG')
             bad = i % 5 == 4
-            request = Request(f'{block.index:05d}_{i:06d}', block.label, block.class_name, i, block.sources[i % 2], None, {'sigma': (0.3, 1.0)[i // 5]})
+            request = Request(request_id(part, i), part.label, part.class_name, i, part.sources[i % 2], None, {'sigma': (0.3, 1.0)[i // 5]})
             rows.append(Row(request, 'rejected' if bad else 'kept', 'blank (contrast 1 below 2)' if bad else None, 'png', buffer.getvalue()))
         store.publish(block, rows, False)
     return store

@@ -18,7 +18,7 @@ from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 from synthaug_plugins.weights import save_model
 
 DIGITS = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
@@ -68,12 +68,12 @@ def build(type_: str, real: RealImages | None = None, **options: Any) -> Any:
     return generator
 
 
-def block(name: str = 'dog', label: int = 0, first: int = 0, sources: Sequence[str] = ()) -> Block:
-    return Block(0, label, name, 10, 40, first, tuple(sources))
+def part(name: str = 'dog', label: int = 0, first: int = 0, sources: Sequence[str] = ()) -> Part:
+    return Part(0, label, name, 10, 40, first, tuple(sources))
 
 
-def first(generator: Generator, n: int, where: Block | None = None, seed: int = 0) -> list[Request]:
-    return list(islice(generator.requests(where or block(), seed), n))
+def first(generator: Generator, n: int, where: Part | None = None, seed: int = 0) -> list[Request]:
+    return list(islice(generator.requests(where or part(), seed), n))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_same_request_gives_the_same_guided_image_in_any_batch(tmp_path: Path, m
     weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
     terms = [{**GUIDANCE, 'interval': [0.1, 10]}, {'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
     generator = build('EDM', model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=terms)
-    requests = [*first(generator, 5), *first(generator, 4, block('cat'), seed=1)]
+    requests = [*first(generator, 5), *first(generator, 4, part('cat'), seed=1)]
     whole = generator.generate(requests)
     for size in (1, 4):
         parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 9, size)])
@@ -133,7 +133,7 @@ def test_classes_find_the_models_labels_by_name_not_by_position(model: str) -> N
     assert generator.model_classes() == ['cat', 'dog', 'owl']
 
 
-def test_requests_are_a_function_of_seed_and_block_alone(model: str) -> None:
+def test_requests_are_a_function_of_seed_and_part_alone(model: str) -> None:
     generator = build('EDM', model=model)
     a, b = first(generator, 50), first(build('EDM', model=model), 50)
     assert a == b
@@ -151,7 +151,7 @@ def test_unknown_class_is_refused_with_the_nearest_name(model: str) -> None:
 def test_unconditional_model_is_refused_for_more_than_one_class(tmp_path: Path) -> None:
     anything = build('EDM', model=make_model(tmp_path / 'a', label_conditioning=False, classes=[]), sampler={'num_steps': 2})
     anything.check(['owl'])
-    assert anything.generate(first(anything, 2, block('owl'))).shape == (2, 8, 8, 3)
+    assert anything.generate(first(anything, 2, part('owl'))).shape == (2, 8, 8, 3)
     with pytest.raises(ModelError, match='which class'):
         anything.check(['owl', 'cat'])
     mixed = build('EDM', model=make_model(tmp_path / 'b', label_conditioning=False))
@@ -196,7 +196,7 @@ def test_nan_of_any_network_in_any_solver_names_request_and_step(
     weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
     guidance = [{'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
     generator = build(type_, real_images, model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=guidance, **options)
-    requests = first(generator, 3, block(sources=real_images.ids('dog')))
+    requests = first(generator, 3, part(sources=real_images.ids('dog')))
     good, guided, calls = generator.generate(requests), generator.guided(requests), []
 
     def poison(module: Any, arguments: Any, D: torch.Tensor) -> torch.Tensor:
@@ -345,7 +345,7 @@ def test_classifier_free_guidance_with_weight_zero_changes_no_pixel(model: str) 
 
 def test_strength_decides_how_far_an_image_goes(model: str, real_images: RealImages) -> None:
     generator = build('RealGuidance', real_images, model=model, sigma=[0.01, 0.5, 20.0])
-    requests = first(generator, 9, block(sources=real_images.ids('dog')))
+    requests = first(generator, 9, part(sources=real_images.ids('dog')))
     distance = []
     for k in range(3):
         batch = requests[3 * k : 3 * k + 3]
@@ -360,18 +360,18 @@ def test_strength_decides_how_far_an_image_goes(model: str, real_images: RealIma
 def test_a_class_is_covered_evenly_whatever_the_block_size(model: str, real_images: RealImages) -> None:
     generator = build('RealGuidance', real_images, model=model, sigma=[0.3, 0.6])
     ids = real_images.ids('dog')
-    one = [(r.source, r.params['sigma']) for r in first(generator, 12, block(sources=ids))]
+    one = [(r.source, r.params['sigma']) for r in first(generator, 12, part(sources=ids))]
     assert one[:6] == [(i, s) for s in (0.3, 0.6) for i in ids]
     assert all(one.count(pair) == 2 for pair in one)
-    two = [(r.source, r.params['sigma']) for k in (0, 4, 8) for r in first(generator, 4, block(first=k, sources=ids))]
+    two = [(r.source, r.params['sigma']) for k in (0, 4, 8) for r in first(generator, 4, part(first=k, sources=ids))]
     assert two == one
-    seeds = {r.seed for r in first(generator, 12, block(sources=ids))}
+    seeds = {r.seed for r in first(generator, 12, part(sources=ids))}
     assert len(seeds) == 12
 
 
 def test_t0_is_the_share_of_steps_that_run(model: str, real_images: RealImages) -> None:
     generator = build('RealGuidance', real_images, model=model, t0=[0.01, 0.5, 1], sampler={'num_steps': 8})
-    requests = first(generator, 9, block(sources=real_images.ids('dog')))
+    requests = first(generator, 9, part(sources=real_images.ids('dog')))
     grid = edm_sigmas(8).tolist()
     assert [(r.params['t0'], r.params['sigma']) for r in requests[::3]] == [(0.01, grid[7]), (0.5, grid[4]), (1, grid[0])]
     denoiser, calls = generator.denoiser().denoiser, []
@@ -383,7 +383,7 @@ def test_t0_is_the_share_of_steps_that_run(model: str, real_images: RealImages) 
 
 def test_sigma_begins_exactly_there_with_the_steps_of_the_full_grid(model: str, real_images: RealImages) -> None:
     generator = build('RealGuidance', real_images, model=model, sigma=0.6)
-    requests = first(generator, 1, block(sources=real_images.ids('dog')))
+    requests = first(generator, 1, part(sources=real_images.ids('dog')))
     assert requests[0].params == {'sigma': 0.6}
     denoiser, calls = generator.denoiser().denoiser, []
     denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
@@ -398,7 +398,7 @@ def test_sigma_begins_exactly_there_with_the_steps_of_the_full_grid(model: str, 
 @pytest.mark.parametrize('options', [{'sigma': 0.6}, {'t0': 0.5}], ids=str)
 def test_recorded_sigma_is_the_one_at_which_a_discrete_model_begins(tmp_path: Path, real_images: RealImages, options: dict[str, float]) -> None:
     generator = build('RealGuidance', real_images, model=make_model(tmp_path / 'few', kind='iddpm', M=50), sampler={'num_steps': 8}, **options)
-    requests = first(generator, 1, block(sources=real_images.ids('dog')))
+    requests = first(generator, 1, part(sources=real_images.ids('dog')))
     calls: list[float] = []
     generator.denoiser().denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(float(arguments[1])))
     generator.generate(requests)
@@ -421,7 +421,7 @@ def test_models_of_labels_take_strength_and_shots_too_and_small_sources_are_said
 
 def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_images: RealImages, one_thread: None) -> None:
     generator = build('RealGuidance', real_images, model=model, sigma=0.6, sampler={'S_churn': 3.0})
-    requests = first(generator, 7, block(sources=real_images.ids('dog')))
+    requests = first(generator, 7, part(sources=real_images.ids('dog')))
     whole = generator.generate(requests)
     for k in range(7):
         assert np.abs(generator.generate(requests[k : k + 1])[0].astype(int) - whole[k]).max() <= 1
@@ -437,7 +437,7 @@ def test_sources_are_cropped_or_squashed_to_the_models_size(model: str, tmp_path
     loaded = {}
     for fit in ('crop', 'squash'):
         generator = build('RealGuidance', real, model=model, sigma=0.3, fit=fit)
-        loaded[fit] = generator._load(first(generator, 1, block(sources=real.ids('dog')))[0])
+        loaded[fit] = generator._load(first(generator, 1, part(sources=real.ids('dog')))[0])
         assert loaded[fit].shape == (1, 8, 8)
     assert loaded['crop'].max() == 0
     assert loaded['squash'][0, :, 0].min() > 200
@@ -449,7 +449,7 @@ def test_source_of_the_models_size_passes_unchanged(model: str, tmp_path: Path) 
     Image.fromarray(pixels).save(tmp_path / 'r' / 'dog' / 'a.png')
     real = RealImages(tmp_path / 'r')
     generator = build('RealGuidance', real, model=model, sigma=0.3)
-    assert np.array_equal(generator._load(first(generator, 1, block(sources=real.ids('dog')))[0])[0], pixels)
+    assert np.array_equal(generator._load(first(generator, 1, part(sources=real.ids('dog')))[0])[0], pixels)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_class_unknown_to_the_model_works_without_labels_only(model: str, tmp_pa
     generator = build('RealGuidance', real_images, model=model, sigma=0.3, use_labels=False)
     generator.check(['yak'])
     assert generator.model_classes() is None
-    assert generator.generate(first(generator, 2, block('yak', sources=real_images.ids('dog')))).shape == (2, 8, 8, 3)
+    assert generator.generate(first(generator, 2, part('yak', sources=real_images.ids('dog')))).shape == (2, 8, 8, 3)
     with pytest.raises(ModelError, match='label dropout'):
         build('RealGuidance', model=make_model(tmp_path / 'a', label_dropout=0.0), sigma=0.3, use_labels=False)
     with pytest.raises(ModelError, match='use_labels=False'):
@@ -491,7 +491,7 @@ def test_class_unknown_to_the_model_works_without_labels_only(model: str, tmp_pa
 def test_class_without_real_images_is_refused(model: str) -> None:
     generator = build('RealGuidance', model=model, sigma=0.3)
     with pytest.raises(DataError, match="'dog'"):
-        next(generator.requests(block(), 0))
+        next(generator.requests(part(), 0))
 
 
 # --- the embedded model and its recipes ----------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_embedded_digits_are_the_digits_they_are_asked_for() -> None:
     digits = load_digits()
     judge = SVC(gamma=0.001).fit(digits.data[1200:], digits.target[1200:])
     generator = build('EDM', model='embedded:digits_edm')
-    requests = [r for label, name in enumerate(DIGITS) for r in first(generator, 20, Block(label, label, name, 20, 40))]
+    requests = [r for label, name in enumerate(DIGITS) for r in first(generator, 20, Part(label, label, name, 20, 40))]
     generator.check(DIGITS)
     images = generator.generate(requests)
     said = judge.predict(images[..., 0].reshape(len(images), -1) / 255 * 16)

@@ -115,15 +115,16 @@ def test_every_data_set_of_the_paper_has_its_recipe_and_says_its_name_throughout
 
 def test_zero_shot_recipes_try_2000_images_per_class_for_800(pipeline: Path) -> None:
     recipe = recipe_of('he2023_zeroshot_eurosat')
-    blocks = [b for b in make_blocks(recipe['classes'], recipe['per_class'], None, recipe['block_size'], recipe['tries_per_image']) if b.label == 3]
-    assert sum(b.target for b in blocks) == 800
-    assert sum(b.max_tries for b in blocks) == 2000
+    blocks = make_blocks(recipe['classes'], recipe['per_class'], None, recipe['block_size'], recipe['tries_per_image'])
+    parts = [part for block in blocks for part in block.parts if part.label == 3]
+    assert sum(part.target for part in parts) == 800
+    assert sum(part.max_tries for part in parts) == 2000
     assert recipe['generator']['guidance_scale'] == 3.0
     # The position of a request decides its sentence; when all tries are spent, each of 200 has had about 10.
     from synthaug_plugins.prompts.base import pick
 
     sentences = [f'sentence {i}' for i in range(recipe['generator']['prompts']['sentences'])]
-    used = Counter(pick(sentences, 0, 'Highway', b.first + number) for b in blocks for number in range(b.max_tries))
+    used = Counter(pick(sentences, 0, 'Highway', part.first + number) for part in parts for number in range(part.max_tries))
     assert len(used) == 200
     assert 8 <= min(used.values()) <= max(used.values()) <= 12
 
@@ -135,8 +136,8 @@ def test_real_guidance_recipes_run_the_papers_share_of_100_steps(pipeline: Path,
     generator.prepare(['Forest', 'River'], lambda sentence: None)
     (strength,) = generator.strengths  # type: ignore[attr-defined]
     assert len(strength.sampler['sigmas']) - strength.sampler['first_step'] == steps
-    block = make_blocks(['Forest'], recipe['per_class'], {'Forest': [f'{i}.png' for i in range(shots)]}, recipe['per_class'])[0]
-    requests = generator.requests(block, recipe['seed'])
+    (block,) = make_blocks(['Forest'], recipe['per_class'], {'Forest': [f'{i}.png' for i in range(shots)]}, recipe['per_class'])
+    requests = generator.requests(block.parts[0], recipe['seed'])
     first = [next(requests) for _ in range(recipe['per_class'])]
     assert {r.prompt for r in first} == {'a centered satellite photo of Forest'}
     assert set(Counter(r.source for r in first).values()) == {800 // shots}

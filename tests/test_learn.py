@@ -159,8 +159,8 @@ def test_a_folder_of_images_becomes_a_model_that_generates(data: Path, tmp_path:
     generator = EDM(str(out / 'model'))
     generator.check(['right'])
     generator.setup(torch.device('cpu'), None)
-    block = make_blocks(['right'], 2, None, 2, 1)[0]
-    requests = [r for r, _ in zip(generator.requests(block, 0), range(2), strict=False)]
+    (block,) = make_blocks(['right'], 2, None, 2, 1)
+    requests = [r for r, _ in zip(generator.requests(block.parts[0], 0), range(2), strict=False)]
     assert generator.generate(requests).shape == (2, 8, 8, 3)
 
 

@@ -68,14 +68,14 @@ def make_store(folder: Path, per_class: int = 2 * PER_CLASS, sources: int | None
     store = Store.create(folder, Plan(tuple(classes), make_blocks(classes, per_class, ids, 16), {'seed': seed}), {'model': 'test'})
     for block in store.unfinished():
         rows = []
-        for number in range(block.target):
-            key = request_seed(seed, block, number)
-            which = (block.first + number) % (sources or PER_CLASS)
-            source = block.sources[which] if sources else None
+        for part, number in ((p, n) for p in block.parts for n in range(p.target)):
+            key = request_seed(seed, part, number)
+            which = (part.first + number) % (sources or PER_CLASS)
+            source = part.sources[which] if sources else None
             noise = np.random.default_rng(key).integers(-30, 31, (16, 16, 1))
-            pixels = np.clip(digit_images(block.class_name, 1, which)[0].astype(int) + noise, 0, 255).astype(np.uint8)
-            request = Request(request_id(block, number), block.label, block.class_name, key, source, params={'number': number})
-            rows.append(Row(request, 'kept', None, 'png', encode(pixels, 'png', 90), {'clip_p': number / block.target}))
+            pixels = np.clip(digit_images(part.class_name, 1, which)[0].astype(int) + noise, 0, 255).astype(np.uint8)
+            request = Request(request_id(part, number), part.label, part.class_name, key, source, params={'number': number})
+            rows.append(Row(request, 'kept', None, 'png', encode(pixels, 'png', 90), {'clip_p': number / part.target}))
         store.publish(block, rows, keep_rejected=False)
     return store
 
@@ -545,7 +545,8 @@ def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
         cfg.dump(folder / f'{name}.py')
     (folder / 'script.py').write_text(TWO_RANKS)
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent), 'OMP_NUM_THREADS': '1'}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')]))
+    environment = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([*command, folder / 'script.py', *(folder / f'{n}.py' for n in cfgs)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: [json.loads((folder / f'{name}.py{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}

@@ -349,6 +349,21 @@ def test_words_over_the_token_limit_are_cut_whole_and_named(limit: int, kept: st
     assert len(word_tokenizer(limit)(fitted).input_ids) <= limit
 
 
+def test_a_prompt_of_few_letters_fits_without_asking_the_tokenizer() -> None:
+    asked: list[str] = []
+
+    class Counting:
+        model_max_length = 20
+
+        def __call__(self, text: str, **options: object) -> object:
+            asked.append(text)
+            return word_tokenizer(20)(text, **options)  # type: ignore[operator]
+
+    assert fit_tokens('abc abc abc abc', Counting()) == ('abc abc abc abc', []) and not asked
+    assert fit_tokens('abc abc abc abc..', Counting()) == ('abc abc abc abc..', []) and asked
+    assert fit_tokens('\N{SNOWMAN}', Counting())[1] == [] and asked[1:]
+
+
 def test_a_tokenizer_without_limit_cuts_nothing() -> None:
     assert fit_tokens('cat ' * 500, word_tokenizer(10**30))[1] == []
     assert fit_tokens('cat cat cat', word_tokenizer(10**30), max_tokens=4) == ('cat cat', ['cat'])

@@ -24,7 +24,7 @@ import pytest
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import check_format, encode
-from synthaug_plugins.store.plan import Block, Plan, Request, make_blocks, request_id, request_seed
+from synthaug_plugins.store.plan import Block, Part, Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.reasons import group_reasons
 from synthaug_plugins.store.shard import Row, index_path, shard_path, write_block
@@ -41,14 +41,26 @@ def make_plan(per_class: int | Mapping[str, int] = 6, block_size: int = 4, recip
     return Plan(CLASSES, make_blocks(CLASSES, per_class, sources, block_size), recipe or {'generator': {'type': 'EDM', 'steps': 18}, 'seed': 0})
 
 
+def mixed_plan() -> Plan:
+    """Five blocks, of which the first and the fourth hold two classes."""
+    classes = ('one', 'two', 'three', 'four', 'five')
+    sources = {name: [f'{name}/{i}.png' for i in range(2)] for name in classes}
+    quotas = {'one': 2, 'two': 1, 'three': 10, 'four': 1, 'five': 3}
+    return Plan(classes, make_blocks(classes, quotas, sources, 4), {'seed': 0})
+
+
 def make_rows(block: Block, format: str = 'png') -> list[Row]:
-    """Enough rows for the block's target; every third try is rejected."""
+    """Enough rows for the targets of the block's parts; every third try is rejected."""
+    return [row for part in block.parts for row in make_part(part, format)]
+
+
+def make_part(part: Part, format: str) -> list[Row]:
     rows: list[Row] = []
     number = kept = 0
-    while kept < block.target:
-        seed = request_seed(0, block, number)
+    while kept < part.target:
+        seed = request_seed(0, part, number)
         params = {'sigma': [0.3, 0.6][number % 2], 'sampler': 'heun'}
-        request = Request(request_id(block, number), block.label, block.class_name, seed, block.sources[number % 2], f'a {block.class_name}', params)
+        request = Request(request_id(part, number), part.label, part.class_name, seed, part.sources[number % 2], f'a {part.class_name}', params)
         image = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         bad = number % 3 == 2
         reason = f'blank (contrast {number:.2f} below 2)' if bad else None
@@ -99,6 +111,53 @@ def test_what_is_published_is_read_back(tmp_path: Path, format: str, keep_reject
             assert record['size'] is None
 
 
+def test_small_classes_share_a_block_in_label_order_and_large_ones_are_cut() -> None:
+    plan = mixed_plan()
+    shape = [[(part.class_name, part.target, part.first) for part in block.parts] for block in plan.blocks]
+    assert shape == [
+        [('one', 2, 0), ('two', 1, 0)],
+        [('three', 4, 0)],
+        [('three', 4, 4)],
+        [('three', 2, 8), ('four', 1, 0)],
+        [('five', 3, 0)],
+    ]
+    assert [block.index for block in plan.blocks] == [part.block for part in (b.parts[-1] for b in plan.blocks)] == list(range(5))
+    assert Plan.from_content(json.loads(json.dumps(plan.content()))) == plan
+    thousand = make_blocks([f'c{i}' for i in range(1000)], 10, None, 256)
+    assert [block.target for block in thousand] == [250] * 40
+    assert sorted(part.label for block in thousand for part in block.parts) == list(range(1000))
+
+
+@pytest.mark.parametrize('block_size', [1, 3, 4, 7, 100])
+@pytest.mark.parametrize('tries', [1.0, 1.5, 4.0])
+def test_every_class_has_its_quota_and_its_tries_whatever_the_block_size(block_size: int, tries: float) -> None:
+    classes = [f'c{i}' for i in range(12)]
+    quotas = {name: (i * 7) % 11 for i, name in enumerate(classes)}
+    blocks = make_blocks(classes, quotas, None, block_size, tries)
+    assert all(0 < block.target <= block_size for block in blocks)
+    seen: dict[str, int] = {}
+    for part in (part for block in blocks for part in block.parts):
+        assert part.first == seen.get(part.class_name, 0)
+        assert part.max_tries == int(part.target * tries)
+        seen[part.class_name] = part.first + part.target
+    assert seen == {name: n for name, n in quotas.items() if n}
+
+
+def test_requests_of_all_parts_have_their_own_ids_and_seeds_and_sort_by_class() -> None:
+    asked = [(part, number) for part in mixed_plan().parts for number in range(part.max_tries)]
+    ids = [request_id(part, number) for part, number in asked]
+    assert len(set(ids)) == len({request_seed(0, part, number) for part, number in asked}) == len(asked)
+    assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize('labels', [[], [1, 0], [0, 0], [-1, 0], [4, 5]])
+def test_a_card_with_impossible_blocks_is_refused(tmp_path: Path, labels: list[int]) -> None:
+    content = json.loads(json.dumps(mixed_plan().content()))
+    content['blocks'][0] = [{**content['blocks'][0][0], 'label': label} for label in labels]
+    with pytest.raises(ValueError, match='block 0 has the labels'):
+        Plan.from_content(content)
+
+
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     make_store(tmp_path / 'a' / 'store')
     time.sleep(1.1)  # a time stamp in a header would show
@@ -122,6 +181,21 @@ def test_any_tar_reader_sees_kept_images_only(tmp_path: Path) -> None:
     listed = subprocess.run(['tar', 'tf', str(shard_path(store.folder, 0))], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == [m.name for m in members]
     assert listed.stderr == ''
+
+
+def test_members_of_a_shared_shard_name_their_own_class(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store', mixed_plan(), keep_rejected=True)
+    with tarfile.open(shard_path(store.folder, 0)) as tar:
+        for name in tar.getnames():
+            if name.endswith('.json'):
+                sidecar = json.loads(tar.extractfile(name).read())
+                label = int(tar.extractfile(name.replace('.json', '.cls')).read())
+                assert (sidecar['label'], sidecar['class_name'], sidecar['prompt']) == (label, store.classes[label], f'a {store.classes[label]}')
+    assert {row['label'] for row in store.index().to_pylist() if row['shard'] == 0} == {0, 1}
+    assert {name: (c['kept'], c['target']) for name, c in store.counts().items()} == {
+        **{'one': (2, 2), 'two': (1, 1), 'three': (10, 10)},
+        **{'four': (1, 1), 'five': (3, 3)},
+    }
 
 
 def test_the_index_is_the_commit_mark(tmp_path: Path) -> None:
@@ -203,13 +277,15 @@ def test_another_recipe_is_refused_naming_what_differs(tmp_path: Path) -> None:
     assert 'generator.order: absent -> 2' in message
     assert 'inspectors.0.type: absent -> "ImageSanity"' in message
     assert 'seed' not in message
-    with pytest.raises(StoreError, match=r'number of blocks: 6 -> 3; block 0 target: 4 -> 6'):
+    with pytest.raises(StoreError, match=r'number of blocks: 6 -> 3; block 0 one target: 4 -> 6'):
         Store.create(store.folder, make_plan(block_size=8), MADE_BY)
     plan = make_plan()
     with pytest.raises(StoreError, match=r'classes: \["one", "two", "three"\] -> \["three", "two", "one"\]'):
         Store.create(store.folder, replace(plan, classes=CLASSES[::-1]), MADE_BY)
-    one_less = tuple(replace(b, sources=b.sources[:1]) if b.label == 1 else b for b in plan.blocks)
-    with pytest.raises(StoreError, match=r"block 2 sources: 2 images -> 1 images, 'two/1.png' in one only"):
+    with pytest.raises(StoreError, match=r'number of blocks: 6 -> 2; block 0 classes: one -> one, two'):
+        Store.create(store.folder, make_plan(block_size=12), MADE_BY)
+    one_less = tuple(replace(b, parts=tuple(replace(p, sources=p.sources[:1]) if p.label == 1 else p for p in b.parts)) for b in plan.blocks)
+    with pytest.raises(StoreError, match=r"block 2 two sources: 2 images -> 1 images, 'two/1.png' in one only"):
         Store.create(store.folder, replace(plan, blocks=one_less), MADE_BY)
     assert tree(store.folder) == before
 
@@ -221,7 +297,8 @@ def test_another_recipe_is_refused_naming_what_differs(tmp_path: Path) -> None:
         ('{"format_', 'cannot be read'),
         ('[]', 'format_version None'),
         ('{"format_version": 99}', 'format_version 99'),
-        ('{"format_version": 1}', 'damaged'),
+        ('{"format_version": 1}', r'format_version 1; this version reads 2\. Generate the store again from its recipe'),
+        ('{"format_version": 2}', 'damaged'),
     ],
 )
 def test_open_refuses_what_is_not_a_store(tmp_path: Path, text: str | None, what: str) -> None:
@@ -328,7 +405,7 @@ def test_a_published_block_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match='published already'):
         store.publish(store.plan.blocks[0], make_rows(store.plan.blocks[0])[:4], False)
     with pytest.raises(StoreError, match='not in the plan'):
-        store.publish(replace(store.plan.blocks[0], target=1), [], False)
+        store.publish(replace(store.plan.blocks[0], parts=store.plan.blocks[1].parts), [], False)
     assert tree(store.folder) == before
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_store import make_plan, make_store
+from test_store import make_plan, make_store, mixed_plan
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import reader as reader_module
@@ -117,7 +117,7 @@ def kept(store: Store) -> list[tuple[str, int]]:
 
 def test_stock_webdataset_reads_the_shards(tmp_path: Path) -> None:
     wds = pytest.importorskip('webdataset')
-    store = make_store(tmp_path / 'store', keep_rejected=True)
+    store = make_store(tmp_path / 'store', mixed_plan(), keep_rejected=True)
     shards = [str(shard_path(store.folder, b.index)) for b in store.plan.blocks]
     dataset = wds.WebDataset(shards, shardshuffle=False).decode('pil').to_tuple('__key__', 'png', 'cls', 'json')
     samples = list(dataset)
@@ -129,7 +129,7 @@ def test_stock_webdataset_reads_the_shards(tmp_path: Path) -> None:
 def test_timm_reads_the_store_as_wds(tmp_path: Path, format: str) -> None:
     pytest.importorskip('webdataset')
     timm_data = pytest.importorskip('timm.data')
-    store = make_store(tmp_path / 'store', make_plan({'one': 6, 'three': 3}), keep_rejected=True, format=format)
+    store = make_store(tmp_path / 'store', mixed_plan(), keep_rejected=True, format=format)
     dataset = timm_data.create_dataset('wds/store', root=str(store.folder / 'shards'), split='train', is_training=False, batch_size=1)
     assert len(dataset) == len(kept(store))
     assert sorted(label for _, label in dataset) == sorted(label for _, label in kept(store))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_store import make_plan, make_rows, make_store, tree
+from test_store import make_plan, make_rows, make_store, mixed_plan, tree
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.reader import StoreReader
@@ -158,7 +158,7 @@ def column(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
         (rewrite_index(column('label', 0)), 'index/00004.parquet', 'another label'),
         (rewrite_index(column('id', '00004_000000')), 'index/00004.parquet', 'repeated'),
         (rewrite_index(column('prompt', 'a dog')), 'shards/00004.tar', 'different from the index'),
-        (rewrite_index(lambda t: t.slice(0, 2)), 'index/00004.parquet', '2 of 4 images after 2 of 16 tries'),
+        (rewrite_index(lambda t: t.slice(0, 2)), 'index/00004.parquet', 'three: 2 of 4 images after 2 of 16 tries'),
         (rewrite_index(lambda t: t.drop_columns(['seed'])), 'index/00004.parquet', 'unexpected columns'),
         (lambda s: (s.folder / 'shards' / '.partial-00004.tar-99').write_bytes(b'x'), 'shards/.partial-00004.tar-99', 'killed run'),
         (lambda s: (s.folder / 'shards' / '_info.json').write_text('{}'), 'shards/_info.json', 'different from the shards'),
@@ -170,6 +170,40 @@ def test_planted_faults_are_found_and_repaired(store: Store, whole: Store, damag
     assert any(f.file == file and what in f.what for f in faults), [str(f) for f in faults]
     assert {f.block for f in faults} <= {4, None}
     assert heal(store, whole) in ([4], [])
+
+
+def relabel(old: int, new: int) -> Callable[[pa.Table], pa.Table]:
+    """The first row of the class `old` as if it were of the class `new`."""
+
+    def change(table: pa.Table) -> pa.Table:
+        labels = table['label'].to_pylist()
+        labels[labels.index(old)] = new
+        at = table.column_names.index('label')
+        return table.set_column(at, table.field(at), pa.array(labels, table.field(at).type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('change', 'file', 'what'),
+    [
+        (relabel(3, 2), 'index', 'four: 0 of 1 images after 0 of 4 tries: the block was not finished'),
+        (relabel(3, 2), 'shards', 'different from the index'),
+        (relabel(3, 1), 'index', 'rows have another label than those of the block: 1'),
+        (relabel(3, 1), 'shards', 'cannot be compared with its index'),
+        (lambda table: table.slice(0, 2), 'index', 'four: 0 of 1 images'),
+        (lambda table: table.slice(1), 'index', 'three: 1 of 2 images after 1 of 8 tries'),
+    ],
+)
+def test_faults_of_one_class_in_a_shared_block_are_found_and_repaired(tmp_path: Path, change: Callable[[pa.Table], pa.Table], file: str, what: str) -> None:
+    whole = make_store(tmp_path / 'whole' / 'store', mixed_plan(), keep_rejected=True)
+    shutil.copytree(whole.folder, tmp_path / 'store')
+    store = Store.open(tmp_path / 'store')
+    path = index_path(store.folder, 3)
+    path.write_bytes(parquet_bytes(change(read_index(path))))
+    faults = verify(store)
+    assert any(f.file.startswith(file) and what in f.what for f in faults), [str(f) for f in faults]
+    assert heal(store, whole) == [3]
 
 
 def test_an_id_in_two_blocks_is_found(store: Store) -> None:

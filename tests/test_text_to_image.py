@@ -27,7 +27,7 @@ from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Block, Part, Request
 
 CLASSES = ['cat', 'dog', 'table']
 
@@ -88,12 +88,12 @@ def build(type_: str, model: str, real: RealImages | None = None, classes: Seque
     return generator
 
 
-def block(name: str = 'cat', first: int = 0, sources: Sequence[str] = ()) -> Block:
-    return Block(CLASSES.index(name), CLASSES.index(name), name, 10, 40, first, tuple(sources))
+def part(name: str = 'cat', first: int = 0, sources: Sequence[str] = ()) -> Part:
+    return Part(CLASSES.index(name), CLASSES.index(name), name, 10, 40, first, tuple(sources))
 
 
 def asked(generator: Generator, n: int, name: str = 'cat', seed: int = 0, **where: Any) -> list[Request]:
-    return list(islice(generator.requests(block(name, **where), seed), n))
+    return list(islice(generator.requests(part(name, **where), seed), n))
 
 
 def of_all_classes(generator: Generator, n: int = 2) -> list[Request]:
@@ -280,6 +280,58 @@ def test_prompts_over_the_token_limit_are_cut_and_that_is_said_once(sd: str) -> 
     assert len(generator.said) == 1
     with pytest.raises(RecipeError, match='negative_prompt is over the token limit'):
         build('TextToImage', sd, negative_prompt=long)
+
+
+FILLER = 'a small dog on the table of ' * 3
+"""Twenty-one words, more than the twenty tokens of these pipelines."""
+
+
+@pytest.mark.parametrize('family', ['sd', 'sd3'])
+def test_a_prompt_cut_before_its_class_name_is_refused_before_weights_load(
+    family: str, sd: str, sd3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('synthaug_plugins.generators.text_model.TextModel.load', lambda *args: pytest.fail('weights were loaded'))
+    folder = {'sd': sd, 'sd3': sd3}[family]
+    prompts: dict[str, list[str]] = {
+        'template': [f'a picture of the {FILLER} and a {{}}', 'a photo of a {}'],
+        'inflected': [f'{FILLER} and {{}}s'],
+    }
+    for templates in prompts.values():
+        with pytest.raises(RecipeError, match=r"class 'cat' is over the token limit of .* without the class name\. Put the class name nearer"):
+            build('TextToImage', folder, prompts={'type': 'Basic', 'templates': templates}, classes=['cat', 'bed'])
+    # In the last of many prompts of a file, by the name that prompts say, and by a part of it.
+    (tmp_path / 'names.json').write_text('{"n1": "table cat", "n2": {"prompt": "crane", "hint": "bird"}, "n3": {"prompt": "crane", "hint": "machine"}}')
+    for label, last in {
+        'n1': 'a photo of the digit one of the digit two of the digit three on the table table cat',
+        'n2': f'a photo of {"the " * 15} crane, bird',
+    }.items():
+        said = {'n1': ['a table cat'], 'n2': ['a crane, bird'], 'n3': ['a crane, machine']}
+        said[label] = [*(f'{said[label][0]} {"on " * k}' for k in range(5)), last]
+        (tmp_path / 'p.json').write_text(json.dumps(said))
+        source = {'type': 'FromFile', 'file': str(tmp_path / 'p.json'), 'names': str(tmp_path / 'names.json')}
+        with pytest.raises(RecipeError, match=f"class '{label}' is over"):
+            build('TextToImage', folder, prompts=source, classes=['n1', 'n2', 'n3'])
+
+
+def test_a_cut_behind_the_class_name_or_in_a_prompt_without_it_is_said_not_refused(sd: str, tmp_path: Path) -> None:
+    free = build('TextToImage', sd, prompts={'type': 'ClassNameFree', 'templates': 'a photo of the ' + 'drawing ' * 20})
+    assert [said.split(' over')[0] for said in free.said] == ['1 of 1 prompts are']
+    # The plural counts, so does the first of two mentions, and the kitty was never called a cat.
+    (tmp_path / 'p.json').write_text(json.dumps({'cat': [f'three cats {FILLER}', f'cat {FILLER} cat', f'a kitty {FILLER}'], 'bed': ['a bed']}))
+    named = build('TextToImage', sd, prompts={'type': 'FromFile', 'file': str(tmp_path / 'p.json')}, classes=['cat', 'bed'])
+    assert [said.split(' over')[0] for said in named.said] == ['3 of 4 prompts are']
+
+
+def test_a_source_of_unknown_length_is_refused_at_the_request_that_loses_its_name(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from synthaug_plugins.prompts.sources import Basic
+
+    monkeypatch.setattr(Basic, 'cycle', lambda self, label: None)
+    monkeypatch.setattr('synthaug_plugins.generators.prompt_conditions._PROMPTS_LOOKED_AT', 3)
+    monkeypatch.setattr(Basic, 'prompt', lambda self, label, seed, n: f'a photo of a {label}' if n < 2 else f'{FILLER} and a {label}')
+    generator = build('TextToImage', sd)
+    assert len(asked(generator, 2)) == 2
+    with pytest.raises(RecipeError, match='without the class name'):
+        asked(generator, 3)
 
 
 def test_notes_of_the_prompt_source_are_said_once(sd: str, monkeypatch: pytest.MonkeyPatch) -> None:

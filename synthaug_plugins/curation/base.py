@@ -48,7 +48,7 @@ class Inspector(ABC):
         """Where to run, the store's class names in order, and the real images of the recipe's `data`."""
 
     def begin_block(self) -> None:  # noqa: B027  most inspectors look at each image alone
-        """Forget the images seen so far: those that follow belong to another block."""
+        """Forget the images seen so far: those that follow belong to another block. A block may hold several classes."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +19,7 @@ from synthaug_plugins.engine.recipe import Run
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.store.encode import encode
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Block, Part, Request
 from synthaug_plugins.store.shard import Row
 
 
@@ -186,26 +186,58 @@ def _begin_block(run: Run) -> None:
         inspector.begin_block()
 
 
+class _Quota:
+    """What one class of a block still lacks, and the requests that it is made up from."""
+
+    def __init__(self, run: Run, part: Part) -> None:
+        self._part, self._generator = part, type(run.generator).__name__
+        self._stream = run.generator.requests(part, run.recipe['seed'])
+        self._lacking, self._tries = part.target, part.max_tries
+
+    def take(self) -> list[Request]:
+        """As many requests as accepted images are lacking, or as tries are left.
+
+        Raises:
+            ModelError: the generator labels one as another class.
+        """
+        requests = list(islice(self._stream, min(self._lacking, self._tries)))
+        self._tries -= len(requests)
+        for request in requests:
+            if request.label != self._part.label:
+                what = f'{self._generator} makes the request {request.id!r} of label {request.label} for the class {self._part.class_name!r}'
+                raise ModelError(f'{what}, whose label is {self._part.label}.', 'Correct the generator: labels come from the part.')
+        return requests
+
+    def settle(self, rows: Iterable[Row]) -> None:
+        """Count what became of the requests taken."""
+        self._lacking -= sum(row.verdict == 'kept' for row in rows)
+
+
 def make_block(run: Run, block: Block, size: BatchSize, workers: Workers) -> tuple[list[Row], list[np.ndarray]]:
-    """Make requests until the block's target is accepted or its tries are spent.
+    """Make requests until every class of the block has its target accepted or has spent its tries.
 
-    Each wave asks for exactly the images still missing, so the batch layout depends on the block alone and a redone
-    block has the same one. Inspectors get the images in the order of the requests, in batches of the recipe's size: what
-    they see is the same whatever buckets the requests fall into, and if memory ran out.
+    Each wave asks for exactly the images that each class still lacks, so the batch layout depends on the block alone and a
+    redone block has the same one. Inspectors get the images in the order of the requests, in batches of the recipe's size:
+    what they see is the same whatever buckets the requests fall into, and if memory ran out.
 
-    Returns: rows and (H, W, 3) uint8 images, in the order of the requests.
+    Returns: rows and (H, W, 3) uint8 images, in the order of making: wave by wave, in a wave class by class.
+
+    Raises:
+        ModelError: memory does not suffice for one image, or the generator mistakes the class.
     """
-    stream = run.generator.requests(block, run.recipe['seed'])
+    quotas = [_Quota(run, part) for part in block.parts]
     workers.inspect.submit(_begin_block, run).result()
     rows: list[Row] = []
     images: list[np.ndarray] = []
-    kept = 0
-    while kept < block.target and len(rows) < block.max_tries:
-        requests = list(islice(stream, min(block.target - kept, block.max_tries - len(rows))))
+    while any(taken := [quota.take() for quota in quotas]):
+        requests = list(chain.from_iterable(taken))
         wave = _Wave(run, workers, requests)
         for positions in batches(requests, map(run.generator.bucket, requests), size.value):
             wave.add(positions, _generate(run, [requests[p] for p in positions], size))
-        rows += wave.rows()
+        made = wave.rows()
+        rows += made
+        of_class = iter(made)
+        for quota, asked in zip(quotas, taken, strict=True):
+            quota.settle(islice(of_class, len(asked)))
         images += [one.image for one in wave.made if one is not None]
-        kept = sum(row.verdict == 'kept' for row in rows)
     return rows, images

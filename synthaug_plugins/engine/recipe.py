@@ -21,7 +21,7 @@ KEYS = {
     'data': 'folder of real images, one folder per class; --data on the command line sets it',
     'classes': "class names in label order; default: the class folders of data, else the model's own classes",
     'per_class': 'accepted images wanted per class: a number, or a dict from class name to number',
-    'block_size': 'images per block: the unit that is redone after a kill, and one shard of the store',
+    'block_size': 'images per block: the unit that is redone after a kill, and one shard of the store; small classes share one',
     'batch_size': 'images per network call; halved by itself when memory runs out',
     'tries_per_image': 'requests allowed per wanted image before a class is left short of its quota',
     'seed': 'a whole number; the same seed and recipe make the same images',
@@ -201,6 +201,6 @@ def check_sources(run: Run) -> None:
     images = run.real_images
     if images is None:
         return
-    ids = sorted({s for block in run.plan.blocks for s in block.sources})
+    ids = sorted({source for part in run.plan.parts for source in part.sources})
     for _ in in_threads(lambda i: images.load(i).shape, ids):
         pass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,12 @@ class Generator(ABC):
         """
 
     @abstractmethod
-    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
-        """The endless, deterministic sequence of a block's requests."""
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
+        """The endless, deterministic sequence of the requests for one part of a block: those of one class.
+
+        The engine takes as many as that class needs; what other parts and other blocks take changes nothing. `request_id` and
+        `request_seed` give each its id and its seed, by the number that it has in this sequence.
+        """
 
     def bucket(self, request: Request) -> Hashable:
         """Requests with equal buckets may share a batch."""
@@ -104,7 +108,7 @@ class Generator(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        """Make the images of one batch (one bucket).
+        """Make the images of one batch (one bucket), which may hold requests of several classes.
 
         Returns: (B, H, W, 3) uint8 RGB on the CPU; or these with the generator's own verdicts and scores, see `Made`.
 

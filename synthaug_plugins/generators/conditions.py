@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from synthaug_plugins.errors import ModelError, nearest
 from synthaug_plugins.generators.guidance import Guidance
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,8 +90,8 @@ class Conditions(ABC):
     def identity(self) -> dict[str, Any]:
         """Plain JSON of its options."""
 
-    def tell(self, block: Block, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
-        """Prompt and params of a block's request. `seed` is the request's own."""
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
+        """Prompt and params of a part's request. `seed` is the request's own."""
         return None, {}
 
     @abstractmethod

@@ -11,7 +11,7 @@ from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions, Model
 from synthaug_plugins.generators.denoiser_model import finite_json
-from synthaug_plugins.store.plan import Block, Request, request_id, request_seed
+from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 if TYPE_CHECKING:
     import torch
@@ -65,11 +65,11 @@ class DenoiserGenerator(Generator):
         """See `Generator.network_images`; calls that guidance makes are included."""
         return sum(counter.images for counter in self._counters)
 
-    def request(self, block: Block, number: int, recipe_seed: int, source: str | None = None, params: Mapping[str, Any] | None = None) -> Request:
-        """A block's request of that number, with what the model is told."""
-        seed = request_seed(recipe_seed, block, number)
-        prompt, said = self.told.tell(block, number, recipe_seed, seed)
-        return Request(request_id(block, number), block.label, block.class_name, seed, source, prompt, {**(params or {}), **said})
+    def request(self, part: Part, number: int, recipe_seed: int, source: str | None = None, params: Mapping[str, Any] | None = None) -> Request:
+        """A part's request of that number, with what the model is told."""
+        seed = request_seed(recipe_seed, part, number)
+        prompt, said = self.told.tell(part, number, recipe_seed, seed)
+        return Request(request_id(part, number), part.label, part.class_name, seed, source, prompt, {**(params or {}), **said})
 
     def denoiser(self) -> Denoiser:
         """The model on the device, unguided; weights are read at the first call.

@@ -14,7 +14,7 @@ from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.guidance import build_guidance
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 
 @GENERATORS.register_module()
@@ -61,10 +61,10 @@ class EDM(DenoiserGenerator):
             )
         super().check(classes if self.model.classes else ())
 
-    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
         number = 0
         while True:
-            yield self.request(block, number, recipe_seed)
+            yield self.request(part, number, recipe_seed)
             number += 1
 
     def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:

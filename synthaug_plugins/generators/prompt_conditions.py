@@ -14,7 +14,7 @@ from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
 from synthaug_plugins.registry import PROMPTS, build_strict
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from synthaug_plugins.diffusion.guidance import Term
 
 SAFETY = ('off', 'flag', 'drop')
-_PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan: whether they fit into the text encoder
+_PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan, of a source that does not say how many it has
 # Options of a sampler that say where its noise levels lie; without them it visits those of the pipeline.
 _GRID = ('preset', 'sigmas', 'discretization', 'sigma_min', 'sigma_max', 'rho', 'epsilon_s', 'C_1', 'C_2', 'M')
 
@@ -83,7 +83,9 @@ class GuidanceScale:
 class PromptConditions(Conditions):
     """Prompts for a text-to-image pipeline, and classifier-free guidance with a scale per request.
 
-    Prompts over the token limit are cut at a word, and that is said once. The prompt of a request is what is left.
+    Prompts over the token limit are cut at a word, and that is said once. The prompt of a request is what is left. A prompt that named its
+    class and is cut before the name is refused: the classes could not be told apart. All encoders of a pipeline are given the same cut
+    prompt, so it is lost to all of them or to none; only FLUX's CLIP may see less of it, which is no reason to refuse what its T5 sees.
 
     Args:
         model: the pipeline.
@@ -175,7 +177,11 @@ class PromptConditions(Conditions):
                 raise RecipeError(f'negative_prompt is over the token limit by the words {" ".join(cut)!r}.', 'Shorten it.')
 
     def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
-        """See `Generator.prepare`: settle the prompts, say what the user should know of them."""
+        """See `Generator.prepare`: settle the prompts, say what the user should know of them.
+
+        Raises:
+            RecipeError: a prompt is cut before its class name.
+        """
         if self._prepared == tuple(classes):
             return
         self.prompts.prepare(classes, say)
@@ -183,11 +189,22 @@ class PromptConditions(Conditions):
         for note in self.prompts.notes():
             say(note)
         n = max(1, min(256, _PROMPTS_LOOKED_AT // max(len(classes), 1)))
-        looked_at = dict.fromkeys(self.prompts.prompt(label, 0, k) for label in classes for k in range(n))
-        cut = {prompt: words for prompt in looked_at if (words := self._fit(prompt)[1])}
+        looked_at = dict.fromkeys((label, self.prompts.prompt(label, 0, k)) for label in classes for k in range(self.prompts.cycle(label) or n))
+        cut = {prompt: words for label, prompt in looked_at if (words := self._fitted(label, prompt)[1])}
         if cut:
             prompt, words = next(iter(cut.items()))
-            self._say_cut(f'{len(cut)} of {len(looked_at)} prompts are', prompt, words)
+            self._say_cut(f'{len(cut)} of {len({prompt for _, prompt in looked_at})} prompts are', prompt, words)
+
+    def _fitted(self, label: str, whole: str) -> tuple[str, list[str]]:
+        """What the model sees of a class's prompt, and the words that were cut; refused (RecipeError) without the class name that it had."""
+        prompt, cut = self._fit(whole)
+        if cut and self.prompts.loses_name(label, whole, prompt):
+            raise RecipeError(
+                f'The prompt {whole!r} of the class {label!r} is over the token limit of {self.model.name!r}, which sees no more than {prompt!r}, '
+                'without the class name.',
+                'Put the class name nearer to the front, or give the class a shorter one in a names file.',
+            )
+        return prompt, cut
 
     def _safety_files(self) -> list[str]:
         """Weights that decide the verdicts; refused (ModelError) when they are missing."""
@@ -212,13 +229,13 @@ class PromptConditions(Conditions):
             'safety_sha256': self.model.files.sha256(files) if (files := self._safety_files()) and self.model.files.commit is None else None,
         }
 
-    def tell(self, block: Block, number: int, recipe_seed: int, seed: int) -> tuple[str, dict[str, Any]]:
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str, dict[str, Any]]:
         """See `Conditions.tell`: the prompt as the model sees it, and the guidance scale."""
-        whole = self.prompts.prompt(block.class_name, recipe_seed, (block.first + number) // self.images_per_prompt)
-        prompt, cut = self._fit(whole)
+        whole = self.prompts.prompt(part.class_name, recipe_seed, (part.first + number) // self.images_per_prompt)
+        prompt, cut = self._fitted(part.class_name, whole)
         if cut:
             self._say_cut('Prompts are', whole, cut)
-        return prompt, {'guidance_scale': self.scale.of(block.class_name, seed)}
+        return prompt, {'guidance_scale': self.scale.of(part.class_name, seed)}
 
     def _scales(self, requests: Sequence[Request]) -> list[float]:
         return [float(r.params['guidance_scale']) for r in requests]

@@ -21,7 +21,7 @@ from synthaug_plugins.generators.strength import T_STAR, Strength, Strengths, ch
 from synthaug_plugins.generators.text_model import TextModel, open_model
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,13 +193,13 @@ class RealGuidance(DenoiserGenerator):
         strengths = [dict(s.params) for s in self.strengths]
         return {**super().identity(), 'strengths': strengths, **self._options}
 
-    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
-        if not block.sources:
-            raise DataError(f'The class {block.class_name!r} has no real images to start from.', 'Add some, or leave the class out.')
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
+        if not part.sources:
+            raise DataError(f'The class {part.class_name!r} has no real images to start from.', 'Add some, or leave the class out.')
         number = 0
         while True:
-            round_, source = divmod(block.first + number, len(block.sources))
-            yield self.request(block, number, recipe_seed, block.sources[source], self.strengths[round_ % len(self.strengths)].params)
+            round_, source = divmod(part.first + number, len(part.sources))
+            yield self.request(part, number, recipe_seed, part.sources[source], self.strengths[round_ % len(self.strengths)].params)
             number += 1
 
     def bucket(self, request: Request) -> Hashable:

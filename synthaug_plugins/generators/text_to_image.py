@@ -13,7 +13,7 @@ from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.prompt_conditions import PromptConditions
 from synthaug_plugins.generators.text_model import TextModel
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Block, Request
+from synthaug_plugins.store.plan import Part, Request
 
 
 @GENERATORS.register_module()
@@ -92,10 +92,10 @@ class TextToImage(DenoiserGenerator):
     def identity(self) -> Mapping[str, Any]:
         return {**super().identity(), **self.layout}
 
-    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
         number = 0
         while True:
-            yield self.request(block, number, recipe_seed)
+            yield self.request(part, number, recipe_seed)
             number += 1
 
     def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:

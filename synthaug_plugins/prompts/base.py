@@ -13,6 +13,7 @@ from typing import Any
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.prompts.datasets import dataset_names
 from synthaug_plugins.prompts.names import ClassName, ClassTable, names_from_labels, read_names
+from synthaug_plugins.prompts.sentences import Vocabulary
 
 
 class PromptSource(ABC):
@@ -35,6 +36,7 @@ class PromptSource(ABC):
         self.dataset, self.hints = dataset, hints
         self._table: ClassTable | None = read_names(names) if names is not None else dataset_names(dataset) if dataset is not None else None
         self._names: dict[str, ClassName] = {}
+        self._vocabulary = self._phrases = Vocabulary({})
 
     def prepare(self, classes: Sequence[str], progress: Callable[[str], None] | None = None) -> None:
         """Settle what every class is called.
@@ -50,6 +52,8 @@ class PromptSource(ABC):
         found = [table[label] for label in classes]
         ClassTable(found, 'the class names')  # two labels must not mean one class
         self._names = dict(zip(classes, found, strict=True))
+        self._vocabulary = Vocabulary({label: self._names[label].text for label in classes})
+        self._phrases = Vocabulary({label: self.spoken(label) for label in classes})
 
     def class_name(self, label: str) -> ClassName:
         """What a label is called.
@@ -74,6 +78,18 @@ class PromptSource(ABC):
         """The endless sequence of a class's prompts from position `start` on."""
         return (self.prompt(label, seed, n) for n in itertools.count(start))
 
+    def cycle(self, label: str) -> int | None:
+        """After how many positions every prompt of a class was said at least once; None where nobody knows."""
+        return None
+
+    def loses_name(self, label: str, whole: str, kept: str) -> bool:
+        """Whether a prompt names its class and what an encoder sees of it no longer does: the prompts of all classes could then be equal.
+
+        A prompt that never named its class, as those of `ClassNameFree`, loses nothing. Singular and plural are the same name; a name is
+        lost with its last word, or with the hint that `whole` says with it.
+        """
+        return any(_names(v, label, whole) and not _names(v, label, kept) for v in (self._vocabulary, self._phrases))
+
     def identity(self) -> dict[str, Any]:
         """Plain JSON that, with the seed, decides every prompt of the prepared classes."""
         return {'type': type(self).__name__, 'names': {label: self.spoken(label) for label in self._names}}
@@ -81,6 +97,10 @@ class PromptSource(ABC):
     def notes(self) -> list[str]:
         """What a user should hear once, one sentence each: shortfalls and stand-ins."""
         return []
+
+
+def _names(vocabulary: Vocabulary, label: str, text: str) -> bool:
+    return any(label in labels for labels in vocabulary.named(text))
 
 
 def pick(items: Sequence[str], seed: int, label: str, n: int) -> str:

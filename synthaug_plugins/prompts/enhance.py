@@ -14,7 +14,7 @@ from synthaug_plugins.prompts.base import PromptSource, content_hash, pick
 from synthaug_plugins.prompts.datasets import dataset_prompts
 from synthaug_plugins.prompts.language_model import COMMON_GEN, SentenceWriter, model_identity
 from synthaug_plugins.prompts.sentence_cache import Partial, making, read_sentences
-from synthaug_plugins.prompts.sentences import Vocabulary, clean_sentence, fault, sameness
+from synthaug_plugins.prompts.sentences import clean_sentence, fault, sameness
 from synthaug_plugins.prompts.templates import fill, resolve_templates
 
 _ROUND = 50  # sentences drawn at a time; part of what decides them, so no option
@@ -118,14 +118,13 @@ class Enhanced(PromptSource):
         writer = SentenceWriter(self.model, self.revision, self.instruction, _device(self.device))
         if partial.empty:
             partial.add([{'made_with': {'model': self.model, 'commit': writer.commit, **made_with}}])
-        vocabulary = Vocabulary({label: self.class_name(label).text for label in classes})
         for label in missing:
-            kept, counts = self._draw(writer, label, vocabulary)
+            kept, counts = self._draw(writer, label)
             partial.add([*({'class': label, 'sentence': s} for s in kept), {'class': label, 'kept': len(kept), **counts}])
             if progress:
                 progress(f'{len(kept)} of {self.sentences} sentences for {label!r}, {counts["drawn"]} drawn.')
 
-    def _draw(self, writer: SentenceWriter, label: str, vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
+    def _draw(self, writer: SentenceWriter, label: str) -> tuple[list[str], dict[str, int]]:
         """Sentences of one class, and how many were drawn and why some were left out. Depends on the class alone, not on those before it."""
         kept: dict[tuple[str, ...], str] = {}
         faults: Counter[str] = Counter()
@@ -135,7 +134,7 @@ class Enhanced(PromptSource):
             digest = hashlib.sha256(f'{self.seed}/{label}/{drawn}'.encode()).digest()
             for raw in writer.write(self.spoken(label), count, int.from_bytes(digest[:4], 'big'), **self.sampling):
                 sentence = clean_sentence(raw)
-                reason = fault(sentence, label, vocabulary) or ('repeated' if sameness(sentence) in kept else None)
+                reason = fault(sentence, label, self._vocabulary) or ('repeated' if sameness(sentence) in kept else None)
                 if reason:
                     faults[reason] += 1
                 elif len(kept) < self.sentences:
@@ -147,6 +146,10 @@ class Enhanced(PromptSource):
         """A sentence of the class in the template."""
         name = self.spoken(label)
         return fill(self.template, pick(self._sentences.get(label) or [name], seed, label, n))
+
+    def cycle(self, label: str) -> int:
+        """The number of the class's sentences."""
+        return len(self._sentences.get(label) or [label])
 
     def identity(self) -> dict[str, Any]:
         """The sentences as they stand, edits included, and the template; how they were made is in the file."""

@@ -11,7 +11,6 @@ from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.prompts.base import PromptSource, content_hash, pick
 from synthaug_plugins.prompts.datasets import dataset_prompts
 from synthaug_plugins.prompts.names import unprintable
-from synthaug_plugins.prompts.sentences import Vocabulary
 from synthaug_plugins.prompts.templates import fill, resolve_templates
 
 
@@ -34,6 +33,10 @@ class Basic(PromptSource):
     def prompt(self, label: str, seed: int, n: int) -> str:
         """A template of the ensemble with the class name filled in."""
         return fill(pick(self.templates, seed, label, n), self.spoken(label))
+
+    def cycle(self, label: str) -> int:
+        """The number of templates."""
+        return len(self.templates)
 
     def identity(self) -> dict[str, Any]:
         """Names and templates."""
@@ -60,14 +63,17 @@ class ClassNameFree(PromptSource):
     def prepare(self, classes: Sequence[str], progress: Callable[[str], None] | None = None) -> None:
         """Refuse prompts that name one of the classes."""
         super().prepare(classes, progress)
-        vocabulary = Vocabulary({label: self.class_name(label).text for label in classes})
         for template in self.templates:
-            if named := vocabulary.named(template):
+            if named := self._vocabulary.named(template):
                 raise RecipeError(f'The class-name-free prompt {template!r} names the class {min(named[0])!r}.', 'Write it without class names.')
 
     def prompt(self, label: str, seed: int, n: int) -> str:
         """One of the prompts; the class decides only their order."""
         return pick(self.templates, seed, label, n)
+
+    def cycle(self, label: str) -> int:
+        """The number of prompts."""
+        return len(self.templates)
 
     def identity(self) -> dict[str, Any]:
         """The prompts; what classes are called does not matter."""
@@ -117,6 +123,10 @@ class FromFile(PromptSource):
         """A prompt of the class, or a template with its name."""
         name = self.spoken(label)
         return fill(self.template, fill(pick(self._templates, seed, label, n), name) if self._templates else pick(self._prompts[label], seed, label, n))
+
+    def cycle(self, label: str) -> int:
+        """The number of templates, or of the class's prompts."""
+        return len(self._templates or self._prompts[label])
 
     def identity(self) -> dict[str, Any]:
         """The hash of what the file says; where it lies does not matter."""

@@ -11,7 +11,7 @@ from synthaug_plugins.errors import DataError, StoreError
 from synthaug_plugins.store.plan import Plan, check_class_names
 
 CARD = 'store.json'
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def card_text(plan: Plan, made_by: Mapping[str, Any]) -> str:
@@ -36,7 +36,8 @@ def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
     version = card.get('format_version') if isinstance(card, dict) else None
     if version != FORMAT_VERSION:
         raise StoreError(
-            f'{str(path)!r} has format_version {version!r}; this version reads {FORMAT_VERSION}.', 'Use the version of synthaug-plugins that made it.'
+            f'{str(path)!r} has format_version {version!r}; this version reads {FORMAT_VERSION}.',
+            'Generate the store again from its recipe into a new folder, or use the version of synthaug-plugins that made it.',
         )
     try:
         plan = Plan.from_content(card)
@@ -65,17 +66,26 @@ def differences(old: Plan, new: Plan) -> list[str]:
 
 
 def _block_differences(old: Plan, new: Plan) -> Iterator[str]:
-    """One line per field of the blocks, at the first block where it differs."""
+    """One line per field of the blocks, at the first block where it differs; the classes first, as the fields of others cannot be compared."""
     seen: set[str] = set()
     for a, b in zip(old.blocks, new.blocks, strict=False):
-        for name in ('label', 'class_name', 'target', 'max_tries', 'first', 'sources'):
-            x, y = getattr(a, name), getattr(b, name)
-            if x != y and name not in seen:
-                seen.add(name)
-                if name == 'sources':
-                    changed = sorted(set(x) ^ set(y))
-                    x, y = f'{len(x)} images', f'{len(y)} images, {changed[0]!r} in one only' if changed else 'another order'
-                yield f'block {a.index} {name}: {x} -> {y}'
+        x, y = (', '.join(block.class_names.values()) for block in (a, b))
+        if x != y:
+            yield f'block {a.index} classes: {_short(x)} -> {_short(y)}'
+            return
+        for part, other in zip(a.parts, b.parts, strict=True):
+            for name in ('label', 'target', 'max_tries', 'first', 'sources'):
+                if getattr(part, name) != getattr(other, name) and name not in seen:
+                    seen.add(name)
+                    yield f'block {a.index} {part.class_name} {name}: {_change(getattr(part, name), getattr(other, name))}'
+
+
+def _change(old: int | tuple[str, ...], new: int | tuple[str, ...]) -> str:
+    """A field of a part before and after; of sources, how many there are and the first that is new or gone."""
+    if isinstance(old, int) or isinstance(new, int):
+        return f'{old} -> {new}'
+    changed = sorted(set(old) ^ set(new))
+    return f'{len(old)} images -> {len(new)} images, {changed[0]!r} in one only' if changed else f'{len(old)} images -> another order'
 
 
 def _flat(value: Any, key: str = '') -> Iterator[tuple[str, str]]:

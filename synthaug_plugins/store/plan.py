@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from synthaug_plugins.errors import DataError, RecipeError
@@ -37,37 +38,65 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Block:
-    """The unit of work, of resume and of distribution: a target count of accepted images of one class.
+class Part:
+    """What a block makes of one class: a target count of accepted images.
 
     Attributes:
-        index: number in the plan, and of the shard that it becomes.
+        block: the block's index.
         label, class_name: the class.
         target: accepted images wanted.
         max_tries: requests that may be spent on them.
-        first: accepted images that earlier blocks of the same class ask for. A generator that cycles through sources or
+        first: accepted images that earlier blocks ask for of the same class. A generator that cycles through sources or
             strengths starts its cycle there, so that a class is covered evenly whatever the block size.
         sources: ids of all real images of the class, sorted.
+        offset: tries that the block's earlier parts may take; its own are numbered from there, so no two of a block have one number.
     """
 
-    index: int
+    block: int
     label: int
     class_name: str
     target: int
     max_tries: int
     first: int = 0
     sources: tuple[str, ...] = ()
+    offset: int = 0
 
 
-def request_seed(recipe_seed: int, block: Block, number: int) -> int:
-    """The seed of a block's request: equal on every machine, distinct per request (53 bits of SHA-256)."""
-    digest = hashlib.sha256(f'{recipe_seed}/{block.index}/{number}'.encode()).digest()
+@dataclass(frozen=True)
+class Block:
+    """The unit of work, of resume and of distribution: target counts of one class or several.
+
+    Attributes:
+        index: number in the plan, and of the shard that it becomes.
+        parts: one per class, in label order.
+    """
+
+    index: int
+    parts: tuple[Part, ...]
+
+    @property
+    def target(self) -> int:
+        """Accepted images wanted of all its classes together."""
+        return sum(part.target for part in self.parts)
+
+    @cached_property
+    def class_names(self) -> dict[int, str]:
+        """Label -> name of its classes."""
+        return {part.label: part.class_name for part in self.parts}
+
+
+def request_seed(recipe_seed: int, part: Part, number: int) -> int:
+    """The seed of a part's request, number 0, 1, ...: equal on every machine, distinct per request of all blocks (53 bits of SHA-256)."""
+    digest = hashlib.sha256(f'{recipe_seed}/{part.block}/{part.offset + number}'.encode()).digest()
     return int.from_bytes(digest[:8], 'big') >> 11
 
 
-def request_id(block: Block, number: int) -> str:
-    """The id of a block's request: sorts in the order of making, and holds no dot (WebDataset splits names there)."""
-    return f'{block.index:05d}_{number:06d}'
+def request_id(part: Part, number: int) -> str:
+    """The id of a part's request, number 0, 1, ...: `<block>_<number in the block>`.
+
+    Ids of a block sort by class, and within a class in the order of making. They hold no dot (WebDataset splits names there).
+    """
+    return f'{part.block:05d}_{part.offset + number:06d}'
 
 
 @dataclass(frozen=True)
@@ -84,27 +113,46 @@ class Plan:
     blocks: tuple[Block, ...]
     recipe: Mapping[str, Any]
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of all blocks, in order."""
+        return tuple(part for block in self.blocks for part in block.parts)
+
     def content(self) -> dict[str, Any]:
-        """The plan as plain JSON. Blocks of one class share their list of sources, so it is written once and referred to by number."""
-        number = {s: i for i, s in enumerate(dict.fromkeys(b.sources for b in self.blocks))}
-        blocks = [{**vars(b), 'sources': number[b.sources]} for b in self.blocks]
+        """The plan as plain JSON: a block is the list of its parts, and these hold what does not follow from their place.
+
+        Parts of one class share their list of sources, so it is written once and referred to by number.
+        """
+        number = {s: i for i, s in enumerate(dict.fromkeys(p.sources for p in self.parts))}
+        blocks = [[{**{key: getattr(p, key) for key in _PART_KEYS}, 'sources': number[p.sources]} for p in b.parts] for b in self.blocks]
         return {'classes': self.classes, 'recipe': self.recipe, 'sources': list(number), 'blocks': blocks}
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Plan:
         """The plan that `content()` described; KeyError, TypeError, IndexError or ValueError if it is not one."""
         sources = [tuple(s) for s in content['sources']]
-        blocks = tuple(Block(**{**b, 'sources': sources[b['sources']]}) for b in content['blocks'])
         classes = tuple(content['classes'])
-        for position, block in enumerate(blocks):
-            if block.index != position or not 0 <= block.label < len(classes) or block.class_name != classes[block.label]:
-                raise ValueError(f'block {position} does not fit its place or its class')
-        return cls(classes, blocks, content['recipe'])
+        blocks = []
+        for index, parts in enumerate(content['blocks']):
+            labels = [part['label'] for part in parts]
+            if not labels or labels != sorted(set(labels)) or not 0 <= labels[0] <= labels[-1] < len(classes):
+                raise ValueError(f'block {index} has the labels {labels}')
+            blocks.append(_block(index, classes, [{**part, 'sources': sources[part['sources']]} for part in parts]))
+        return cls(classes, tuple(blocks), content['recipe'])
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the content: two plans with the same fingerprint make the same images."""
         return hashlib.sha256(json.dumps(self.content(), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+_PART_KEYS = ('label', 'target', 'max_tries', 'first')
+
+
+def _block(index: int, classes: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> Block:
+    """A block of parts that are given without what follows from their place: block, class_name and offset."""
+    offsets = accumulate((part['max_tries'] for part in parts), initial=0)
+    return Block(index, tuple(Part(block=index, class_name=classes[part['label']], offset=at, **part) for part, at in zip(parts, offsets, strict=False)))
 
 
 def make_blocks(
@@ -114,13 +162,16 @@ def make_blocks(
     block_size: int = 256,
     tries_per_image: float = 4.0,
 ) -> tuple[Block, ...]:
-    """Cut the quota of every class into blocks of at most `block_size` images.
+    """Divide the quotas of all classes over blocks of at most `block_size` images.
+
+    In label order, the quota of every class is cut into pieces of `block_size` and a rest; a piece joins the block of the one before it where
+    it fits, and begins a new block where it does not. So small classes share a block, and a class that fits into a block is in one.
 
     Args:
         classes: class names in label order.
         per_class: accepted images wanted, one number for all or one per class name (a class left out gets none).
         sources: ids of the real images of each class, for generators that start from them.
-        tries_per_image: requests allowed per wanted image before the block gives up, at least 1.
+        tries_per_image: requests allowed per wanted image before the class is left short, at least 1.
 
     Raises:
         RecipeError: a quota, size or number of tries out of range, or a quota for an unknown class.
@@ -138,16 +189,20 @@ def make_blocks(
             raise RecipeError(f'per_class names the class {name!r}, which is not among {list(classes)}.', 'Correct the name.')
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise RecipeError(f'per_class = {n!r} for class {name!r} is not a count.', 'Use a whole number, 0 or more.')
-    blocks: list[Block] = []
+    blocks: list[list[dict[str, Any]]] = []
+    room = 0  # in the last block
     for label, name in enumerate(classes):
-        wanted = quota.get(name, 0)
+        wanted, of_class = quota.get(name, 0), tuple((sources or {}).get(name, ()))
         for first in range(0, wanted, block_size):
             target = min(block_size, wanted - first)
-            tries = int(target * tries_per_image)
-            blocks.append(Block(len(blocks), label, name, target, tries, first, tuple((sources or {}).get(name, ()))))
+            if target > room:
+                blocks.append([])
+                room = block_size
+            blocks[-1].append({'label': label, 'target': target, 'max_tries': int(target * tries_per_image), 'first': first, 'sources': of_class})
+            room -= target
     if not blocks:
         raise RecipeError('The recipe asks for no image at all (per_class is 0 everywhere).', 'Set per_class to 1 or more.')
-    return tuple(blocks)
+    return tuple(_block(index, classes, parts) for index, parts in enumerate(blocks))
 
 
 def check_class_names(classes: Sequence[str]) -> None:

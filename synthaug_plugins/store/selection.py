@@ -119,7 +119,7 @@ def select(
     counts = {name: int(n) for name, n in zip(store.classes, numbers, strict=True)}
     waiting = len(store.unfinished())
     text = ', '.join(steps) + (f' [unfinished store: {waiting} of {len(store.plan.blocks)} blocks missing]' if waiting else '')
-    planned = {b.class_name for b in store.plan.blocks if b.target > 0}
+    planned = {part.class_name for part in store.plan.parts}
     empty = [name for name, n in counts.items() if n == 0 and name in planned]
     if empty and not allow_empty:
         names = ', '.join(repr(name) for name in empty[:8]) + (f' and {len(empty) - 8} more' if len(empty) > 8 else '')

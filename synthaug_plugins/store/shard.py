@@ -79,7 +79,7 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: 
         raise StoreError(f'Block {block.index} is published already in {str(folder)!r}.', 'Run verify and repair to redo a damaged block.')
     records = _records(block, rows)
     images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
-    chunks, offsets = archive(records, images, block.class_name)
+    chunks, offsets = archive(records, images, block.class_names)
     for record in records:
         record['offset'], record['size'] = offsets.get(record['id'], (None, None))
     made: list[Path] = []
@@ -99,14 +99,20 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: 
         raise
 
 
-def archive(records: Iterable[Mapping[str, Any]], images: Mapping[str, bytes], class_name: str) -> tuple[list[bytes], dict[str, tuple[int, int]]]:
+def archive(
+    records: Iterable[Mapping[str, Any]], images: Mapping[str, bytes], class_names: Mapping[int, str]
+) -> tuple[list[bytes], dict[str, tuple[int, int]]]:
     """The bytes of a block's tar.
 
     Args:
         records: index rows (offset and size are not used).
         images: encoded image by id; a record without one gets no members.
+        class_names: of the block, by label.
 
     Returns: the file's pieces in order, and (offset, size) of each image's data by id.
+
+    Raises:
+        KeyError: a record of another class.
     """
     chunks: list[bytes] = []
     offsets: dict[str, tuple[int, int]] = {}
@@ -128,7 +134,7 @@ def archive(records: Iterable[Mapping[str, Any]], images: Mapping[str, bytes], c
             name, image = record['id'], images[record['id']]
             offsets[name] = add(f'{name}.{suffix_of(image)}', image)
             add(f'{name}.cls', str(record['label']).encode())
-            add(f'{name}.json', _sidecar(record, class_name))
+            add(f'{name}.json', _sidecar(record, class_names[record['label']]))
         if part or verdict == KEPT:
             chunks.append(bytes(2 * tarfile.BLOCKSIZE))
             position += 2 * tarfile.BLOCKSIZE
@@ -192,8 +198,8 @@ def _wrong(block: Block, row: Row, seen: set[str]) -> str | None:
         return 'the id is not 1 to 90 letters, digits, - and _'
     if request.id in seen:
         return 'the id is repeated'
-    if request.label != block.label:
-        return f'its label is {request.label}, that of the block is {block.label}'
+    if request.label not in block.class_names:
+        return f'its label is {request.label}, those of the block are {", ".join(map(str, block.class_names))}'
     if not 0 <= request.seed < 2**53:
         return f'its seed {request.seed} is outside [0, 2**53)'
     if row.verdict not in (KEPT, REJECTED) or (row.verdict == KEPT) != (row.reason is None):

@@ -150,7 +150,7 @@ class Store:
             StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
         """
         if not 0 <= block.index < len(self.plan.blocks) or self.plan.blocks[block.index] != block:
-            raise StoreError(f'Block {block.index} ({block.class_name!r}) is not in the plan of {str(self.folder)!r}.', 'Use the blocks of store.plan.')
+            raise StoreError(f'Block {block.index} is not in the plan of {str(self.folder)!r}.', 'Use the blocks of store.plan.')
         write_block(self.folder, block, rows, keep_rejected)
         reader.forget_open_files()
         if self._left is None:
@@ -179,8 +179,8 @@ class Store:
     def counts(self) -> dict[str, dict[str, Any]]:
         """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by kind of reason (see `group_reasons`)."""
         result: dict[str, dict[str, Any]] = {name: {'kept': 0, 'rejected': 0, 'target': 0, 'reasons': {}} for name in self.classes}
-        for block in self.plan.blocks:
-            result[block.class_name]['target'] += block.target
+        for part in self.plan.parts:
+            result[part.class_name]['target'] += part.target
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
             part = read_index(index_path(self.folder, number), scores=False)

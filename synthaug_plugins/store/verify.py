@@ -7,7 +7,8 @@ flipped bit anywhere, headers and padding included, is a difference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -125,25 +126,27 @@ def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     except OSError as error:
         yield fault(tar, f'cannot be read ({error.strerror})')
         return
-    for what in _tar_faults(data, records, block.class_name):
+    for what in _tar_faults(data, records, block.class_names):
         yield fault(tar, what)
 
 
 def _plan_faults(block: Block, records: Sequence[dict[str, Any]]) -> Iterable[str]:
     if len({r['id'] for r in records}) != len(records):
         yield 'ids are repeated'
-    if any(r['label'] != block.label for r in records):
-        yield f'rows have another label than {block.label}, that of the block'
+    if foreign := {r['label'] for r in records} - set(block.class_names):
+        yield f'rows have another label than those of the block: {", ".join(map(str, sorted(foreign)))}'
     if any(r['verdict'] == KEPT and r['offset'] is None for r in records):
         yield 'kept rows have no image'
     if any((r['verdict'] == KEPT) != (r['reason'] is None) for r in records):
         yield 'verdicts and reasons do not fit together'
-    kept = sum(r['verdict'] == KEPT for r in records)
-    if kept < block.target and len(records) < block.max_tries:
-        yield f'{kept} of {block.target} images after {len(records)} of {block.max_tries} tries: the block was not finished'
+    tried, kept = Counter(r['label'] for r in records), Counter(r['label'] for r in records if r['verdict'] == KEPT)
+    for part in block.parts:
+        if kept[part.label] < part.target and tried[part.label] < part.max_tries:
+            counts = f'{kept[part.label]} of {part.target} images after {tried[part.label]} of {part.max_tries} tries'
+            yield f'{part.class_name}: {counts}: the block was not finished'
 
 
-def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_name: str) -> Iterable[str]:
+def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Mapping[int, str]) -> Iterable[str]:
     """Differences between a tar's bytes and what index and images say they must be."""
     stored = [r for r in records if r['offset'] is not None]
     end = max((r['offset'] + r['size'] for r in stored), default=0)
@@ -156,8 +159,8 @@ def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_name: str)
         yield f'{len(changed)} images are missing or changed (their sha256 differs), the first is {changed[0]!r}'
         return
     try:
-        chunks, offsets = archive(records, images, class_name)
-    except (ValueError, TypeError) as error:
+        chunks, offsets = archive(records, images, class_names)
+    except (ValueError, TypeError, KeyError) as error:
         yield f'cannot be compared with its index ({error})'
         return
     expected = b''.join(chunks)

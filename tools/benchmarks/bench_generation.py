@@ -80,11 +80,11 @@ def plain_loop(recipe: dict, device: torch.device) -> tuple[float, float, int]:
     """The same batches through the same generator, images thrown away. Returns wall seconds, network seconds, images."""
     run = prepare(recipe)
     run.generator.setup(device, run.real_images)
-    run.generator.generate(list(islice(run.generator.requests(run.plan.blocks[0], recipe['seed']), 1)))  # loads the weights
+    run.generator.generate(list(islice(run.generator.requests(run.plan.parts[0], recipe['seed']), 1)))  # loads the weights
     clock, images, start = NetworkClock(device), 0, time.perf_counter()
     with clock.running():
         for block in run.plan.blocks:
-            wave = list(islice(run.generator.requests(block, recipe['seed']), block.target))
+            wave = [r for part in block.parts for r in islice(run.generator.requests(part, recipe['seed']), part.target)]
             for positions in batches(wave, map(run.generator.bucket, wave), recipe['batch_size']):
                 images += len(run.generator.generate([wave[p] for p in positions]))
     return time.perf_counter() - start, clock.seconds, images

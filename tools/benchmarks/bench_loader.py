@@ -53,12 +53,12 @@ def make_data(root: Path, n: int) -> float:
     total = 0
     for block in store.plan.blocks:
         rows = []
-        for number in range(block.target):
-            data, source = photo(rng), block.sources[block.first + number]
+        for part, number in ((p, n) for p in block.parts for n in range(p.target)):
+            data, source = photo(rng), part.sources[part.first + number]
             total += len(data)
-            (root / 'train' / block.class_name).mkdir(parents=True, exist_ok=True)
+            (root / 'train' / part.class_name).mkdir(parents=True, exist_ok=True)
             (root / 'train' / source).write_bytes(data)
-            rows.append(Row(Request(request_id(block, number), block.label, block.class_name, number, source), 'kept', None, 'jpg', data))
+            rows.append(Row(Request(request_id(part, number), part.label, part.class_name, number, source), 'kept', None, 'jpg', data))
         store.publish(block, rows, keep_rejected=False)
     return total / n / 1e3
 

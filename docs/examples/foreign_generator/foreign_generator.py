@@ -13,7 +13,7 @@ from synthaug_plugins.generators.base import Generator
 from synthaug_plugins.hookspecs import hookimpl
 from synthaug_plugins.prompts.base import PromptSource
 from synthaug_plugins.registry import PROMPTS, Registries, build_strict
-from synthaug_plugins.store.plan import Block, Request, request_id, request_seed
+from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 
 class Gratings(Generator):
@@ -44,12 +44,12 @@ class Gratings(Generator):
         # changes `version`, so that no half-finished store goes on with another one. A model with weights puts their SHA-256 here.
         return {'type': 'Gratings', 'version': 1, 'size': self.size, 'prompts': self.prompts.identity(), 'model': {'name': 'gratings', 'licence': 'Apache-2.0'}}
 
-    def requests(self, block: Block, recipe_seed: int) -> Iterator[Request]:
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
         number = 0
         while True:  # endless: rejected images are made up for by the next requests
-            prompt = self.prompts.prompt(block.class_name, recipe_seed, block.first + number)
-            seed = request_seed(recipe_seed, block, number)
-            yield Request(request_id(block, number), block.label, block.class_name, seed, prompt=prompt)
+            prompt = self.prompts.prompt(part.class_name, recipe_seed, part.first + number)
+            seed = request_seed(recipe_seed, part, number)
+            yield Request(request_id(part, number), part.label, part.class_name, seed, prompt=prompt)
             number += 1
 
     def generate(self, requests: Sequence[Request]) -> np.ndarray:
