@@ -17,7 +17,7 @@ from conftest import REPO
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
     0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights'},
-    1: {'diffusion', 'store', 'prompts', 'real_images', 'recipes', 'assets'},
+    1: {'diffusion', 'store', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
     2: {'learning', 'generators', 'curation'},
     3: {'engine', 'training'},
     4: {'evaluation'},
