@@ -305,7 +305,7 @@ def main() -> None:
         if arguments.images % arguments.batch:
             parser.error('--images must be a multiple of --batch')
         with tempfile.TemporaryDirectory() as folder:
-            write_pipeline(Path(folder) / 'model', arguments.size)
+            write_pipeline(Path(folder) / 'model', arguments.size, device)
             a = arguments
             job = Job(Path(folder) / 'model', a.images, a.batch, a.steps, a.scale, a.precision, device, a.compile)
             compare_pipelines(a.size, job, a.one_by_one or a.images, a.repeats)
