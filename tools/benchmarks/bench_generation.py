@@ -9,10 +9,11 @@ inspection, no encoding, no store.
 With --size: text to image by a pipeline with random weights, shaped like Stable Diffusion 1.5 (`sd15`, 512 pixels) or like a small
 relative that a CPU can run (`tiny`, 64 pixels), with guidance. Our engine, from the recipe to a finished store, against diffusers'
 own pipeline (a) called image by image, each saved as PNG, as the papers' code does, and (b) called in batches of the same size, then
-saved. (a) is slow and its speed hardly depends on the number of images: --one-by-one gives it fewer. All have made a batch before the clock starts: loading is not in the figures. MFU is the share of the device's peak that the
-U-Net's floating-point operations make up (0.803e12 per image and call at 512 pixels, two calls per step with guidance), over the
-whole wall time; text encoder, VAE and saving are no work in that sense. On a CPU that others use too, the ratio of CPU seconds says
-more than that of wall seconds: it counts the encoding that our engine does beside the network.
+saved. (a) is slow, and its speed hardly depends on the number of images: --one-by-one gives it fewer. All have made a batch before
+the clock starts: loading is not in the figures. MFU is the share of the device's peak that the U-Net's floating-point operations make
+up (0.803e12 per image and call at 512 pixels, two calls per step with guidance), over the whole wall time; text encoder, VAE and
+saving are no work in that sense. On a CPU that others use too, the ratio of CPU seconds says more than that of wall seconds: it
+counts the encoding that our engine does beside the network.
 
 "Network" is the time inside the outermost torch module calls (on a GPU the device is waited for at both ends, so the
 overlap with encoding is kept and the network's share is not flattered; that waiting costs speed, so with --size it has a run of its own,
