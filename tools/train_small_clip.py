@@ -317,6 +317,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     device = choose_device(args.device)
+    torch.backends.cudnn.benchmark = True  # all batches are of one size
     if args.data:
         sources = [Source.read(text) for text in args.data]
         options = replace(FIT, steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed)
