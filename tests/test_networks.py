@@ -174,6 +174,21 @@ def test_half_precision_attention_has_a_full_precision_softmax() -> None:
     assert float((found - expected).abs().mean()) < 0.4 * float((naive - expected).abs().mean())
 
 
+@each
+def test_norms_keep_the_dtype_of_activations_under_autocast(config: dict[str, Any]) -> None:
+    denoiser = stirred(config)
+    dtypes: set[torch.dtype] = set()
+    for module in denoiser.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_hook(lambda _, inputs, output: dtypes.add((inputs[0].dtype, output.dtype)))
+    x, sigma, labels = torch.randn(4, 1, 8, 8), torch.tensor([0.05, 0.5, 2.0, 20.0]), torch.tensor([0, 1, 2, 0])
+    with torch.autocast('cpu', torch.bfloat16):
+        low = denoiser(x, sigma, labels)
+    assert dtypes == {(torch.bfloat16, torch.bfloat16)}
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, denoiser(x, sigma, labels), atol=0.05)
+
+
 @pytest.mark.parametrize('taps', [(1, 1), (1, 3, 3, 1)])
 def test_resampling_keeps_constants_inside_and_is_its_own_transpose(taps: tuple[int, ...]) -> None:
     down, up = Resample('down', taps).double(), Resample('up', taps).double()

@@ -24,13 +24,13 @@ LABELS_SEEN = f"""It knows {SEEN} labels. A classifier that is given fewer gets 
 _LIMIT = 5_000_000  # bytes of one folder
 
 
-def finish(folder: Path, card: Mapping[str, Any], text: str) -> None:
-    """Write card.json and card.md, make every file readable for all, and refuse a folder that is too large for the package."""
+def finish(folder: Path, card: Mapping[str, Any], text: str, most_bytes: int = _LIMIT) -> None:
+    """Write card.json and card.md, make every file readable for all, and refuse a folder that is too large (by default: for the package)."""
     (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     (folder / 'card.md').write_text(text, encoding='utf-8')
     files = [path for path in folder.rglob('*') if path.is_file()]
     for path in files:
         path.chmod(0o644)  # safetensors makes its files readable by their owner only
     size = sum(path.stat().st_size for path in files)
-    if size > _LIMIT:
-        raise SystemExit(f'{folder} has {size:,} bytes; embedded models have at most {_LIMIT:,}.')
+    if size > most_bytes:
+        raise SystemExit(f'{folder} has {size:,} bytes; {most_bytes:,} are allowed.')

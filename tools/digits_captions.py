@@ -10,11 +10,11 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import clip_training
 import numpy as np
 from demo import CLASSES, SEEN
 
@@ -170,42 +170,10 @@ def all_words() -> list[str]:
 
 @functools.cache
 def merges() -> tuple[tuple[str, str], ...]:
-    """Byte pair merges, in order, that make one token of every word of the captions. Tokens that end a word end in '</w>'.
-
-    Byte pair encoding as CLIP uses it (Sennrich et al. 2016): of all neighbours the pair found most often is merged, ties by spelling.
-    """
-    spelled = [[*word[:-1], f'{word[-1]}</w>'] for word in all_words()]
-    done: list[tuple[str, str]] = []
-    while True:
-        counts: dict[tuple[str, str], int] = {}
-        for tokens in spelled:
-            for pair in itertools.pairwise(tokens):
-                counts[pair] = counts.get(pair, 0) + 1
-        if not counts:
-            return tuple(done)
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        done.append(best)
-        for tokens in spelled:
-            for i in range(len(tokens) - 2, -1, -1):
-                if tuple(tokens[i : i + 2]) == best:
-                    tokens[i : i + 2] = [''.join(best)]
+    """Byte pair merges, in order, that make one token of every word of the captions."""
+    return clip_training.merges(all_words())
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a CLIP tokenizer of the captions' words into `folder` (vocab.json, merges.txt, tokenizer_config.json, ...) and load it.
-
-    Lower case; any other word becomes letters, any other script bytes, so no text fails. At most 24 tokens with start and end. The end
-    token has the largest number and pads, as in OpenAI's CLIP, so both ways to find a text's end (largest number, end token) agree.
-    """
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(f'{letter}</w>' for letter in letters), *(a + b for a, b in merges()), '<|startoftext|>', '<|endoftext|>']
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    (folder / 'vocab.json').write_text(json.dumps(vocabulary, ensure_ascii=False), encoding='utf-8')
-    (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *map(' '.join, merges())]) + '\n', encoding='utf-8')
-    written = CLIPTokenizer(vocab=str(folder / 'vocab.json'), merges=str(folder / 'merges.txt'), model_max_length=24)
-    written.save_pretrained(folder)
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    """Write the tokenizer of the captions' words into `folder` and load it; see `clip_training.write_tokenizer`. At most 24 tokens."""
+    return clip_training.write_tokenizer(folder, merges(), 24)

@@ -25,11 +25,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import torch
+from clip_training import contrastive
 from demo import CLASSES, SEEN
 from digits_assets import ASSETS, DATA, LICENCE, finish
 from digits_captions import ATTRIBUTES, FAR, claims, deviations, phrase, seen_digits, stands_out, write_tokenizer
 from digits_check import describe_data
-from digits_fit import Fit, fit
+from fit import Fit, fit
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from torch import Tensor
@@ -91,14 +92,6 @@ def told_apart(texts: list[str], labels: np.ndarray, found: list[dict[str, str]]
     wrong_class = (named >= 0) & (named != labels[:, None])
     wrong_looks = ((claimed != '') & (claimed != true[:, None])).any(2)
     return torch.from_numpy(wrong_class | wrong_looks)
-
-
-def contrastive(image: Tensor, text: Tensor, scale: Tensor, negative: Tensor) -> Tensor:
-    """CLIP's symmetric cross entropy over unit vectors (B, d), in which only the pairs of `negative` (B, B) stand against the right one."""
-    right = torch.eye(len(image), dtype=torch.bool)
-    logits = (scale * image @ text.T).masked_fill(~(negative | right), -torch.inf)
-    wanted = torch.arange(len(image))
-    return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
 
 
 def train(folder: Path, work_dir: Path, images: np.ndarray, labels: np.ndarray, options: Fit = FIT) -> dict[str, Any]:

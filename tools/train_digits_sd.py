@@ -25,7 +25,7 @@ from demo import CLASSES
 from digits_assets import ASSETS, DATA, LICENCE, finish
 from digits_captions import ATTRIBUTES, caption, measure, seen_digits, write_tokenizer
 from digits_check import describe_data, describe_verdict, draw_sheet, judge
-from digits_fit import Fit, fit
+from fit import Fit, fit
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn

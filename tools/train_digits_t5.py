@@ -26,7 +26,7 @@ from demo import CLASSES
 from digits_assets import ASSETS, DATA, LICENCE, finish
 from digits_captions import all_words, claims, describe, deviations, seen_digits, stands_out
 from digits_check import describe_data
-from digits_fit import Fit, fit
+from fit import Fit, fit
 
 from synthaug_plugins.prompts.enhance import Enhanced
 

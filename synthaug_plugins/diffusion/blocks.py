@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -41,10 +42,21 @@ class BlockStyle:
     dropout: float = 0.0
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Keeps the dtype of its input under autocast, which would make float32 of it, and with it of all up to the next convolution: twice the
+    memory traffic where that is most of the time. Mean and variance are float32 at any precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape and dtype."""
+        known = torch.amp.is_autocast_available(x.device.type)  # the meta device has none
+        with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """At most 32 groups of at least 4 channels each; the next smaller number of groups where that does not divide."""
     groups = next(g for g in range(min(32, channels // 4), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=eps)
+    return GroupNorm(groups, channels, eps=eps)
 
 
 def noise_angles(c_noise: Tensor, frequencies: Tensor) -> Tensor:

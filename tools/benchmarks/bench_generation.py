@@ -1,7 +1,7 @@
 """How fast images are made, and how much of a run's wall time is not the network: planning, noise, inspection, encoding, writing.
 
 python tools/benchmarks/bench_generation.py [--recipe edm_digits] [--per-class 100] [--device auto] [--cfg-options KEY=VALUE ...]
-python tools/benchmarks/bench_generation.py --size sd15 [--images 256] [--batch 32] [--precision bf16] [--device cuda]
+python tools/benchmarks/bench_generation.py --size sd15 [--images 256] [--one-by-one 16] [--batch 32] [--precision bf16] [--device cuda]
 
 With --recipe: our engine against a plain loop that makes the same batches with the same generator and does nothing else: no
 inspection, no encoding, no store.
@@ -9,18 +9,21 @@ inspection, no encoding, no store.
 With --size: text to image by a pipeline with random weights, shaped like Stable Diffusion 1.5 (`sd15`, 512 pixels) or like a small
 relative that a CPU can run (`tiny`, 64 pixels), with guidance. Our engine, from the recipe to a finished store, against diffusers'
 own pipeline (a) called image by image, each saved as PNG, as the papers' code does, and (b) called in batches of the same size, then
-saved. All have made a batch before the clock starts: loading is not in the figures. MFU is the share of the device's peak that the
-U-Net's floating-point operations make up (0.803e12 per image and call at 512 pixels, two calls per step with guidance), over the
-whole wall time; text encoder, VAE and saving are no work in that sense. On a CPU that others use too, the ratio of CPU seconds says
-more than that of wall seconds: it counts the encoding that our engine does beside the network.
+saved. (a) is slow, and its speed hardly depends on the number of images: --one-by-one gives it fewer. All have made a batch before
+the clock starts: loading is not in the figures. MFU is the share of the device's peak that the U-Net's floating-point operations make
+up (0.803e12 per image and call at 512 pixels, two calls per step with guidance), over the whole wall time; text encoder, VAE and
+saving are no work in that sense. On a CPU that others use too, the ratio of CPU seconds says more than that of wall seconds: it
+counts the encoding that our engine does beside the network.
 
 "Network" is the time inside the outermost torch module calls (on a GPU the device is waited for at both ends, so the
-overlap with encoding is kept and the network's share is not flattered; that waiting costs speed, so with --size it has a run of its own).
+overlap with encoding is kept and the network's share is not flattered; that waiting costs speed, so with --size it has a run of its own,
+in the first round only).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import shutil
 import statistics
@@ -28,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,7 +119,7 @@ def compare_recipe(recipe: dict, device: torch.device, repeats: int) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What all contestants of --size do: `images` images (a whole number of batches), one prompt each, from one pipeline folder."""
+    """What a contestant of --size does: `images` images (a whole number of its batches), one prompt each, from one pipeline folder."""
 
     folder: Path
     images: int
@@ -133,7 +136,7 @@ class Job:
 
     @property
     def classes(self) -> list[str]:
-        return [f'object {number}' for number in range(1 + self.images // self.batch)]  # each a block of one batch, and one to warm up
+        return [f'object {number}' for number in range(1 + math.ceil(self.images / self.batch))]  # each a block of one batch, and one to warm up
 
 
 class Stopwatch:
@@ -193,7 +196,7 @@ def stock(batch: int | None) -> Contestant:
         pipeline = StableDiffusionPipeline.from_pretrained(job.folder, torch_dtype=job.dtype, safety_checker=None).to(job.device)
         pipeline.set_progress_bar_config(disable=True)
         size = batch or job.batch
-        prompts = [f'a photo of a {name}' for name in job.classes[1:] for _ in range(job.batch)]
+        prompts = [f'a photo of a {job.classes[1 + i // job.batch]}' for i in range(job.images)]
         out.mkdir()
 
         def make(start: int) -> None:
@@ -212,7 +215,8 @@ def stock(batch: int | None) -> Contestant:
     return run
 
 
-CONTESTANTS: dict[str, Contestant] = {'our engine': text_to_image, 'stock, one by one': stock(1), 'stock, batched': stock(None)}
+ONE_BY_ONE = 'stock, one by one'
+CONTESTANTS: dict[str, Contestant] = {'our engine': text_to_image, ONE_BY_ONE: stock(1), 'stock, batched': stock(None)}
 PEAK_TFLOPS = {'H200': 989, 'H100': 989, 'A100': 312}  # dense bf16 and fp16, from the makers' data sheets
 
 
@@ -238,8 +242,8 @@ def peak_tflops(job: Job) -> tuple[float, str]:
     return 2 * n**3 / min(seconds) / 1e12, f'measured, product of {n} x {n} matrices'
 
 
-def compare_pipelines(size: str, job: Job, repeats: int) -> None:
-    """Print our engine beside diffusers' own pipeline, in turns."""
+def compare_pipelines(size: str, job: Job, one_by_one: int, repeats: int) -> None:
+    """Print our engine beside diffusers' own pipeline, in turns; the one that goes image by image makes `one_by_one`."""
     tflop = unet_tflop(size)
     per_image = 2 * job.steps * tflop
     peak, source = peak_tflops(job)
@@ -250,26 +254,29 @@ def compare_pipelines(size: str, job: Job, repeats: int) -> None:
     print(f'{"":20} {"images":>7} {"wall s":>8} {"images/s":>9} {"MFU":>7} {"CPU s":>8} {"outside the network":>20}')
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     cpu: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    outside: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    outside: dict[str, float] = {}
+    jobs = {name: replace(job, images=one_by_one) if name == ONE_BY_ONE else job for name in CONTESTANTS}
     for turn in range(repeats):
         order = list(CONTESTANTS)[turn % 3 :] + list(CONTESTANTS)[: turn % 3]
         for name in order:
+            images = jobs[name].images
             with tempfile.TemporaryDirectory() as folder:
-                wall, cpu_seconds = CONTESTANTS[name](job, Path(folder) / 'timed', None)
-                clock = NetworkClock(job.device)
-                watched, _ = CONTESTANTS[name](job, Path(folder) / 'watched', clock)
-            rates[name].append(job.images / wall)
-            cpu[name].append(cpu_seconds)
-            outside[name].append(1 - clock.seconds / watched)
+                wall, cpu_seconds = CONTESTANTS[name](jobs[name], Path(folder) / 'timed', None)
+                if name not in outside:
+                    clock = NetworkClock(job.device)
+                    watched, _ = CONTESTANTS[name](jobs[name], Path(folder) / 'watched', clock)
+                    outside[name] = 1 - clock.seconds / watched
+            rates[name].append(images / wall)
+            cpu[name].append(cpu_seconds / images)
             mfu = per_image * rates[name][-1] / peak
             print(
-                f'{name:20} {job.images:7} {wall:8.2f} {rates[name][-1]:9.2f} {100 * mfu:5.1f} % {cpu_seconds:8.2f} {100 * outside[name][-1]:18.1f} %',
+                f'{name:20} {images:7} {wall:8.2f} {rates[name][-1]:9.2f} {100 * mfu:5.1f} % {cpu_seconds:8.2f} {100 * outside[name]:18.1f} %',
                 flush=True,
             )
     print(f'median of {repeats} rounds in turns:')
     for name, found in rates.items():
-        rate, share = statistics.median(found), statistics.median(outside[name])
-        print(f'{name:20} {rate:9.2f} images/s, MFU {100 * per_image * rate / peak:.1f} %, outside the network {100 * share:.1f} %')
+        rate = statistics.median(found)
+        print(f'{name:20} {rate:9.2f} images/s, MFU {100 * per_image * rate / peak:.1f} %, outside the network {100 * outside[name]:.1f} %')
     for name in list(CONTESTANTS)[1:]:
         faster = statistics.median(ours / other for ours, other in zip(rates['our engine'], rates[name], strict=True))
         cheaper = statistics.median(other / ours for ours, other in zip(cpu['our engine'], cpu[name], strict=True))
@@ -286,6 +293,7 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='*', default=[])
     parser.add_argument('--size', choices=list(CONFIGS), help='compare with the stock pipeline of diffusers instead')
     parser.add_argument('--images', type=int, default=32)
+    parser.add_argument('--one-by-one', type=int, metavar='IMAGES', help='images of the contestant that goes image by image; default: as many')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--steps', type=int, default=25)
     parser.add_argument('--scale', type=float, default=3.0, help='guidance scale')
@@ -298,10 +306,10 @@ def main() -> None:
         if arguments.images % arguments.batch:
             parser.error('--images must be a multiple of --batch')
         with tempfile.TemporaryDirectory() as folder:
-            write_pipeline(Path(folder) / 'model', arguments.size)
+            write_pipeline(Path(folder) / 'model', arguments.size, device)
             a = arguments
             job = Job(Path(folder) / 'model', a.images, a.batch, a.steps, a.scale, a.precision, device, a.compile)
-            compare_pipelines(a.size, job, a.repeats)
+            compare_pipelines(a.size, job, a.one_by_one or a.images, a.repeats)
         return
     options = {**parse_options(arguments.cfg_options), 'per_class': arguments.per_class, 'data': arguments.data}
     compare_recipe(load_recipe(find_recipe(arguments.recipe, 'generate'), options), device, arguments.repeats)

@@ -68,18 +68,24 @@ _SCHEDULER = {
 }
 
 
-def write_pipeline(folder: Path, size: str) -> None:
-    """Write the pipeline folder: `model_index.json`, tokenizer, text encoder, U-Net, VAE, DDIM scheduler; safetensors in half precision for `sd15`."""
+def write_pipeline(folder: Path, size: str, device: torch.device | str = 'cpu') -> None:
+    """Write the pipeline folder: `model_index.json`, tokenizer, text encoder, U-Net, VAE, DDIM scheduler; safetensors in half precision for `sd15`.
+
+    The weights are drawn on `device`: a billion random numbers take half a minute on one CPU core.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
     configs = CONFIGS[size]
+    with torch.device(device):
+        vae, unet = AutoencoderKL(**configs['vae']), UNet2DConditionModel(**configs['unet'])
+        text_encoder = CLIPTextModel(CLIPTextConfig(**configs['text_encoder']))
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(**configs['vae']),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**configs['text_encoder'])),
+        vae=vae,
+        text_encoder=text_encoder,
         tokenizer=_tokenizer(folder.with_name(folder.name + '-vocabulary')),
-        unet=UNet2DConditionModel(**configs['unet']),
+        unet=unet,
         scheduler=DDIMScheduler(**_SCHEDULER),
         safety_checker=None,
         feature_extractor=None,

@@ -1,4 +1,4 @@
-"""One training loop for the embedded digits models: AdamW, warm-up, cosine decay, averaged weights, checkpoints that a killed run goes on from."""
+"""One training loop for the small models of these scripts: AdamW, warm-up, cosine decay, averaged weights, checkpoints that a killed run goes on from."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], options: Fit, work_dir
     """Train `module` and leave the averaged weights in it. What a step draws depends on the seed and its number only.
 
     Args:
+        module: on the device where it trains.
         loss: given a batch size, it draws a batch with torch's global generator and returns its mean loss.
         work_dir: holds the checkpoint, from which a second call with the same options goes on.
 
     Returns: what a card says of the training: parameters, steps, images_shown, cpu_seconds, options, loss_curve.
     """
     parameters = dict(module.named_parameters())
+    on_cpu = next(iter(parameters.values())).device.type == 'cpu'
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
     average = HalfLifeEMA(parameters, options.ema_half_life_images, ramp=0.1)
     step, cpu_seconds, curve, pending = 0, 0.0, [], []
@@ -67,15 +69,19 @@ def fit(module: nn.Module, loss: Callable[[int], Tensor], options: Fit, work_dir
             group['lr'] = options.learning_rate_at(step)
         value = loss(options.batch_size)
         value.backward()
-        nn.utils.clip_grad_norm_(parameters.values(), options.grad_clip, error_if_nonfinite=True)
+        # On a GPU nothing may wait for the device in every step; a loss that is not finite is found at the next checkpoint.
+        nn.utils.clip_grad_norm_(parameters.values(), options.grad_clip, error_if_nonfinite=on_cpu)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(parameters, options.batch_size, step * options.batch_size)
-        pending.append(float(value.detach()))
+        pending.append(value.detach())
         if step % options.checkpoint_steps == 0 or step == options.steps:
             cpu_seconds, started = cpu_seconds + time.process_time() - started, time.process_time()
-            curve.append((step * options.batch_size, round(sum(pending) / len(pending), 6)))
+            losses = torch.stack(pending).tolist()
             pending.clear()
+            curve.append((step * options.batch_size, round(sum(losses) / len(losses), 6)))
+            if not math.isfinite(curve[-1][1]):
+                raise SystemExit(f'The loss of step {step} is not finite. Lower the learning rate; the last checkpoint in {work_dir} is sound.')
             tensors = {f'weights.{k}': v for k, v in module.state_dict().items()} | {f'average.{k}': v for k, v in average.average.items()}
             tensors |= adam_tensors(optimizer, {p: name for name, p in parameters.items()})
             save_checkpoint(work_dir, step, tensors, {'options': asdict(options), 'cpu_seconds': cpu_seconds, 'loss_curve': curve})
