@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['SYNTHAUG_DISABLE_PLUGINS'] = '1'
@@ -34,3 +38,37 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
     yield
     assert attempts == []
+
+
+class Said(NamedTuple):
+    """How a command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def synthaug(capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
+    """Run a command line in this process, which has loaded what the command needs long ago."""
+    from synthaug_plugins.cli import main
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: object) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:
+    """Run a command line as a user does, in a process of its own; it takes seconds where torch or MMPretrain load."""
+    done = subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return Said(done.returncode, done.stdout, done.stderr)

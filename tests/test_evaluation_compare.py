@@ -96,14 +96,14 @@ def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_miss
 
     write_images(recipe.parent / 'data' / 'test', range(1400, 1460))
     lines: list[str] = []
-    results = run(recipe, progress=lines.append)
+    results = run(recipe, jobs=1, progress=lines.append)
     assert len(lines) == 4
     assert all(', test: ' in line for line in lines)
     assert {p: p.stat().st_mtime_ns for p in trained} == before
     assert results == json.loads((recipe.parent / 'out' / 'results.json').read_text())
     # once more: nothing is done, the same is said
     again: list[str] = []
-    assert run(recipe, progress=again.append) == results
+    assert run(recipe, jobs=1, progress=again.append) == results
     assert again == []
 
     base, searched = results['arms']
@@ -154,7 +154,7 @@ if __name__ == '__main__':
         time.sleep(0.1)
     kept = {p: p.stat().st_mtime_ns for p in done}
     lines: list[str] = []
-    run(recipe, progress=lines.append)
+    run(recipe, jobs=1, progress=lines.append)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert sum(', test: ' not in line for line in lines) < 6
     assert not list(out.rglob('.partial-*'))
