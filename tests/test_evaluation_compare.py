@@ -16,6 +16,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from conftest import digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.compare import compare, format_table
@@ -47,13 +48,11 @@ search = dict(arm='searched', grid={{'cfg_options.optim_wrapper.optimizer.lr': [
 
 
 def write_images(folder: Path, positions: range) -> None:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    data = digits()
     for i in positions:
-        path = folder / f'c{digits.target[i]}' / f'{i}.png'
+        path = folder / f'c{data.target[i]}' / f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[i] * 15).astype(np.uint8)).save(path)
+        Image.fromarray((data.images[i] * 15).astype(np.uint8)).save(path)
 
 
 @pytest.fixture

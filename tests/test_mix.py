@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -46,9 +47,7 @@ PER_CLASS = 11  # 44 real images: the last batch of 8 is short
 
 def digit_images(name: str, n: int, first: int = 0) -> np.ndarray:
     """(n, 16, 16, 3) uint8, real handwriting."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = digits()
     chosen = data.images[data.target == DIGITS[name]][first : first + n]
     gray = np.kron((chosen * 15.9).astype(np.uint8), np.ones((2, 2), np.uint8))
     return np.repeat(gray[..., None], 3, axis=-1)
