@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import digits
+from conftest import REPO, digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -544,7 +544,8 @@ def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
         cfg.dump(folder / f'{name}.py')
     (folder / 'script.py').write_text(TWO_RANKS)
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent), 'OMP_NUM_THREADS': '1'}
+    # Before an installed package, the one that is tested here.
+    environment = {**os.environ, 'PYTHONPATH': f'{REPO}{os.pathsep}{Path(__file__).parent}', 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([*command, folder / 'script.py', *(folder / f'{n}.py' for n in cfgs)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: [json.loads((folder / f'{name}.py{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}
