@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['SYNTHAUG_DISABLE_PLUGINS'] = '1'
@@ -15,6 +21,43 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _nothing_to_collect_in_what_is_loaded() -> None:
+    """MMEngine collects garbage whenever a dataset is built; a million objects of libraries that stay anyway would make that half a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # what libraries leave to the interpreter's end can then be collected, else some say that it leaks
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _equal_configs_are_laid_out_once() -> Iterator[None]:
+    """Each of MMEngine's Runners writes its config four times, and lets yapf lay out the same text anew each time: most of a short training."""
+    from mmengine.config import config
+
+    original, known = config.FormatCode, {}
+
+    def lay_out(text: str, **style: Any) -> Any:
+        key = text, repr(style)
+        if key not in known:
+            known[key] = original(text, **style)
+        return known[key]
+
+    config.FormatCode = lay_out
+    yield
+    config.FormatCode = original
+
+
+@functools.cache
+def digits() -> Any:
+    """scikit-learn's digits, which it reads from a compressed text each time. Not to be changed."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
 
 
 @pytest.fixture(scope='session')
@@ -34,3 +77,37 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
     yield
     assert attempts == []
+
+
+class Said(NamedTuple):
+    """How a command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def synthaug(capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
+    """Run a command line in this process, which has loaded what the command needs long ago."""
+    from synthaug_plugins.cli import main
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: object) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:
+    """Run a command line as a user does, in a process of its own; it takes seconds where torch or MMPretrain load."""
+    done = subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return Said(done.returncode, done.stdout, done.stderr)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conftest import Said, Say, synthaug_process
 from synthaug_plugins.cli import parse_options, spread_cfg_options
 from synthaug_plugins.errors import RecipeError
-
-
-def synthaug(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
 def test_cfg_options_take_several_pairs() -> None:
@@ -24,103 +23,126 @@ def test_cfg_options_take_several_pairs() -> None:
         parse_options(['seed'])
 
 
+def assert_refused(done: Said, text: str) -> None:
+    """One line that begins with the program and holds the text, and the status of refusals."""
+    assert done.status == 2, done.err
+    assert text in done.err
+    assert 'Traceback' not in done.err
+    assert done.err.startswith('synthaug: ')
+    assert done.err.count('\n') == 1
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a folder of the user, and nothing else at the end."""
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'thesis.txt').write_text('mine')
+    yield tmp_path
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['full', 'thesis.txt']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
         (['generate', 'edm_digitz', '--out', 'o'], 'edm_digits'),
-        (['verify', '.'], 'not a'),
-        (['show', 'nowhere', '--out', 'x.png'], 'nowhere'),
         (['generate', 'edm_digits', '--out', 'full'], 'not empty'),
         (['generate', 'edm_digits', '--out', 'o', '--device', 'gpu'], 'cuda'),
         (['generate', 'digits_real_guidance', '--out', 'o'], '--data'),
-        (['generate', 'digits_real_guidance', '--out', 'o', '--data', 'absent'], 'absent'),
-        (['train', 'digits_resnet', '--work-dir', 'w', '--mix', 's', '--alpha', '1.5'], '[0, 1]'),
     ],
     ids=lambda v: ' '.join(v)[:40] if isinstance(v, list) else '',
 )
-def test_wrong_commands_end_with_one_line_and_status_2(arguments: list[str], text: str, tmp_path: Path) -> None:
-    (tmp_path / 'full').mkdir()
-    (tmp_path / 'full' / 'thesis.txt').write_text('mine')
-    done = synthaug(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert text in done.stderr
-    assert 'Traceback' not in done.stderr
-    assert done.stderr.startswith('synthaug: ')
-    assert done.stderr.count('\n') == 1
-    assert [p.name for p in tmp_path.rglob('*')] in (['full', 'thesis.txt'], ['thesis.txt', 'full'])
+def test_wrong_commands_end_with_one_line_and_status_2(arguments: list[str], text: str, elsewhere: Path, synthaug: Say, monkeypatch: Any) -> None:
+    monkeypatch.chdir(elsewhere)
+    assert_refused(synthaug(*arguments), text)
 
 
-def test_generate_show_export_verify_through_the_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (['verify', '.'], 'not a'),
+        (['show', 'nowhere', '--out', 'x.png'], 'nowhere'),
+        (['generate', 'digits_real_guidance', '--out', 'o', '--data', 'absent'], 'absent'),
+        (['train', 'digits_resnet', '--work-dir', 'w', '--mix', 's', '--alpha', '1.5'], '[0, 1]'),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else '',
+)
+def test_nothing_that_a_refused_command_loads_adds_a_line_of_its_own(arguments: list[str], text: str, elsewhere: Path) -> None:
+    """In processes of their own, since libraries warn when they are loaded."""
+    assert_refused(synthaug_process(*arguments, cwd=elsewhere), text)
+
+
+def test_generate_show_export_verify_through_the_command_line(tmp_path: Path, synthaug: Say) -> None:
     from torchvision.datasets import ImageFolder
 
     store = tmp_path / 'store'
-    done = synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=3', 'generator.sampler.num_steps=4')
-    assert done.returncode == 0, done.stderr
-    assert '30 images of 10 classes' in done.stdout
-    assert 'images/s' in done.stderr
-    assert synthaug('show', store, '--out', tmp_path / 'sheet.png', '--where', "class_name = 'three'").returncode == 0
+    done = synthaug_process('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=3', 'generator.sampler.num_steps=4')
+    assert done.status == 0, done.err
+    assert '30 images of 10 classes' in done.out
+    assert 'images/s' in done.err
+    assert synthaug('show', store, '--out', tmp_path / 'sheet.png', '--where', "class_name = 'three'").status == 0
     assert (tmp_path / 'sheet.png').read_bytes().startswith(b'\x89PNG')
-    assert synthaug('export', store, '--to', 'imagefolder', '--out', tmp_path / 'folder').returncode == 0
+    assert synthaug('export', store, '--to', 'imagefolder', '--out', tmp_path / 'folder').status == 0
     assert len(ImageFolder(tmp_path / 'folder')) == 30
-    assert synthaug('verify', store).returncode == 0
+    assert synthaug('verify', store).status == 0
     (store / 'index' / '00000.parquet').write_bytes(b'')
     broken = synthaug('verify', store)
-    assert broken.returncode == 4
-    assert 'synthaug repair' in broken.stderr
-    assert synthaug('repair', store).returncode == 0
-    assert synthaug('verify', store).returncode == 0
+    assert broken.status == 4
+    assert 'synthaug repair' in broken.err
+    assert synthaug('repair', store).status == 0
+    assert synthaug('verify', store).status == 0
 
 
-def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path) -> None:
-    assert synthaug('init', 'generate/edm_digits', cwd=tmp_path).returncode == 0
+def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path, synthaug: Say, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert synthaug('init', 'generate/edm_digits').status == 0
     (tmp_path / 'edm_digits.py').write_text('mine')
-    again = synthaug('init', 'generate/edm_digits', cwd=tmp_path)
-    assert again.returncode == 2
-    assert 'exists' in again.stderr
+    again = synthaug('init', 'generate/edm_digits')
+    assert again.status == 2
+    assert 'exists' in again.err
     assert (tmp_path / 'edm_digits.py').read_text() == 'mine'
 
 
-def test_list_and_doctor_speak(tmp_path: Path) -> None:
+def test_list_and_doctor_speak(synthaug: Say) -> None:
     listed = synthaug('list', '*guidance*')
-    assert 'RealGuidance' in listed.stdout
-    assert 'EDM' not in listed.stdout.split('recipes')[0].replace('RealGuidance', '')
+    assert 'RealGuidance' in listed.out
+    assert 'EDM' not in listed.out.split('recipes')[0].replace('RealGuidance', '')
     doctor = synthaug('doctor')
-    assert doctor.returncode == 0, doctor.stdout
-    assert 'mmengine' in doctor.stdout
+    assert doctor.status == 0, doctor.out
+    assert 'mmengine' in doctor.out
 
 
-def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path) -> None:
+def test_nothing_of_the_users_is_overwritten_or_written_into(tmp_path: Path, synthaug: Say) -> None:
     """A sheet replaces a sheet and nothing else; a comparison and an export need a folder of their own."""
     store = tmp_path / 'store'
-    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').returncode == 0
+    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').status == 0
     photo = tmp_path / 'photo.png'
     photo.write_bytes(b'mine')
-    assert synthaug('show', store, '--out', photo).returncode == 2
+    assert synthaug('show', store, '--out', photo).status == 2
     assert photo.read_bytes() == b'mine'
-    assert synthaug('show', store, '--out', tmp_path / 'sheet.jpg').returncode == 2
+    assert synthaug('show', store, '--out', tmp_path / 'sheet.jpg').status == 2
     for _ in range(2):
-        assert synthaug('show', store, '--out', tmp_path / 'sheet.png').returncode == 0
+        assert synthaug('show', store, '--out', tmp_path / 'sheet.png').status == 0
     into = synthaug('compare', 'digits_demo', '--out', tmp_path)
-    assert into.returncode == 2
-    assert 'not a comparison' in into.stderr
+    assert into.status == 2
+    assert 'not a comparison' in into.err
     assert not (tmp_path / 'runs').exists()
     inside = synthaug('export', store, '--out', store / 'sub')
-    assert inside.returncode == 2
-    assert 'inside the store' in inside.stderr
+    assert inside.status == 2
+    assert 'inside the store' in inside.err
 
 
-def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path) -> None:
+def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path, synthaug: Say) -> None:
     store = tmp_path / 'store'
-    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').returncode == 0
+    assert synthaug('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=2', 'generator.sampler.num_steps=2').status == 0
     tar = store / 'shards' / '00000.tar'
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
     tar.write_bytes(bytes(data))
     for command in (['export', store, '--out', tmp_path / 'out'], ['show', store, '--out', tmp_path / 'sheet.png']):
         done = synthaug(*command)
-        assert done.returncode == 2
-        assert 'damaged' in done.stderr
-        assert 'Traceback' not in done.stderr
+        assert done.status == 2
+        assert 'damaged' in done.err
+        assert 'Traceback' not in done.err
     assert not (tmp_path / 'out').exists()
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from synthaug_plugins.cli import main
+from conftest import Say
 from synthaug_plugins.weights import load_weights, read_config
 
 SMALL = [
@@ -31,24 +30,6 @@ SMALL = [
     'model.network.channel_mult=(1,)',
     'model.network.attention_resolutions=()',
 ]
-
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def synthaug(capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
-    """Run a command line in this process: (status, standard output, standard error)."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_filter import ClipFilter
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.real_filter import RealFilter
@@ -188,6 +189,33 @@ def test_a_folder_with_its_own_tokenizer_needs_no_network(tmp_path: Path, images
     assert ClipModel(str(tmp_path)).identity()['sha256'] != before
 
 
+def test_a_tokenizer_that_cannot_pad_is_refused_with_the_file_that_says_how(tmp_path: Path, no_network: None) -> None:
+    save(tmp_path, hf_tokenizer_name='own', vocab_size=60, context_length=30)
+    letters_tokenizer(tmp_path)
+    (tmp_path / 'tokenizer_config.json').unlink()
+    for check in (ClipModel(str(tmp_path)).check, lambda: ClipFilter(str(tmp_path)).check(CLASSES, None)):
+        with pytest.raises(ModelError, match=r'padding token.*tokenizer_config\.json'):
+            check()
+
+
+def test_all_prompts_are_tokenised_in_one_call_and_the_one_that_is_too_long_is_named(tmp_path: Path) -> None:
+    save(tmp_path, hf_tokenizer_name='own', vocab_size=60, context_length=30)
+    letters_tokenizer(tmp_path)
+    clip, prompts = ClipModel(str(tmp_path)), ClassPrompts(['a {}', 'the {}'])
+    calls, original = [], clip.tokenizer.tokenizer
+    clip.tokenizer.tokenizer = lambda texts, **options: calls.append(len(texts)) or original(texts, **options)
+    names = [f'thing {a}{b}' for a in 'abcdefghij' for b in 'abcdefghij']
+    prompts.check(names, clip)
+    assert calls == [200]
+    long = 'thing' + ' q' * 21  # 26 letters and two tokens at the ends: 'a' still fits, 'the' does not
+    with pytest.raises(RecipeError, match=rf"'the {long}' of the class '{long}' is 1 tokens too long"):
+        prompts.check([*names, long], clip)
+
+
+def test_open_clips_own_tokenizer_tells_what_is_too_long(clip: ClipModel) -> None:
+    assert clip.excess_tokens(['cat', 'cat ' * 14, 'cat ' * 15, 'cat ' * 20]) == [0, 0, 1, 6]
+
+
 @pytest.mark.parametrize('where', ['folder', 'hub'])
 def test_a_tokenizers_code_is_never_run(where: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """open_clip hands whatever options a config names to transformers, trust_remote_code among them."""
@@ -267,7 +295,7 @@ def test_a_hub_repository_names_its_tokenizer(architecture: str, tmp_path: Path)
     model.check()
     assert model.tokenizer(['cat']).shape == (1, 30)
     assert model.tokenizer(['cat']).max() < 60
-    assert model.excess_tokens('cat ' * 10) == 2
+    assert model.excess_tokens(['cat ' * 10, 'cat', 'cat ' * 9]) == [2, 0, 0]
     assert model.identity()['revision'] == 'main'
 
 

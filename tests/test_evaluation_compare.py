@@ -16,6 +16,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from conftest import digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.compare import compare, format_table
@@ -47,13 +48,11 @@ search = dict(arm='searched', grid={{'cfg_options.optim_wrapper.optimizer.lr': [
 
 
 def write_images(folder: Path, positions: range) -> None:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    data = digits()
     for i in positions:
-        path = folder / f'c{digits.target[i]}' / f'{i}.png'
+        path = folder / f'c{data.target[i]}' / f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[i] * 15).astype(np.uint8)).save(path)
+        Image.fromarray((data.images[i] * 15).astype(np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -96,14 +95,14 @@ def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_miss
 
     write_images(recipe.parent / 'data' / 'test', range(1400, 1460))
     lines: list[str] = []
-    results = run(recipe, progress=lines.append)
+    results = run(recipe, jobs=1, progress=lines.append)
     assert len(lines) == 4
     assert all(', test: ' in line for line in lines)
     assert {p: p.stat().st_mtime_ns for p in trained} == before
     assert results == json.loads((recipe.parent / 'out' / 'results.json').read_text())
     # once more: nothing is done, the same is said
     again: list[str] = []
-    assert run(recipe, progress=again.append) == results
+    assert run(recipe, jobs=1, progress=again.append) == results
     assert again == []
 
     base, searched = results['arms']
@@ -154,7 +153,7 @@ if __name__ == '__main__':
         time.sleep(0.1)
     kept = {p: p.stat().st_mtime_ns for p in done}
     lines: list[str] = []
-    run(recipe, progress=lines.append)
+    run(recipe, jobs=1, progress=lines.append)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert sum(', test: ' not in line for line in lines) < 6
     assert not list(out.rglob('.partial-*'))

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from synthaug_plugins import compat
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.evaluation import fingerprint
+from synthaug_plugins.evaluation import pool as pool_module
 from synthaug_plugins.evaluation.fingerprint import run_key, versions
 from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool, RunFailed, Task
@@ -236,15 +238,24 @@ def leave() -> dict[str, Any]:
     sys.exit('no more')
 
 
+@pytest.fixture
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """'processes', which take seconds to load MMPretrain, or 'threads' that run the same code."""
+    if request.param == 'threads':
+        monkeypatch.setattr(pool_module, 'ProcessPoolExecutor', lambda jobs, mp_context, **start: ThreadPoolExecutor(jobs, **start))
+        monkeypatch.setattr(pool_module, '_failed_start', None)
+
+
 @pytest.mark.parametrize(
-    ('setup', 'call', 'says'),
+    ('workers', 'setup', 'call', 'says'),
     [
-        (broken_setup, result, 'The run a failed: its process could not start: The plugin found no table. Give it one.'),
-        (leaving_setup, result, 'The run a failed: its process could not start: SystemExit: the plugin has had enough.'),
-        (None, leave, 'The run a failed: SystemExit: no more.'),
+        ('threads', broken_setup, result, 'The run a failed: its process could not start: The plugin found no table. Give it one.'),
+        ('threads', leaving_setup, result, 'The run a failed: its process could not start: SystemExit: the plugin has had enough.'),
+        ('processes', None, leave, 'The run a failed: SystemExit: no more.'),
     ],
+    indirect=['workers'],
 )
-def test_worker_that_raises_is_reported_by_its_own_words_and_its_log_exists(tmp_path: Path, setup: Any, call: Any, says: str) -> None:
+def test_worker_that_raises_is_reported_by_its_own_words_and_its_log_exists(workers: None, tmp_path: Path, setup: Any, call: Any, says: str) -> None:
     log = tmp_path / 'run' / 'log.txt'
     with Pool(1, setup) as pool, pytest.raises(RunFailed) as error:
         pool.run([Task('a', log, call, ())], lambda label, result: None)

@@ -48,29 +48,35 @@ def test_an_installed_package_is_listed_with_its_generator(synthaug: Run) -> Non
     assert 'Gratings' in synthaug('list', 'Grat*').stdout
 
 
-def test_a_foreign_generator_fills_a_store_that_is_read_without_it(synthaug: Run, tmp_path: Path) -> None:
+@pytest.fixture(scope='module')
+def filled(synthaug: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of its images, each block made in one batch."""
+    out = tmp_path_factory.mktemp('filled') / 'store'
+    done = generate(synthaug, out)
+    assert done.returncode == 0, done.stderr
+    assert '6 images of 2 classes' in done.stdout
+    return out
+
+
+def test_a_foreign_generator_fills_a_store_that_is_read_without_it(synthaug: Run, filled: Path) -> None:
     from synthaug_plugins.store.store import Store
     from synthaug_plugins.store.verify import verify
 
-    done = generate(synthaug, tmp_path / 'store')
-    assert done.returncode == 0, done.stderr
-    assert '6 images of 2 classes' in done.stdout
-    store = Store.open(tmp_path / 'store')
+    store = Store.open(filled)
     assert not verify(store)
     assert set(store.index().column('prompt').to_pylist()) == {'a photo of a cat', 'a photo of a dog'}
     # Another drawing is another plan: the store of the first one is not continued.
-    other = generate(synthaug, tmp_path / 'store', 'generator.size=32')
+    other = generate(synthaug, filled, 'generator.size=32')
     assert other.returncode == 2
     assert 'size' in other.stderr
 
 
-def test_its_images_do_not_depend_on_the_batch_size_and_the_allow_list_lets_it_in(synthaug: Run, tmp_path: Path) -> None:
+def test_its_images_do_not_depend_on_the_batch_size_and_the_allow_list_lets_it_in(synthaug: Run, filled: Path, tmp_path: Path) -> None:
     from synthaug_plugins.store.store import Store
 
-    for size in (1, 5):
-        # The allow-list knows it by the name of its entry point.
-        assert generate(synthaug, tmp_path / str(size), f'batch_size={size}', SYNTHAUG_PLUGINS='foreign_generator').returncode == 0
-    hashes = [Store.open(tmp_path / str(size)).index().column('sha256').to_pylist() for size in (1, 5)]
+    # The allow-list knows it by the name of its entry point.
+    assert generate(synthaug, tmp_path / 'single', 'batch_size=1', SYNTHAUG_PLUGINS='foreign_generator').returncode == 0
+    hashes = [Store.open(folder).index().column('sha256').to_pylist() for folder in (filled, tmp_path / 'single')]
     assert hashes[0] == hashes[1]
     assert len(set(hashes[0])) == 6
 

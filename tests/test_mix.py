@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import REPO, digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -46,9 +47,7 @@ PER_CLASS = 11  # 44 real images: the last batch of 8 is short
 
 def digit_images(name: str, n: int, first: int = 0) -> np.ndarray:
     """(n, 16, 16, 3) uint8, real handwriting."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = digits()
     chosen = data.images[data.target == DIGITS[name]][first : first + n]
     gray = np.kron((chosen * 15.9).astype(np.uint8), np.ones((2, 2), np.uint8))
     return np.repeat(gray[..., None], 3, axis=-1)
@@ -545,8 +544,8 @@ def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
         cfg.dump(folder / f'{name}.py')
     (folder / 'script.py').write_text(TWO_RANKS)
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')]))
-    environment = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    # Before an installed package, the one that is tested here.
+    environment = {**os.environ, 'PYTHONPATH': f'{REPO}{os.pathsep}{Path(__file__).parent}', 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([*command, folder / 'script.py', *(folder / f'{n}.py' for n in cfgs)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: [json.loads((folder / f'{name}.py{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}

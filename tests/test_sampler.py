@@ -65,7 +65,8 @@ def fine() -> Tensor:
 @pytest.mark.parametrize(('solver', 'alpha', 'order'), [('euler', 1, 1), ('heun', 1, 2), ('heun', 0.5, 2), ('heun', 2 / 3, 2)])
 def test_solver_has_its_order_of_convergence_in_every_schedule(solver: str, alpha: float, order: int, schedule: str, scaling: str, fine: Tensor) -> None:
     options: dict[str, Any] = {'solver': solver, 'alpha': alpha, 'schedule': schedule, 'scaling': scaling, 'sigma_min': 0.1, 'sigma_max': 10}
-    errors = [float((before_last(small_mixture(), latents(), num_steps=n, **options) - fine).abs().max()) for n in (128, 256, 512)]
+    steps = {1: (128, 256, 512), 2: (64, 128, 256)}[order]  # from which on the leading term of the error is nearly all of it
+    errors = [float((before_last(small_mixture(), latents(), num_steps=n, **options) - fine).abs().max()) for n in steps]
     assert [math.log2(a / b) for a, b in itertools.pairwise(errors)] == pytest.approx([order, order], abs=0.2)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import synthaug
 from test_engine import scripted  # noqa: F401
 from test_store import CLASSES, MADE_BY, make_plan, make_rows, make_store, tree
 from typer.testing import CliRunner
 
+from conftest import Say
 from synthaug_plugins.cli.app import app
 from synthaug_plugins.curation.base import Inspector, Verdicts
 from synthaug_plugins.engine.generate import generate
@@ -252,19 +252,19 @@ def test_every_shipped_score_recipe_names_inspectors_and_options_that_exist() ->
         assert [build_strict(i, INSPECTORS) for i in load_score_recipe(str(path))['inspectors']]
 
 
-def test_scoring_through_the_command_line(tmp_path: Path) -> None:
+def test_scoring_through_the_command_line(tmp_path: Path, synthaug: Say) -> None:
     store = make_store(tmp_path / 'store')
     done = synthaug('score', store.folder, 'near_duplicates', '--cfg-options', 'inspectors.0.distance=0')
-    assert done.returncode == 0, done.stderr
-    assert 'phash_distance, near_duplicates_kept, near_duplicates_reason' in done.stdout
-    assert 'select=' not in done.stdout, 'nothing was rejected'
-    assert f'{len(select(store).table)}/' in done.stderr
+    assert done.status == 0, done.err
+    assert 'phash_distance, near_duplicates_kept, near_duplicates_reason' in done.out
+    assert 'select=' not in done.out, 'nothing was rejected'
+    assert f'{len(select(store).table)}/' in done.err
     assert len(select(store, 'near_duplicates_kept').table) == len(select(store).table)
     assert store.scores_made_by('near_duplicates')['inspectors'][0]['distance'] == 0  # type: ignore[index]
     refused = synthaug('score', tmp_path, 'near_duplicates')
-    assert refused.returncode == 2
-    assert 'not a store' in refused.stderr
-    assert refused.stderr.count('\n') == 1
+    assert refused.status == 2
+    assert 'not a store' in refused.err
+    assert refused.err.count('\n') == 1
 
 
 def test_what_was_kept_is_named_for_training(tmp_path: Path) -> None:

@@ -41,13 +41,13 @@ class ClassPrompts:
             DataError: see `of`.
             RecipeError: a prompt is too long.
         """
-        for label, prompts in zip(classes, self.of(classes), strict=True):
-            for prompt in prompts:
-                if excess := clip.excess_tokens(prompt):
-                    raise RecipeError(
-                        f'The prompt {prompt!r} of the class {label!r} is {excess} tokens too long for {clip.name!r}.',
-                        'Shorten the template, or give the class a shorter name in a names file.',
-                    )
+        named = [(label, prompt) for label, prompts in zip(classes, self.of(classes), strict=True) for prompt in prompts]
+        for (label, prompt), excess in zip(named, clip.excess_tokens([prompt for _, prompt in named]), strict=True):
+            if excess:
+                raise RecipeError(
+                    f'The prompt {prompt!r} of the class {label!r} is {excess} tokens too long for {clip.name!r}.',
+                    'Shorten the template, or give the class a shorter name in a names file.',
+                )
 
     def identity(self) -> dict[str, Any]:
         """Names and templates; complete once `of` or `check` has seen the classes."""

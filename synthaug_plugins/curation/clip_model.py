@@ -72,11 +72,18 @@ class ClipModel:
             if source.hub_tokenizer:
                 length = text.get('context_length', open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
                 options = {'tokenizer_mode': text.get('tokenizer_mode'), **text.get('tokenizer_kwargs', {}), **safe}
-                return open_clip.tokenizer.HFTokenizer(source.hub_tokenizer, context_length=length, **options)
-            with root_logger_untouched():
-                return open_clip.get_tokenizer(source.name, **safe)
+                tokenizer = open_clip.tokenizer.HFTokenizer(source.hub_tokenizer, context_length=length, **options)
+            else:
+                with root_logger_untouched():
+                    tokenizer = open_clip.get_tokenizer(source.name, **safe)
         except Exception as error:  # transformers and the hub raise many kinds
             raise ModelError(f'The tokenizer of {self.name!r} cannot be read: {first_line(error)}.', 'Put its files into the model folder.') from error
+        own = getattr(tokenizer, 'tokenizer', None)
+        # Without this file transformers reads the tokens all the same, but not what each is for, and fails at the first batch.
+        if own is not None and own.pad_token is None:
+            cure = 'Put its tokenizer_config.json, which names one, into the model folder (tokenizer.save_pretrained(folder)).'
+            raise ModelError(f'The tokenizer of {self.name!r} has no padding token.', cure)
+        return tokenizer
 
     @property
     def embed_dim(self) -> int:
@@ -242,8 +249,10 @@ class ClipModel:
         means = torch.stack([features[[place[text] for text in texts]].mean(0) for texts in prompts])
         return torch.nn.functional.normalize(means, dim=-1)
 
-    def excess_tokens(self, text: str) -> int:
-        """How many tokens of a text the text tower would not see; 0 if it fits. Needs no weights."""
-        own = getattr(self.tokenizer, 'tokenizer', None)
-        tokens = len(own(text, verbose=False)['input_ids']) if own is not None else len(self.tokenizer.encode(text)) + 2
-        return max(0, tokens - self.tokenizer.context_length)
+    def excess_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text the text tower would not see; 0 where it fits. Needs no weights."""
+        tokenizer = self.tokenizer
+        own = getattr(tokenizer, 'tokenizer', None)
+        # One call for all: what transformers does around each call takes longer than the tokens of a prompt.
+        lengths = map(len, own(list(texts), verbose=False)['input_ids']) if own is not None else (len(tokenizer.encode(text)) + 2 for text in texts)
+        return [max(0, length - tokenizer.context_length) for length in lengths]
