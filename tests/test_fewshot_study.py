@@ -208,5 +208,3 @@ def test_names_with_a_tag_are_split_and_folders_are_not(tmp_path: Path, monkeypa
     assert model_and_tag('RN50/openai') == {'model': 'RN50', 'pretrained': 'openai'}
     for whole in ('models/mine', 'embedded:digits_clip', 'hf-hub:org/name', './a/b', 'RN50'):
         assert model_and_tag(whole) == {'model': whole}
-
-
