@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +99,38 @@ def read_split(file: str | Path, part: str, known: Mapping[str, Sequence[str]]) 
         twice = next(p for p in listed if listed.count(p) > 1)
         raise DataError(f'The split file {str(file)!r} names {twice!r} twice.', 'Name every image once.')
     return {name: tuple(p for p in listed if class_of[p] == name) for name in known}
+
+
+def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) -> int:
+    """Copy images into a folder of class folders of their own, for generators that start from the shots and must see nothing else.
+
+    Ids stay what they are, so a training set over the whole folder knows which variants are of its shots. The folder appears whole or not at all.
+
+    Args:
+        root: the folder that the ids are relative to.
+        ids: of each class.
+        out: a new or empty folder.
+
+    Returns: the number of images.
+
+    Raises:
+        DataError: `out` is not empty, or a file cannot be copied.
+    """
+    out = Path(out).expanduser().absolute()
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise DataError(f'The folder {str(out)!r} is not empty.', 'Give a new or empty folder; nothing was touched.')
+    building = out.with_name(f'.partial-shots-{out.name}')
+    try:
+        shutil.rmtree(building, ignore_errors=True)  # of a killed copy to the same place
+        for image_id in (i for images in ids.values() for i in images):
+            (building / image_id).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / image_id, building / image_id)
+        building.rename(out)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f'The shots were not copied to {str(out)!r}: {error.strerror or error}.', 'Make room, or give a folder that can be written.'
+            ) from error
+        raise
+    return sum(map(len, ids.values()))

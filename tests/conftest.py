@@ -93,18 +93,21 @@ Say = Callable[..., Said]
 @pytest.fixture
 def synthaug(capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
     """Run a command line in this process, which has loaded what the command needs long ago."""
+    yield lambda *arguments: Said(command_line(*arguments), *capsys.readouterr())
+
+
+def command_line(*arguments: object) -> int:
+    """Exit status of a command line that runs in this process, whose signal handlers stay as they were."""
     from synthaug_plugins.cli import main
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments: object) -> Said:
+    try:
         with pytest.raises(SystemExit) as ended:
             main([str(a) for a in arguments])
-        return Said(int(ended.value.code or 0), *capsys.readouterr())
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return int(ended.value.code or 0)
 
 
 def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:

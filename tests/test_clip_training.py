@@ -15,6 +15,7 @@ from test_clip_classifier import MODEL, RN50_TOWER, model_of, recipe, runner_of,
 from test_mix import CLASSES, make_store, world  # noqa: F401
 from torch.nn.functional import cross_entropy
 
+from conftest import REPO
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -42,7 +43,7 @@ class Watch(Hook):
         samples = data_batch['data_samples']
         self.steps.append(
             {
-                'x': data_batch['inputs'].clone(),
+                'x': torch.stack(list(data_batch['inputs'])),
                 'label': torch.cat([s.gt_label for s in samples]),
                 'synthetic': torch.tensor([s.get('is_synthetic', False) for s in samples]),
                 'ids': [s.get('synthetic_id') for s in samples],
@@ -271,6 +272,61 @@ def test_shots_of_a_folder_are_those_of_the_draw(world: Path, tmp_path: Path) ->
     assert ids(shots=1, part='val', **split) == [row[0] for row in listed['val']]
     with pytest.raises(DataError, match="'four' has 5 images, too few for 6 shots"):
         ids(shots=6, **split)
+
+
+# --- recipes
+
+
+def shipped(name: str, folder: Path, tmp_path: Path, teacher: bool) -> Config:
+    """A shipped recipe on world/train and a store of its own, one step long."""
+    from synthaug_plugins.recipes import find_recipe
+    from synthaug_plugins.training.run import load_recipe
+
+    cfg = load_recipe(find_recipe(name, 'train'))
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset') or {}
+        if 'data_root' in dataset:
+            dataset.data_root = str(folder / 'train')
+        if 'shots' in dataset:
+            dataset.shots = 4
+    store = make_store(tmp_path / 'store', per_class=6)
+    if teacher:
+        scored(store, {i: np.array([0.0, -1, -2, -3]) for i in store.index()['id'].to_pylist()})
+    if cfg.train_dataloader.dataset.get('store'):
+        cfg.train_dataloader.dataset.store = str(store.folder)
+    if cfg.synthaug.get('mix'):
+        cfg.synthaug.mix.store = str(store.folder)
+    cfg.synthaug.clip |= {'model': MODEL, 'cache': str(tmp_path / 'cache')}
+    cfg.train_cfg.max_epochs, cfg.log_level = 1, 'WARNING'
+    return cfg
+
+
+RECIPES = sorted(p.stem for p in (REPO / 'registry_configs' / 'train').glob('he2023_*.py') if not p.stem.endswith('_digits'))
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_tuning_recipe_trains_from_its_file(world: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
+    assert len(RECIPES) == 8
+    runner = runner_of(shipped(name, world, tmp_path, teacher='sce' in name), tmp_path / 'run')
+    runner.train()
+    assert runner.iter >= 1
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+
+
+def test_the_compatible_recipe_has_the_quirks_of_the_published_code(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = shipped('he2023_fewshot_mix_paper_compat', world, tmp_path, teacher=False)
+    cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs, cfg.param_scheduler[0].epochs = 4, 2, 2
+    cfg.custom_hooks = [{'type': 'Watch'}]
+    runner = runner_of(cfg, tmp_path / 'run')
+    rates: list[float] = []
+    hook = next(h for h in runner.hooks if isinstance(h, Watch))
+    hook.before_train_iter = lambda runner, **rest: rates.append(runner.optim_wrapper.get_lr()['lr'][0])  # type: ignore[method-assign]
+    runner.train()
+    steps = len(rates) // 2
+    assert steps == 3  # 12 variants of the shots in batches of 4
+    counted = 1  # an epoch in batches four times as large
+    expected = [1e-3 * 0.5 * (1 + math.cos(math.pi * (e * counted + i) / (2 * counted))) for e in range(2) for i in range(steps)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-12)
 
 
 # --- what is refused

@@ -73,3 +73,22 @@ def test_a_split_file_that_does_not_fit_is_refused(tmp_path: Path, name: str, te
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
         read_split(tmp_path / name, 'train', IDS)
+
+
+def test_copied_shots_are_those_of_the_draw_under_their_own_ids(tmp_path: Path, synthaug: Any) -> None:
+    for image_id in (i for ids in IDS.values() for i in ids):
+        (tmp_path / 'train' / image_id).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'train' / image_id).write_bytes(image_id.encode())
+    out = tmp_path / 'out'
+    done = synthaug('shots', tmp_path / 'train', '--shots', 4, '--seed', 2, '--out', out)
+    assert done.status == 0, done.err
+    drawn = draw_shots(IDS, 4, 2).train
+    assert {p.relative_to(out).as_posix() for p in out.rglob('*.png')} == {i for ids in drawn.values() for i in ids}
+    assert all(p.read_bytes() == p.relative_to(out).as_posix().encode() for p in out.rglob('*.png'))
+    again = synthaug('shots', tmp_path / 'train', '--shots', 4, '--out', out)
+    assert again.status == 2
+    assert 'is not empty' in again.err
+    many = synthaug('shots', tmp_path / 'train', '--shots', 21, '--out', tmp_path / 'many')
+    assert many.status == 2
+    assert "'cat' has 20 images, too few for 21 shots" in many.err
+    assert not (tmp_path / 'many').exists()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_mix import CLASSES, make_real, make_store, world  # noqa: F401
 
-from synthaug_plugins.cli import main
+from conftest import command_line
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
@@ -67,19 +67,13 @@ def made(folder: Path) -> Path:
     """A whole study by the command line: 2 shots, one seed, 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_module, 'Pool', InThisProcess)
-        synthaug(command(folder))
+        assert command_line(*command(folder)) == 0
     return folder / 'out'
 
 
 def command(folder: Path, *more: str) -> list[str]:
     words = ['fewshot', '--data', str(folder / 'data'), '--model', MODEL, '--out', str(folder / 'out'), '--store', str(folder / 'store')]
     return [*words, '--shots', '2', '--seeds', '1', '--steps', '4', '--cache', str(folder / 'cache'), *more]
-
-
-def synthaug(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -130,7 +124,7 @@ def test_tuned_heads_take_equal_steps_and_finished_ones_are_kept(folder: Path, m
             super().run(tasks, progress)
 
     monkeypatch.setattr(study_module, 'Pool', Watching)
-    synthaug(command(folder))
+    assert command_line(*command(folder)) == 0
     assert done == [str(gone)]
     assert (made / 'results.csv').read_bytes() == before
 
@@ -158,7 +152,7 @@ def test_test_features_are_read_once_per_run(folder: Path, made: Path, monkeypat
 
     monkeypatch.setattr(study_module, 'top1', watched)
     monkeypatch.setattr(study_module, 'Pool', InThisProcess)
-    synthaug(command(folder))
+    assert command_line(*command(folder)) == 0
     assert reads == [24] * len(rows(made / 'results.csv'))
 
 

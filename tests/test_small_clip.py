@@ -64,7 +64,7 @@ def test_a_few_steps_give_a_clip_with_batch_norm_that_the_package_loads_and_equa
     texts = clip.encode_texts(['a photo of a forest', 'a photo of a xylophone'])  # a word of no caption is spelled
     images = clip.encode_images([np.zeros((30, 50, 3), np.uint8)])
     assert texts.shape == (2, 256) and images.shape == (1, 256)
-    assert clip.excess_tokens('a centered satellite photo of the sea or lake.') == 0
+    assert clip.excess_tokens(['a centered satellite photo of the sea or lake.']) == [0]
 
     card = json.loads((first / 'card.json').read_text())
     assert [source['name'] for source in card['data']] == ['eurosat', 'things']

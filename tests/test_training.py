@@ -81,13 +81,6 @@ def test_frozen_bn_refuses_patterns_that_freeze_nothing(world: Path, tmp_path: P
         run(recipe(world, frozen_bn=options), tmp_path)
 
 
-def test_frozen_bn_refuses_models_without_batch_norm(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    cfg = recipe(world, frozen_bn={})
-    cfg.model.backbone = {'type': 'LeNet5'}
-    with pytest.raises(RecipeError, match='has no BatchNorm layer'):
-        run(cfg, tmp_path)
-
-
 # --- weighted heads and the preprocessor
 
 

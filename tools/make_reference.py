@@ -44,7 +44,7 @@ def commands() -> Iterator[str]:
 
 
 def entries() -> Iterator[str]:
-    for name in ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS'):
+    for name in ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS', 'PARAM_SCHEDULERS'):
         root = getattr(registry, name)
         root.import_from_location()
         for key, cls in sorted(root.module_dict.items()):

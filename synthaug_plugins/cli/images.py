@@ -44,6 +44,28 @@ def generate(
 
 
 @app.command(rich_help_panel='Make images')
+def shots(
+    data: Annotated[Path, typer.Argument(metavar='FOLDER', help='Your images: a folder with one folder per class.', show_default=False)],
+    out: Annotated[Path, typer.Option(help='New folder for the copies.', show_default=False)],
+    shots: Annotated[int, typer.Option(help='Images per class.', show_default=False)],
+    seed: Annotated[int, typer.Option(help='Of the draw; `fewshot` and FewShotDataset draw the same with it.')] = 1,
+    split_file: Annotated[Path | None, typer.Option(help="Draw from what this file lists under 'train' only.")] = None,
+) -> None:
+    """Copy a few images per class into a folder, for a generator that may see nothing but the shots.
+
+    synthaug shots data/train --shots 16 --seed 1 --out data/shots-16-1
+    """
+    from synthaug_plugins.few_shot import copy_shots, draw_shots, read_split
+    from synthaug_plugins.real_images import RealImages
+
+    images = RealImages(data)
+    pool = {name: images.ids(name) for name in images.classes}
+    if split_file is not None:
+        pool = read_split(split_file, 'train', pool)
+    print(f'{copy_shots(images.root, draw_shots(pool, shots, seed, 0).train, out)} images of {len(images.classes)} classes in {out}')
+
+
+@app.command(rich_help_panel='Make images')
 def verify(folder: StoreArg) -> None:
     """Check every byte of a store; ends with status 4 when something is damaged or missing.
 

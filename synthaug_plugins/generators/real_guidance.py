@@ -94,11 +94,11 @@ class RealGuidance(DenoiserGenerator):
         few_step: bool | None = None,
         tiny_vae: str | None = None,
         compile: bool = False,
-        channels_last: bool = True,
+        channels_last: bool = False,
         safety: str = 'off',
     ) -> None:
         of_pipelines = {'image_size': image_size, 'revision': revision, 'variant': variant, 'few_step': few_step, 'tiny_vae': tiny_vae}
-        of_pipelines |= {'compile': compile or None, 'channels_last': None if channels_last else False}
+        of_pipelines |= {'compile': compile or None, 'channels_last': channels_last or None}
         opened = open_model(model, **{k: v for k, v in of_pipelines.items() if v is not None})
         told: Conditions
         if isinstance(opened, TextModel):

@@ -57,7 +57,7 @@ class TextModel(TextPipeline):
         RecipeError: an image size that the model cannot make.
     """
 
-    def __init__(self, name: str, *, channels_last: bool = True, compile: bool = False, **options: Any) -> None:
+    def __init__(self, name: str, *, channels_last: bool = False, compile: bool = False, **options: Any) -> None:
         super().__init__(name, **options)
         self._channels_last, self._compile = channels_last, compile
         self._denoiser: DiffusersDenoiser | None = None

@@ -43,7 +43,8 @@ class TextToImage(DenoiserGenerator):
         few_step: that the model was distilled to a few steps without guidance; read from its configs unless given, see `TextModel`.
         tiny_vae: an AutoencoderTiny, such as 'madebyollin/taesd', for previews: fast, and somewhat blurred.
         compile: torch.compile the network: some minutes once, then faster. Different batch sizes compile anew.
-        channels_last: memory layout of the U-Net; faster on GPUs.
+        channels_last: memory layout of U-Net and VAE. Which is faster depends on card and library: on an H200 with torch 2.11 it cost 12 % without
+            compiling (tools/benchmarks/results/bench_generation_sd15_h200.txt).
         safety: 'off'; 'flag' records the verdict of the pipeline's own safety checker in the column `nsfw`; 'drop' rejects what it
             flags, too. No image is blackened.
 
@@ -69,7 +70,7 @@ class TextToImage(DenoiserGenerator):
         few_step: bool | None = None,
         tiny_vae: str | None = None,
         compile: bool = False,
-        channels_last: bool = True,
+        channels_last: bool = False,
         safety: str = 'off',
     ) -> None:
         options = dict(sampler or {})
