@@ -91,9 +91,9 @@ Say = Callable[..., Said]
 
 
 @pytest.fixture
-def synthaug(capsys: pytest.CaptureFixture[str]) -> Iterator[Say]:
+def synthaug(capsys: pytest.CaptureFixture[str]) -> Say:
     """Run a command line in this process, which has loaded what the command needs long ago."""
-    yield lambda *arguments: Said(command_line(*arguments), *capsys.readouterr())
+    return lambda *arguments: Said(command_line(*arguments), *capsys.readouterr())
 
 
 def command_line(*arguments: object) -> int:
