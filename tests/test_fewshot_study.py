@@ -20,7 +20,7 @@ from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.evaluation.fewshot import study as study_module
 from synthaug_plugins.evaluation.fewshot.study import study
-from synthaug_plugins.evaluation.fewshot.tuning import HEAD, METHODS, Setting, stages
+from synthaug_plugins.evaluation.fewshot.tuning import HEAD, METHODS, Setting, chain_key, stages
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.store.scores import scores_path, write_scores
@@ -168,6 +168,7 @@ def test_without_a_store_only_methods_on_real_images_run(folder: Path, tmp_path:
         ({'shots': [12]}, DataError, "'four' has 11 images, too few for 12 shots"),
         ({'shots': [1, 1]}, RecipeError, r'shots = \[1, 1\] is empty or repeats'),
         ({'seeds': []}, RecipeError, 'seeds = .* is empty'),
+        ({'lr_scales': [0.0]}, RecipeError, 'lr_scales = .* are not all positive'),
         ({'steps': 1}, RecipeError, 'steps = 1 cannot be shared by two phases'),
         ({'select': 'clip_p > 0.5'}, RecipeError, 'chooses records of a store, and none is given'),
         ({'data': 'nowhere'}, DataError, 'does not exist'),
@@ -202,3 +203,20 @@ def test_names_with_a_tag_are_split_and_folders_are_not(tmp_path: Path, monkeypa
     assert model_and_tag('RN50/openai') == {'model': 'RN50', 'pretrained': 'openai'}
     for whole in ('models/mine', 'embedded:digits_clip', 'hf-hub:org/name', './a/b', 'RN50'):
         assert model_and_tag(whole) == {'model': whole}
+
+
+def test_validation_chooses_the_learning_rate_and_the_table_says_which(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_module, 'Pool', InThisProcess)
+    options: dict[str, Any] = {'steps': 2, 'cache': str(folder / 'cache'), 'progress': lambda line: None}
+    found = study(folder / 'data', tmp_path / 'out', MODEL, get_plugin_manager(), [2], [1], lr_scales=[1, 3000], **options)
+    vals = {scale: _val(tmp_path / 'out', folder, scale) for scale in (1, 3000)}
+    assert len(set(vals.values())) == 2  # far too large a rate forgets what CLIP knew
+    (tuned,) = (r for r in found.results if r.method == 'tuned_real')
+    assert tuned.chosen == {'lr_scale': max(vals, key=lambda scale: vals[scale])}
+    assert tuned.val_top1 == max(vals.values())
+
+
+def _val(out: Path, folder: Path, scale: float) -> float:
+    setting = Setting(folder / 'data', {'model': MODEL, 'classes': list(CLASSES), 'cache': str(folder / 'cache'), 'device': 'cpu'}, None, None, 2, None)
+    configs = stages('tuned_real', setting, 2, 1, get_plugin_manager(), scale)
+    return json.loads((out / 'runs' / chain_key(configs, {}) / 'result.json').read_text())['val']

@@ -121,6 +121,9 @@ def fewshot(
     names: Annotated[str | None, typer.Option(metavar='FILE', help='A file of class names.')] = None,
     steps: Annotated[int | None, typer.Option(help='Optimiser steps of every tuned head; default: 30 passes over the store.')] = None,
     val_shots: Annotated[int | None, typer.Option(help='Validation images per class where there is no val/; default min(shots, 4).')] = None,
+    lr_scales: Annotated[
+        str, typer.Option(metavar='X,X,...', help='Factors on the published learning rate of tuned heads; validation chooses among several.')
+    ] = '1',
     cache: Annotated[str | None, typer.Option(metavar='FOLDER', help='Where features are kept; default ~/.cache/synthaug/features.')] = None,
     jobs: Annotated[int, typer.Option(min=1, help='Tunings at the same time.')] = 1,
     device: Device = 'auto',
@@ -148,6 +151,7 @@ def fewshot(
         prompts,
         steps,
         val_shots,
+        _numbers(lr_scales, '--lr-scales', float),
         cache or DEFAULT_FOLDER,
         device,
         jobs,
@@ -157,8 +161,8 @@ def fewshot(
     print(out / CURVE)
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def _numbers(text: str, option: str, kind: Any = int) -> list[Any]:
     try:
-        return [int(part) for part in text.split(',')]
+        return [kind(part) for part in text.split(',')]
     except ValueError:
-        raise RecipeError(f'{option} {text!r} is no list of whole numbers.', 'Write 1,2,4.') from None
+        raise RecipeError(f'{option} {text!r} is no list of {"whole " if kind is int else ""}numbers.', 'Write 1,2,4.') from None

@@ -109,6 +109,7 @@ def study(
     prompts: Mapping[str, Any] | None = None,
     steps: int | None = None,
     val_shots: int | None = None,
+    lr_scales: Sequence[float] = (1.0,),
     cache: str = DEFAULT_FOLDER,
     device: str = 'auto',
     jobs: int = 1,
@@ -132,6 +133,8 @@ def study(
         prompts: what the text tower is told, see `ClassPrompts`.
         steps: optimiser steps of every tuned head; default: 30 passes over the store in batches of 512, without a store 480.
         val_shots: validation images per class.
+        lr_scales: factors on the published learning rates of tuned heads. With several, every head is trained with each and validation chooses; a
+            head that sees no real image has none to choose on and takes the first.
         cache: folder of the features.
         device: where missing features are made.
         jobs: tunings at the same time.
@@ -145,7 +148,7 @@ def study(
     """
     compat.apply()
     out, data = Path(out), Path(data).expanduser()
-    _check_numbers(shots=shots, seeds=seeds, steps=steps, jobs=jobs)
+    _check_numbers(shots, seeds, lr_scales, steps, jobs)
     refuse_foreign(out, OWN_FILES, 'few-shot study')
     train, test = RealImages(data / 'train'), RealImages(data / 'test')
     val = RealImages(data / 'val') if (data / 'val').is_dir() else None
@@ -190,7 +193,7 @@ def study(
             return found
 
         try:
-            heads = _tuned(setting, draws, teacher, out, plugin_manager, jobs, setup, progress)
+            heads = _tuned(setting, draws, teacher, lr_scales, out, plugin_manager, jobs, setup, progress)
         except KeyboardInterrupt:
             raise Stopped(f'Stopped: {len(list(out.glob(f"runs/*/{RESULT}")))} tuned heads are in {out}.', 'The same command goes on from there.') from None
         results = [result('zero_shot', 0, 0, zero_shot(next(iter(tasks.values())), 0))]
@@ -201,7 +204,7 @@ def study(
             results += [result(name, k, seed, fit(task, seed)) for name, fit in BASELINES.items() if name != 'zero_shot']
             for (method, of_k, of_seed), (weight, bias, found) in heads.items():
                 if (of_k, of_seed) == (k, seed):
-                    results.append(result(method, k, seed, Fitted(linear(weight, bias), {}, found['val'])))
+                    results.append(result(method, k, seed, Fitted(linear(weight, bias), found['chosen'], found['val'])))
             for name, base in (('wise_ft', REAL), ('wise_ft_mix', 'tuned_mix')):
                 if (base, k, seed) in heads:
                     results.append(result(name, k, seed, wise_ft(task, *heads[base, k, seed][:2])))
@@ -209,7 +212,7 @@ def study(
         drawn_results = [r for r in results if r.method not in _NOT_DRAWN]
         draw_curve(out / CURVE, drawn_results, data.resolve().name, model, _footnote(setting, records, val is not None), NAMES)
         settings = {
-            'command': _command(data, out, model, shots, seeds, store, select, prompts, steps),
+            'command': _command(data, out, model, shots, seeds, store, select, prompts, steps, val_shots, lr_scales),
             'steps': steps,
             'synthetic_images': records,
             'validation': str(data / 'val') if val else 'images of train that are no shots',
@@ -229,36 +232,47 @@ def _tuned(
     setting: Setting,
     draws: Mapping[tuple[int, int], Any],
     teacher: bool,
+    lr_scales: Sequence[float],
     out: Path,
     manager: pluggy.PluginManager,
     jobs: int,
     setup: Callable[[], object] | None,
     progress: Callable[[str], None],
 ) -> _Heads:
-    """The heads of all methods, shots and seeds: those that are missing are trained."""
-    wanted = [(m, k, s) for m in methods_of(setting, teacher, real=True) for k, s in draws]
-    wanted += [(m, 0, s) for m in methods_of(setting, teacher, real=False) for s in dict.fromkeys(s for _, s in draws)]
+    """The heads of all methods, shots and seeds, each with the learning rate that validation chose: those that are missing are trained."""
+    wanted = [(m, k, s, scale) for m in methods_of(setting, teacher, real=True) for k, s in draws for scale in lr_scales]
+    wanted += [(m, 0, s, lr_scales[0]) for m in methods_of(setting, teacher, real=False) for s in dict.fromkeys(s for _, s in draws)]
     listings: dict[str, str] = {}
-    folders: dict[tuple[str, int, int], Path] = {}
+    folders: dict[tuple[str, int, int, float], Path] = {}
     missing = []
-    for method, k, seed in wanted:
-        configs = stages(method, setting, k, seed, manager)
-        folder = folders[method, k, seed] = out / 'runs' / chain_key(configs, listings)
+    for method, k, seed, scale in wanted:
+        configs = stages(method, setting, k, seed, manager, scale)
+        folder = folders[method, k, seed, scale] = out / 'runs' / chain_key(configs, listings)
         if not (folder / RESULT).exists():
-            missing.append(Call(f'{method}, {k} shots, seed {seed}', folder / 'log.txt', tune, (configs, folder)))
+            label = f'{method}, {k} shots, seed {seed}' + (f', lr x {scale:g}' if len(lr_scales) > 1 else '')
+            missing.append(Call(label, folder / 'log.txt', tune, (configs, folder)))
     count = iter(range(1, len(missing) + 1))
     with Pool(jobs, setup) as pool:
         pool.run(missing, lambda label, r: progress(f'[{next(count)}/{len(missing)}] {label}: {r["steps"]} steps in {r["seconds"]:.1f} s'))
-    return {key: tuned_head(folder) for key, folder in folders.items()}
+    best: _Heads = {}
+    for (method, k, seed, scale), folder in folders.items():
+        weight, bias, found = tuned_head(folder)
+        found['chosen'] = {'lr_scale': scale} if k and len(lr_scales) > 1 else {}
+        key = method, k, seed
+        if key not in best or found['val'] > best[key][2]['val']:  # the first of equals
+            best[key] = weight, bias, found
+    return best
 
 
-def _check_numbers(shots: Sequence[int], seeds: Sequence[int], steps: int | None, jobs: int) -> None:
-    for name, values in (('shots', shots), ('seeds', seeds)):
+def _check_numbers(shots: Sequence[int], seeds: Sequence[int], lr_scales: Sequence[float], steps: int | None, jobs: int) -> None:
+    for name, values in (('shots', shots), ('seeds', seeds), ('lr_scales', lr_scales)):
         if not values or len(set(values)) < len(values):
             raise RecipeError(f'{name} = {list(values)} is empty or repeats a number.', 'Write them like 1,2,4,8,16.')
     for name, value in (('steps', steps), ('jobs', jobs)):
         if value is not None and value < 1:
             raise RecipeError(f'{name} = {value} is below 1.', 'Use a whole number of at least 1.')
+    if not all(0 < scale < float('inf') for scale in lr_scales):
+        raise RecipeError(f'lr_scales = {list(lr_scales)} are not all positive numbers.', 'Write them like 1,10.')
     if steps is not None and steps < 2:
         raise RecipeError(f'steps = {steps} cannot be shared by two phases.', 'Use at least 2.')
 
@@ -304,11 +318,15 @@ def _command(
     select: str | None,
     prompts: Mapping[str, Any] | None,
     steps: int,
+    val_shots: int | None,
+    lr_scales: Sequence[float],
 ) -> str:
     words = ['synthaug', 'fewshot', '--data', str(data), '--out', str(out), '--model', model]
     words += ['--shots', ','.join(map(str, shots)), '--seeds', ','.join(map(str, seeds)), '--steps', str(steps)]
     words += ['--store', str(store)] if store is not None else []
     words += ['--where', select] if select is not None else []
+    words += ['--val-shots', str(val_shots)] if val_shots is not None else []
+    words += ['--lr-scales', ','.join(f'{scale:g}' for scale in lr_scales)] if tuple(lr_scales) != (1.0,) else []
     for key, value in (prompts or {}).items():
         words += [f'--{key}', str(value)]
     return shlex.join(words)

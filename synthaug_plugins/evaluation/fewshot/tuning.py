@@ -70,11 +70,12 @@ def methods_of(setting: Setting, has_teacher: bool, real: bool) -> list[str]:
     return [m for m in found if (setting.store or m == REAL) and (has_teacher or not m.endswith('_sce'))]
 
 
-def stages(method: str, setting: Setting, shots: int, seed: int, manager: pluggy.PluginManager) -> list[Config]:
+def stages(method: str, setting: Setting, shots: int, seed: int, manager: pluggy.PluginManager, lr_scale: float = 1.0) -> list[Config]:
     """The configured recipe of each phase of a method, without test images.
 
     Args:
         shots: real images per class; 0 where the method sees none, which then has no validation either and takes its last weights.
+        lr_scale: factor on the recipes' learning rates.
 
     Raises:
         RecipeError and others: as `training.run.configure`.
@@ -106,6 +107,7 @@ def stages(method: str, setting: Setting, shots: int, seed: int, manager: pluggy
         for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
             cfg[key] = None
         cfg.randomness = {'seed': seed}
+        cfg.optim_wrapper.optimizer.lr *= lr_scale
         configs.append(configure(cfg, manager))
     return configs
 
