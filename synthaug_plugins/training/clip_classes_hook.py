@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.training.class_folders import refuse_turned_folders
 from synthaug_plugins.training.clip_head import ClipHead
 
 
@@ -18,7 +19,7 @@ class ClipClassesHook(Hook):
     """Compares the class names of `ClipHead` with those of every data set that meets it: a label is a position in their order.
 
     Raises:
-        DataError: they differ.
+        DataError: they differ, or folders are labelled in another order than `classes` says.
         RecipeError: the model has no ClipHead.
     """
 
@@ -41,6 +42,7 @@ class ClipClassesHook(Hook):
         head = getattr(model, 'head', None)
         if not isinstance(head, ClipHead):
             raise RecipeError(f'ClipClassesHook checks a ClipHead, and the head is a {type(head).__name__}.', 'Remove the hook.')
+        refuse_turned_folders(loader.dataset)
         found = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
         if found is None:
             raise DataError(f'The {which} set does not name its classes.', 'Set metainfo=dict(classes=[...]) in its config.')
