@@ -19,6 +19,7 @@ from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
+from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.errors import DataError, RecipeError, Stopped
 from synthaug_plugins.evaluation.fewshot.accuracy import recalls, top1
 from synthaug_plugins.evaluation.fewshot.baselines import BASELINES, wise_ft, zero_shot
@@ -30,11 +31,13 @@ from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.pool import Task as Call
-from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.few_shot import Shots, draw_shots
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.store.selection import select as select_records
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.records import read_records
 
 CURVE, SETTINGS = 'curve.png', 'study.json'
 OWN_FILES = frozenset({'.lock', 'runs', 'results.csv', 'summary.csv', 'per_class.csv', CURVE, SETTINGS})
@@ -96,6 +99,13 @@ class _Features:
         features = torch.from_numpy(self._cache.features(contents, self._device))
         return Labelled(features, torch.tensor([label for label, _ in named]))
 
+    def make(self, store: str | Path, select: str | None) -> None:
+        """Have those of a store's images in the cache."""
+        records = read_records({'store': str(store), 'select': select})
+        for first in range(0, len(records), FeatureCache.part_size):
+            uris = map(records.uri, range(first, min(first + FeatureCache.part_size, len(records))))
+            self._cache.features(((uri, read_uri(uri)) for uri in uris), self._device)
+
 
 def study(
     data: str | Path,
@@ -131,7 +141,7 @@ def study(
         select: condition on the store's records.
         prompts: what the text tower is told, see `ClassPrompts`.
         steps: optimiser steps of every tuned head; default: 30 passes over the store in batches of 512, without a store 480.
-        val_shots: validation images per class.
+        val_shots: validation images per class where there is no `val/`.
         cache: folder of the features.
         device: where missing features are made.
         jobs: tunings at the same time.
@@ -154,18 +164,27 @@ def study(
             raise DataError(
                 f'The classes of {str(data / part)!r} are not those of train: {sorted(set(images.classes) ^ set(train.classes))}.', 'Make them equal.'
             )
+    for images in (train, test, val):
+        if images is not None and out.resolve().is_relative_to(images.root.resolve()):
+            raise RecipeError(f'--out {str(out)!r} lies in {str(images.root)!r}, where it would become a class.', 'Give a folder outside of it.')
     _refuse_shared(train, test, val)
     kept_back = 0 if val else val_shots
     draws = {(k, s): draw_shots({c: train.ids(c) for c in train.classes}, k, s, kept_back) for k in shots for s in seeds}
+    if val is None and not all(any(drawn.val.values()) for drawn in draws.values()):
+        raise DataError(
+            f'No image of {str(data / "train")!r} is left to validate on beside the shots.', 'Lower --shots, raise --val-shots, add images or a folder val/.'
+        )
     source = model_and_tag(model)
     clip, told = ClipModel(**source), ClassPrompts(**(prompts or {}))
     clip.check()
     told.check(train.classes, clip)
-    records = _records(store, select, train.classes)
+    records, sources = _records(store, select, train.classes)
+    if sources is not None:
+        _refuse_foreign_sources(sources, draws, str(store))
     steps = steps or (PASSES * -(-records // SYNTHETIC_BATCH) if records else STEPS_WITHOUT_STORE)
-    where = torch.device('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else torch.device(device)
+    where = choose_device(device)
     options = {**source, **(prompts or {}), 'classes': list(train.classes), 'cache': cache, 'device': str(where)}
-    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back)
+    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back, sources is not None)
     teacher = store is not None and 'teacher_logits' in Store.open(store).index().column_names
 
     started = time.monotonic()
@@ -174,6 +193,8 @@ def study(
         of = _Features(features, where)
         tested = of.of(test, {c: test.ids(c) for c in test.classes})
         validated = of.of(val, {c: val.ids(c) for c in val.classes}) if val else None
+        if store is not None:  # here, for processes side by side would each encode all of it
+            of.make(store, select)
         clip.load(where)
         texts = told.of(train.classes)
         embedded = tuple(clip.encode_texts(list(t)).cpu() for t in texts)
@@ -190,7 +211,7 @@ def study(
             return found
 
         try:
-            heads = _tuned(setting, draws, teacher, out, plugin_manager, jobs, setup, progress)
+            heads = _tuned(setting, str(clip.identity()['sha256']), draws, teacher, out, plugin_manager, jobs, setup, progress)
         except KeyboardInterrupt:
             raise Stopped(f'Stopped: {len(list(out.glob(f"runs/*/{RESULT}")))} tuned heads are in {out}.', 'The same command goes on from there.') from None
         results = [result('zero_shot', 0, 0, zero_shot(next(iter(tasks.values())), 0))]
@@ -209,7 +230,7 @@ def study(
         drawn_results = [r for r in results if r.method not in _NOT_DRAWN]
         draw_curve(out / CURVE, drawn_results, data.resolve().name, model, _footnote(setting, records, val is not None), NAMES)
         settings = {
-            'command': _command(data, out, model, shots, seeds, store, select, prompts, steps),
+            'command': _command(data, out, model, shots, seeds, store, select, prompts, steps, None if val else val_shots),
             'steps': steps,
             'synthetic_images': records,
             'validation': str(data / 'val') if val else 'images of train that are no shots',
@@ -227,6 +248,7 @@ _Heads = dict[tuple[str, int, int], tuple[torch.Tensor, torch.Tensor, dict[str, 
 
 def _tuned(
     setting: Setting,
+    clip: str,
     draws: Mapping[tuple[int, int], Any],
     teacher: bool,
     out: Path,
@@ -243,7 +265,7 @@ def _tuned(
     missing = []
     for method, k, seed in wanted:
         configs = stages(method, setting, k, seed, manager)
-        folder = folders[method, k, seed] = out / 'runs' / chain_key(configs, listings)
+        folder = folders[method, k, seed] = out / 'runs' / chain_key(configs, listings, clip)
         if not (folder / RESULT).exists():
             missing.append(Call(f'{method}, {k} shots, seed {seed}', folder / 'log.txt', tune, (configs, folder)))
     count = iter(range(1, len(missing) + 1))
@@ -277,19 +299,34 @@ def _refuse_shared(train: RealImages, test: RealImages, val: RealImages | None) 
                 seen[path] = part.root
 
 
-def _records(store: str | Path | None, select: str | None, classes: Sequence[str]) -> int:
-    """Records that are selected, checked against the classes; 0 without a store."""
+def _records(store: str | Path | None, select: str | None, classes: Sequence[str]) -> tuple[int, set[str | None] | None]:
+    """Records that are selected, checked against the classes, and the images that they started from, None if all are from nothing; 0 without a store."""
     if store is None:
         if select is not None:
             raise RecipeError(f'--where {select!r} chooses records of a store, and none is given.', 'Add --store FOLDER.')
-        return 0
+        return 0, None
     opened = Store.open(store)
     opened.check_classes(classes)
-    return select_records(opened, select).table.num_rows
+    table = select_records(opened, select).table
+    return table.num_rows, None if table['source'].null_count == table.num_rows else set(table['source'].unique().to_pylist())
+
+
+def _refuse_foreign_sources(sources: set[str | None], draws: Mapping[tuple[int, int], Shots], store: str) -> None:
+    """Refuse (DataError) a store that a draw could not train on: variants of images that are no shots of a run are left out of it."""
+    if None in sources:
+        return
+    for (k, seed), drawn in draws.items():
+        for name, ids in drawn.train.items():
+            if sources.isdisjoint(ids):
+                raise DataError(
+                    f'The store {store!r} holds no variant of the shots of {name!r} with --shots {k} and seed {seed}.',
+                    'Make it from all of train/, or name the --shots and --seeds that it was made from; with another draw a run leaves its images out.',
+                )
 
 
 def _footnote(setting: Setting, records: int, own_val: bool) -> str:
-    chosen = 'a validation folder' if own_val else 'min(shots, 4) further real images per class'
+    further = 'min(shots, 4)' if setting.val_shots is None else setting.val_shots
+    chosen = 'a validation folder' if own_val else f'{further} further real images per class'
     made = f' Synthetic: {records} images of {Path(setting.store).name}.' if setting.store else ''
     return f'Options and epochs chosen on {chosen}; test images read once. Tuned heads: {setting.steps} optimiser steps each.{made}'
 
@@ -304,11 +341,13 @@ def _command(
     select: str | None,
     prompts: Mapping[str, Any] | None,
     steps: int,
+    val_shots: int | None,
 ) -> str:
     words = ['synthaug', 'fewshot', '--data', str(data), '--out', str(out), '--model', model]
     words += ['--shots', ','.join(map(str, shots)), '--seeds', ','.join(map(str, seeds)), '--steps', str(steps)]
     words += ['--store', str(store)] if store is not None else []
     words += ['--where', select] if select is not None else []
+    words += ['--val-shots', str(val_shots)] if val_shots is not None else []
     for key, value in (prompts or {}).items():
         words += [f'--{key}', str(value)]
     return shlex.join(words)

@@ -50,6 +50,7 @@ class Setting:
         select: which of them.
         steps: optimiser steps of every run; the phases of one training share them.
         val_shots: validation images per class where there is no `val/`; None for min(shots, 4).
+        variants: whether synthetic images started from real ones.
     """
 
     data: Path
@@ -58,14 +59,17 @@ class Setting:
     select: str | None
     steps: int
     val_shots: int | None
+    variants: bool = False
 
 
 def methods_of(setting: Setting, has_teacher: bool, real: bool) -> list[str]:
-    """The methods that a study can run: those that mix need a store, SCE the teacher's logits in it.
+    """The methods that a study can run: those that mix need a store, SCE the teacher's logits in it, those without real images one from nothing.
 
     Args:
         real: those that see real shots, or those that see none.
     """
+    if setting.variants and not real:
+        return []
     found = [m for m, recipes in METHODS.items() if (recipes[-1].startswith('he2023_zeroshot') and len(recipes) == 1) != real]
     return [m for m in found if (setting.store or m == REAL) and (has_teacher or not m.endswith('_sce'))]
 
@@ -96,6 +100,8 @@ def stages(method: str, setting: Setting, shots: int, seed: int, manager: pluggy
         }
         if cfg.train_dataloader.dataset.type == 'synthaug_plugins.StoreDataset':
             cfg.train_dataloader.dataset |= {'store': setting.store, 'select': setting.select}
+            if setting.variants:  # of validation images, and of shots of other runs, otherwise
+                cfg.train_dataloader.dataset.variants_of = few
         else:
             cfg.train_dataloader.dataset = few
         if cfg.synthaug.get('mix'):
@@ -138,9 +144,13 @@ def _validated(cfg: Config, setting: Setting, few: Mapping[str, Any]) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'synthaug_plugins.RunRecord'}]
 
 
-def chain_key(configs: Sequence[Config], listings: dict[str, str]) -> str:
-    """Name of the folder of a method's run: the hash of what decides all of its phases."""
-    return hashlib.sha256(' '.join(run_key(cfg, listings) for cfg in configs).encode()).hexdigest()[:16]
+def chain_key(configs: Sequence[Config], listings: dict[str, str], clip: str) -> str:
+    """Name of the folder of a method's run: the hash of what decides all of its phases.
+
+    Args:
+        clip: SHA-256 of the CLIP: the name of one on a hub, or inside of this package, does not say which weights it has today.
+    """
+    return hashlib.sha256(' '.join([clip, *(run_key(cfg, listings) for cfg in configs)]).encode()).hexdigest()[:16]
 
 
 def tune(configs: Sequence[Config], folder: Path) -> dict[str, Any]:
