@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,12 @@ def read_split(file: str | Path, part: str, known: Mapping[str, Sequence[str]]) 
             f'The split file {str(file)!r} names {len(missing)} files that are not in the data folder: {named}.', 'Paths are <class folder>/<file>.'
         )
     if len(set(listed)) < len(listed):
-        twice = next(p for p in listed if listed.count(p) > 1)
+        twice = Counter(listed).most_common(1)[0][0]
         raise DataError(f'The split file {str(file)!r} names {twice!r} twice.', 'Name every image once.')
-    return {name: tuple(p for p in listed if class_of[p] == name) for name in known}
+    found: dict[str, list[str]] = {name: [] for name in known}
+    for p in listed:
+        found[class_of[p]].append(p)
+    return {name: tuple(ids) for name, ids in found.items()}
 
 
 def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) -> int:
@@ -114,11 +118,13 @@ def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) ->
     Returns: the number of images.
 
     Raises:
-        DataError: `out` is not empty, or a file cannot be copied.
+        DataError: `out` is not empty or lies in `root`, or a file cannot be copied.
     """
     out = Path(out).expanduser().absolute()
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise DataError(f'The folder {str(out)!r} is not empty.', 'Give a new or empty folder; nothing was touched.')
+    if out.resolve().is_relative_to(root.resolve()):
+        raise DataError(f'The folder {str(out)!r} lies in {str(root)!r}, where it would become a class.', 'Give a folder outside of it.')
     building = out.with_name(f'.partial-shots-{out.name}')
     try:
         shutil.rmtree(building, ignore_errors=True)  # of a killed copy to the same place

@@ -400,3 +400,42 @@ def test_soft_labels_of_another_length_are_refused(world: Path, tmp_path: Path) 
     soft = {'column': 'teacher_logits', 'blend': 0.5, 'temperature': 2.0}
     with pytest.raises(RecipeError, match="lists in 'teacher_logits' do not all have 4 entries"):
         refused(mixed(world, tmp_path, store=str(store.folder), soft_labels=soft), tmp_path)
+
+
+def test_folders_that_classes_names_in_another_order_never_train(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    turned = list(CLASSES[::-1])
+    store = make_store(tmp_path / 'turned', per_class=3, sources=None, classes=turned)
+    for cfg in (recipe(world, tmp_path), recipe(world, tmp_path, mix={'store': str(store.folder), 'mode': 'two_stream'})):
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.metainfo = {'classes': turned}
+        with pytest.raises(DataError, match="labels the folder 'two' 3"):
+            runner_of(cfg, tmp_path / 'run').train()
+
+
+def test_a_checkpoint_of_the_same_classes_in_another_order_is_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    state = model_of(recipe(world, tmp_path)).state_dict()
+    with pytest.raises(ModelError, match='in another order'):
+        model_of(recipe(world, tmp_path, clip={'classes': list(CLASSES[::-1])})).load_state_dict(state)
+    assert not model_of(recipe(world, tmp_path)).load_state_dict(state).missing_keys
+
+
+def test_a_device_that_is_none_is_refused_with_its_key(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(RecipeError, match="device = 'foo'"):
+        runner_of(recipe(world, tmp_path, clip={'device': 'foo'}), tmp_path / 'run').train()
+
+
+def test_a_training_folder_that_is_missing_is_named(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = recipe(world, tmp_path)
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'nowhere')
+    with pytest.raises(RecipeError, match="nowhere' of the training set does not exist"):
+        configure(cfg, get_plugin_manager())
+
+
+def test_shots_that_are_validation_images_too_are_refused(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = recipe(world, tmp_path)
+    few = {'type': 'synthaug_plugins.FewShotDataset', 'data_root': str(world / 'train'), 'shots': 4, 'seed': 1}
+    cfg.train_dataloader.dataset, cfg.val_dataloader.dataset = few, {**few, 'part': 'val', 'shots': 7}
+    refused(cfg, tmp_path)  # 4 + 4 of 11: no overlap, though the numbers differ
+    cfg.train_dataloader.dataset.shots = 9
+    with pytest.raises(DataError, match='images are shots and validation images at once'):
+        refused(cfg, tmp_path)

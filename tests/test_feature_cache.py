@@ -13,7 +13,7 @@ from PIL import Image
 
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.feature_cache import FeatureCache
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, StoreError
 
 CPU = torch.device('cpu')
 MODEL = 'embedded:digits_clip'
@@ -133,3 +133,23 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_of_it_is_kept(cache: 
 def test_a_size_that_is_none_is_refused(clip: ClipModel, tmp_path: Path, native_px: Any) -> None:
     with pytest.raises(RecipeError, match='is no number of pixels'):
         FeatureCache(clip, tmp_path, native_px=native_px)
+
+
+def test_few_images_are_decoded_at_a_time_and_many_share_a_file(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureCache, 'read_size', 2)
+    sizes: list[int] = []
+    encode = ClipModel.encode_images
+    monkeypatch.setattr(ClipModel, 'encode_images', lambda self, images: sizes.append(len(images)) or encode(self, images))
+    contents = named(*(encoded(pixels(i)) for i in (0, 1, 0, 2, 3)))
+    found = cache.features(contents, CPU)
+    assert sizes == [2, 1, 1]
+    assert len(list(cache.path.iterdir())) == 1
+    np.testing.assert_array_equal(found, FeatureCache(cache.clip, cache.path.parent).features(contents, CPU))
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_network_runs(clip: ClipModel, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    cache = FeatureCache(clip, tmp_path / 'file')
+    with pytest.raises(StoreError, match='cannot be written'):
+        cache.features(named(encoded(pixels(0))), CPU)
+    assert cache.encoded == 0

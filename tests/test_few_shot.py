@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.few_shot import draw_shots, read_split
+from synthaug_plugins.few_shot import copy_shots, draw_shots, read_split
 
 IDS = {'cat': [f'cat/{i}.png' for i in range(20)], 'dog': [f'dog/{i}.png' for i in range(24)]}
 
@@ -92,3 +92,11 @@ def test_copied_shots_are_those_of_the_draw_under_their_own_ids(tmp_path: Path, 
     assert many.status == 2
     assert "'cat' has 20 images, too few for 21 shots" in many.err
     assert not (tmp_path / 'many').exists()
+
+
+def test_shots_are_never_copied_into_the_folder_that_they_come_from(tmp_path: Path) -> None:
+    (tmp_path / 'cat').mkdir()
+    (tmp_path / 'cat' / '1.png').write_bytes(b'')
+    with pytest.raises(DataError, match='would become a class'):
+        copy_shots(tmp_path, {'cat': ['cat/1.png']}, tmp_path / 'shots')
+    assert [p.name for p in tmp_path.iterdir()] == ['cat']

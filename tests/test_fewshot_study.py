@@ -19,6 +19,7 @@ from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.evaluation.fewshot import study as study_module
+from synthaug_plugins.evaluation.fewshot import tuning as tuning_module
 from synthaug_plugins.evaluation.fewshot.study import study
 from synthaug_plugins.evaluation.fewshot.tuning import HEAD, METHODS, Setting, chain_key, stages
 from synthaug_plugins.few_shot import draw_shots
@@ -66,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(folder: Path) -> Path:
     """A whole study by the command line: 2 shots, one seed, 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_module, 'Pool', InThisProcess)
+        patch.setattr(tuning_module, 'Pool', InThisProcess)
         assert command_line(*command(folder)) == 0
     return folder / 'out'
 
@@ -123,7 +124,7 @@ def test_tuned_heads_take_equal_steps_and_finished_ones_are_kept(folder: Path, m
             done.extend(str(task.log.parent) for task in tasks)
             super().run(tasks, progress)
 
-    monkeypatch.setattr(study_module, 'Pool', Watching)
+    monkeypatch.setattr(tuning_module, 'Pool', Watching)
     assert command_line(*command(folder)) == 0
     assert done == [str(gone)]
     assert (made / 'results.csv').read_bytes() == before
@@ -151,13 +152,13 @@ def test_test_features_are_read_once_per_run(folder: Path, made: Path, monkeypat
         return original(logits, labels)
 
     monkeypatch.setattr(study_module, 'top1', watched)
-    monkeypatch.setattr(study_module, 'Pool', InThisProcess)
+    monkeypatch.setattr(tuning_module, 'Pool', InThisProcess)
     assert command_line(*command(folder)) == 0
     assert reads == [24] * len(rows(made / 'results.csv'))
 
 
 def test_without_a_store_only_methods_on_real_images_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, 'Pool', InThisProcess)
+    monkeypatch.setattr(tuning_module, 'Pool', InThisProcess)
     found = study(folder / 'data', tmp_path / 'out', MODEL, get_plugin_manager(), [1], [1], steps=2, cache=str(folder / 'cache'), progress=lambda line: None)
     assert {r.method for r in found.results} & set(METHODS) == {'tuned_real'}
 
@@ -206,7 +207,7 @@ def test_names_with_a_tag_are_split_and_folders_are_not(tmp_path: Path, monkeypa
 
 
 def test_validation_chooses_the_learning_rate_and_the_table_says_which(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, 'Pool', InThisProcess)
+    monkeypatch.setattr(tuning_module, 'Pool', InThisProcess)
     options: dict[str, Any] = {'steps': 2, 'cache': str(folder / 'cache'), 'progress': lambda line: None}
     found = study(folder / 'data', tmp_path / 'out', MODEL, get_plugin_manager(), [2], [1], lr_scales=[1, 3000], **options)
     vals = {scale: _val(tmp_path / 'out', folder, scale) for scale in (1, 3000)}
@@ -219,4 +220,95 @@ def test_validation_chooses_the_learning_rate_and_the_table_says_which(folder: P
 def _val(out: Path, folder: Path, scale: float) -> float:
     setting = Setting(folder / 'data', {'model': MODEL, 'classes': list(CLASSES), 'cache': str(folder / 'cache'), 'device': 'cpu'}, None, None, 2, None)
     configs = stages('tuned_real', setting, 2, 1, get_plugin_manager(), scale)
-    return json.loads((out / 'runs' / chain_key(configs, {}) / 'result.json').read_text())['val']
+    return json.loads((out / 'runs' / chain_key(configs, {}, str(ClipModel(MODEL).identity()['sha256'])) / 'result.json').read_text())['val']
+
+
+def variants_study(tmp_path: Path, sources: int = 11) -> tuple[Path, Setting]:
+    """data/ and a store of variants of its training images."""
+    make_real(tmp_path / 'data' / 'train')
+    make_real(tmp_path / 'data' / 'test', per_class=6, first=20)
+    make_store(tmp_path / 'store', sources=sources)
+    options = {'model': MODEL, 'cache': str(tmp_path / 'cache')}
+    return tmp_path / 'data', Setting(tmp_path / 'data', options, str(tmp_path / 'store'), None, 4, None, variants=True)
+
+
+@pytest.mark.parametrize('method', ['synthetic_then_real', 'real_then_synthetic', 'tuned_mix'])
+def test_no_method_trains_on_variants_of_images_that_are_not_its_shots(tmp_path: Path, method: str) -> None:
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from synthaug_plugins.store.store import Store
+
+    _, setting = variants_study(tmp_path)
+    index = Store.open(tmp_path / 'store').index()
+    source_of = {
+        f'{int(o)}+{int(n)}@{int(s)}': source for o, n, s, source in zip(*(index[c].to_pylist() for c in ('offset', 'size', 'shard', 'source')), strict=True)
+    }
+    shots = draw_shots({name: [f'{name}/{i}.png' for i in range(11)] for name in CLASSES}, 2, 1).train
+    init_default_scope('mmpretrain')
+    seen = set()
+    for cfg in stages(method, setting, 2, 1, get_plugin_manager()):
+        inner = DATASETS.build(cfg.train_dataloader.dataset.dataset)
+        n = inner.offset + sum(map(len, inner.records)) if method == 'tuned_mix' else len(inner)
+        for path in (inner.get_data_info(i)['img_path'] for i in range(n)):
+            if path.startswith('synthaug://'):
+                shard, _, place = path.rpartition('#')
+                seen.add(source_of[f'{place}@{int(Path(shard).stem)}'])
+    assert seen == {i for ids in shots.values() for i in ids}
+
+
+def test_variants_of_real_images_are_never_shown_as_training_without_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_module, 'Pool', InThisProcess)
+    data, _ = variants_study(tmp_path)
+    lines: list[str] = []
+    found = study(
+        data,
+        tmp_path / 'out',
+        MODEL,
+        get_plugin_manager(),
+        [2],
+        [1],
+        tmp_path / 'store',
+        steps=2,
+        val_shots=1,
+        cache=str(tmp_path / 'c'),
+        progress=lines.append,
+    )
+    methods = {r.method for r in found.results}
+    assert {'tuned_mix', 'synthetic_then_real'} <= methods
+    assert 'tuned_synthetic' not in methods
+    assert '--val-shots 1' in json.loads((tmp_path / 'out' / 'study.json').read_text())['command']
+
+
+def test_a_store_without_variants_of_the_shots_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data, _ = variants_study(tmp_path, sources=1)
+    with pytest.raises(DataError, match='holds no variant of the shots of'):
+        study(data, tmp_path / 'out', MODEL, get_plugin_manager(), [1], [1, 2, 3], tmp_path / 'store')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'said'),
+    [
+        ({'device': 'foo'}, RecipeError, '--device foo'),
+        ({'device': 'cuda:99'}, RecipeError, '--device cuda:99'),
+        ({'val_shots': 0}, DataError, 'is left to validate on'),
+        ({'shots': [11]}, DataError, 'is left to validate on'),
+        ({'out': 'data/train/runs'}, RecipeError, 'would become a class'),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused_before_weights_load(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    monkeypatch.setattr(ClipModel, 'load', None)
+    out = folder / options.pop('out') if 'out' in options else tmp_path / 'out'
+    given: dict[str, Any] = {'shots': [1], 'seeds': [1], **options}
+    with pytest.raises(error, match=said):
+        study(folder / 'data', out, MODEL, get_plugin_manager(), **given)
+    assert not out.exists()
+
+
+def test_another_clip_of_the_same_name_is_another_run(folder: Path) -> None:
+    setting = Setting(folder / 'data', {'model': MODEL, 'cache': str(folder / 'cache')}, None, None, 4, None)
+    configs = stages('tuned_real', setting, 2, 1, get_plugin_manager())
+    assert chain_key(configs, {}, 'a') != chain_key(configs, {}, 'b')
+    assert chain_key(configs, {}, 'a') == chain_key(configs, {}, 'a')

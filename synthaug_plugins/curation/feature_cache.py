@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from synthaug_plugins.curation.clip_model import ClipModel
-from synthaug_plugins.errors import DataError, ModelError, RecipeError, first_line
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, StoreError, first_line
 from synthaug_plugins.real_images import decode_rgb
 from synthaug_plugins.store.files import write_whole
 
@@ -52,6 +53,8 @@ class FeatureCache:
 
     part_size = 4096
     """Images per file at the most: what a kill can cost."""
+    read_size = 64
+    """Images that are read and decoded at a time: photographs of 12 megapixels take 36 MB each."""
 
     def __init__(self, clip: ClipModel, folder: str | Path = DEFAULT_FOLDER, native_px: int | None = None) -> None:
         if native_px is not None and (isinstance(native_px, bool) or not isinstance(native_px, int) or native_px < 1):
@@ -85,22 +88,25 @@ class FeatureCache:
             ModelError: see `ClipModel.load` and `encode_images`.
             StoreError: the cache cannot be written.
         """
-        images = iter(images)
+        images, at_a_time = iter(images), min(self.read_size, self.part_size)
         found: list[np.ndarray] = []
-        while part := list(islice(images, self.part_size)):
-            found.append(self._part(part, device))
+        unwritten: list[tuple[np.ndarray, np.ndarray]] = []
+        while some := list(islice(images, at_a_time)):
+            keys = [_content_key(content) for _, content in some]
+            fresh = {key: image for key, image in zip(keys, some, strict=True) if key not in self._rows}
+            if fresh:
+                unwritten.append(self._encoded(fresh, device))
+                self._add(*unwritten[-1])
+            found.append(np.stack([self._feature(key) for key in keys]))
+            if unwritten and sum(len(made) for made, _ in unwritten) + at_a_time > self.part_size:
+                self._write(unwritten)
+                unwritten = []
+        if unwritten:
+            self._write(unwritten)
         return np.concatenate(found) if found else np.empty((0, 0), np.float32)
 
-    def _part(self, images: Sequence[tuple[str, bytes | np.ndarray]], device: torch.device) -> np.ndarray:
-        keys = [_content_key(content) for _, content in images]
-        fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._rows}
-        if fresh:
-            self._encode(fresh, device)
-        places = [self._rows[key] for key in keys]
-        return np.stack([self._parts[part][row] for part, row in places])
-
-    def _encode(self, fresh: dict[bytes, tuple[str, bytes | np.ndarray]], device: torch.device) -> None:
-        """Add the features of contents that the cache does not know: from equal pixels where there are some, else by the network."""
+    def _encoded(self, fresh: dict[bytes, tuple[str, bytes | np.ndarray]], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and features of contents that the cache does not know: from equal pixels where there are some, else by the network."""
         pixels_of: dict[bytes, bytes] = {}
         unseen: dict[bytes, np.ndarray] = {}
         for key, (name, content) in fresh.items():
@@ -111,12 +117,12 @@ class FeatureCache:
         made = self._through_network(list(unseen.values()), device)
         by_pixels = dict(zip(unseen, made, strict=True))
         known = [by_pixels[p] if p in by_pixels else self._feature(p) for p in pixels_of.values()]
-        keys = np.array([[key, pixels] for key, pixels in pixels_of.items()], dtype='S32')
-        self._write(keys, np.stack(known))
+        return np.array([[key, pixels] for key, pixels in pixels_of.items()], dtype='S32'), np.stack(known)
 
     def _through_network(self, images: list[np.ndarray], device: torch.device) -> np.ndarray:
         if not images:
             return np.empty((0, 0), np.float32)
+        self._refuse_unwritable()
         self.clip.load(device)
         self.encoded += len(images)
         return self.clip.encode_images(images).cpu().numpy()
@@ -143,7 +149,18 @@ class FeatureCache:
                 # Arrays of fixed-length bytes drop zero bytes at the end.
                 self._rows.setdefault(key.ljust(32, b'\0'), (len(self._parts) - 1, row))
 
-    def _write(self, keys: np.ndarray, features: np.ndarray) -> None:
+    def _refuse_unwritable(self) -> None:
+        """Before the first image goes through the network, not after the last."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            reason = '' if os.access(self.path, os.W_OK) else 'no permission'
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason:
+            raise StoreError(f'The feature cache {str(self.path)!r} cannot be written: {reason}.', 'Name another folder for it (--cache; cache=...).')
+
+    def _write(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        keys, features = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         flat = pa.array(np.ascontiguousarray(features, np.float32).ravel())
         columns: dict[str, Any] = {
             'file': pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys[:, 0]))]),
@@ -157,7 +174,6 @@ class FeatureCache:
         # Named by content: two processes that encode the same images write the same file.
         name = hashlib.sha256(keys.tobytes()).hexdigest()[:24]
         write_whole(self.path / f'{name}{_SUFFIX}', sink.getvalue())
-        self._add(keys, features)
 
     def _read(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Keys (n, 2) and features (n, d) of a file; the features stay on disk until they are asked for."""
@@ -190,9 +206,11 @@ def _pixel_key(image: np.ndarray) -> bytes:
 
 
 def _decoded(content: bytes, name: str) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         return decode_rgb(io.BytesIO(content))
+    except UnidentifiedImageError as error:  # its message is the address of a buffer
+        raise DataError(f'The image {name!r} cannot be read: Pillow does not know its format.', 'Replace or remove the file.') from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f'The image {name!r} cannot be read: {error}.', 'Replace or remove the file.') from error

@@ -245,7 +245,9 @@ class Store:
             at = next(i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b)
             raise StoreError(
                 f'The class order differs: label {at} is {mine[at]!r} in the store {str(self.folder)!r} and {other[at]!r} here.',
-                f'Set dataset.classes = {mine[:12]!r}{" and so on, see store.json" if len(mine) > 12 else ""} in the loaders of training, validation and test.',
+                'For folders of images, whose labels are positions of the sorted names, generate the store with --cfg-options '
+                f'"classes={other[:12]!r}{" and so on" if len(other) > 12 else ""}"; for annotation files, set metainfo.classes of all loaders to the '
+                "store's order and number the labels by it.",
             )
         only_store, only_here = [c for c in mine if c not in other], [c for c in other if c not in mine]
         raise StoreError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +64,8 @@ class ClipHead(LinearClsHead):
         # Stands in checkpoints. As bytes in a buffer it survives every tool that knows tensors only.
         digest = bytes.fromhex(str(clip.identity()['sha256']))
         self.register_buffer('clip_sha256', torch.tensor(list(digest), dtype=torch.uint8))
+        digest = hashlib.sha256(json.dumps(self.classes).encode()).digest()
+        self.register_buffer('classes_sha256', torch.tensor(list(digest), dtype=torch.uint8))
 
     def init_weights(self) -> None:
         """Set the weights; loads the CLIP for `init='text'`."""
@@ -93,4 +97,7 @@ class ClipHead(LinearClsHead):
                 f'{self.in_channels}.',
                 'Give the classes and the CLIP that it was tuned on.',
             )
+        found = state_dict.get(f'{prefix}classes_sha256')
+        if found is not None and not torch.equal(found.cpu(), self.classes_sha256.cpu()):
+            raise ModelError('The checkpoint holds a head for classes of other names, or in another order.', 'Give the classes that it was tuned on.')
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -172,6 +172,8 @@ def recipe_classes(cfg: Config) -> Sequence[str]:
         folder = Path(dataset.get('data_root') or '') / (prefix if isinstance(prefix, str) else prefix.get('img_path', ''))
         if type_name(dataset) in ('CustomDataset', 'FewShotDataset') and not dataset.get('ann_file') and folder.is_dir():
             return sorted(p.name for p in folder.iterdir() if p.is_dir())
+        if type_name(dataset) in ('CustomDataset', 'FewShotDataset') and not dataset.get('ann_file') and '://' not in str(folder):
+            raise RecipeError(f'synthaug: clip: the data folder {str(folder)!r} of the training set does not exist.', 'Set data_root.')
         from mmengine.registry import DATASETS
 
         with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmpretrain')) as registry:

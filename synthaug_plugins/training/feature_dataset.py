@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError, RecipeError, first_line
 from synthaug_plugins.registry import DATASETS, MODELS
 from synthaug_plugins.training.data_preprocessor import MixDataPreprocessor, fill_scores
 from synthaug_plugins.training.mixed_dataset import inner_datasets
@@ -37,7 +37,7 @@ class FeatureDataset(Dataset):
         device: where missing features are made: 'auto' is the first CUDA device, else the CPU.
 
     Raises:
-        RecipeError: the inner pipeline does more than packing.
+        RecipeError: the inner pipeline does more than packing; a device that is not here.
         DataError, ModelError: see `FeatureCache`.
     """
 
@@ -56,7 +56,7 @@ class FeatureDataset(Dataset):
         self.dataset.full_init()
         _refuse_transforms(self.dataset)
         store = FeatureCache(ClipModel(model, pretrained, revision, quick_gelu), cache, native_px)
-        where = torch.device('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else torch.device(device)
+        where = _device(device)
         self._count = self._images()
         self.features = torch.from_numpy(store.features(self._contents(), where))
         print_log(f'{self._count} features of {store.clip.name!r}, {store.encoded} of them made now; cache {store.path}.', logger='current')
@@ -64,7 +64,8 @@ class FeatureDataset(Dataset):
 
     def __getattr__(self, name: str) -> Any:
         """What batch samplers and wrappers ask of the inner dataset (metainfo, partner_table, walk, offset, get_cat_ids, ...)."""
-        if name.startswith('__') or 'dataset' not in self.__dict__:  # while being unpickled it has nothing yet
+        # While being unpickled it has nothing yet; and whoever looks for a pipeline shall find the dataset inside.
+        if name.startswith('__') or name == 'pipeline' or 'dataset' not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -104,6 +105,17 @@ class FeatureDataset(Dataset):
                 if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                     raise DataError(f'Image {index} in memory is {image.dtype} {image.shape}, no (H, W, 3) uint8 RGB.', 'Use a dataset of image files.')
                 yield f'image {index}', image
+
+
+def _device(name: str) -> torch.device:
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f'FeatureDataset: device = {name!r}: {first_line(error)}.', 'Use auto, cpu or cuda.') from error
+    return device
 
 
 def _refuse_transforms(dataset: Any) -> None:

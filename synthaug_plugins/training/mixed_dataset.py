@@ -21,6 +21,7 @@ from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
+from synthaug_plugins.training.class_folders import refuse_turned_folders
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
 from synthaug_plugins.training.partners import PartnerTable, Walk
 from synthaug_plugins.training.recipe_edit import FILE_BACKEND_OPTIONS, leaf_datasets
@@ -87,6 +88,8 @@ class MixedDataset(Dataset):
         if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1 and not _equal_pipelines(real):
             raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
         _refuse_file_backends(self._leaves)
+        for leaf in self._leaves:
+            refuse_turned_folders(leaf)
         self._vouched = source_root is not None
         self._source_roots = [normal_path(source_root)] if source_root else _image_roots(self._leaves)
         first = self.dataset.get_data_info(0)

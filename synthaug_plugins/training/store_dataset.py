@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS as ALL_DATASETS
 
+from synthaug_plugins.errors import DataError
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
-from synthaug_plugins.training.records import read_records
+from synthaug_plugins.training.records import Records, normal_path, read_records, relative_source, source_numbers
 from synthaug_plugins.training.soft_labels import check_soft_labels
+from synthaug_plugins.training.source_check import check_made_from
 
 
 @DATASETS.register_module()
@@ -23,12 +26,15 @@ class StoreDataset(BaseDataset):
         store: folder of the store.
         select: a condition such as 'clip_p > 1/10', or a dict, see `records.check_store_spec`. Default: every image that was kept.
         classes: class names in label order, which the store's must equal. Default: the store's own.
+        variants_of: config of a data set of image files, such as the shots: variants of images that are not in it (validation images, say) are left
+            out. Default: all are used.
         soft_labels: `dict(column=..., blend=1.0, temperature=None)`: every sample gets (1 - blend) * one-hot + blend * the column's probabilities
             as `gt_score`, see `training.soft_labels`.
         **options: options of BaseDataset (pipeline, lazy_init, ...).
 
     Raises:
         StoreError, RecipeError: as `records.read_records`.
+        DataError: nothing is left, or the store was made from other images of the same names.
     """
 
     def __init__(
@@ -37,11 +43,14 @@ class StoreDataset(BaseDataset):
         select: str | Mapping[str, Any] | None = None,
         classes: Sequence[str] | None = None,
         soft_labels: Mapping[str, Any] | None = None,
+        variants_of: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self._soft = check_soft_labels(soft_labels)
         records = read_records({'store': store, 'select': select}, classes, self._soft)
         print_log(records.description, logger='current')
+        if variants_of is not None and records.sources.null_count < len(records):
+            records = _variants(records, variants_of)
         self._records: Any = records
         super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': records.classes}, **options)
 
@@ -57,3 +66,23 @@ class StoreDataset(BaseDataset):
                 info['gt_score'] = target.astype(np.float32)
             infos.append(info)
         return infos
+
+
+def _variants(records: Records, real: Mapping[str, Any]) -> Records:
+    """The records that started from an image of the data set `real`, or from none."""
+    dataset = ALL_DATASETS.build(dict(real))
+    dataset.full_init()
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    path_of = {relative_source(path, [normal_path(dataset.img_prefix)]): path for path in paths}
+    known = source_numbers(records.sources, sorted(i for i in path_of if i is not None)) >= 0
+    kept = records.keep(known | ~records.sources.is_valid().to_numpy(zero_copy_only=False))
+    missing = sorted(set(range(len(records.classes))) - set(kept.labels.tolist()))
+    if missing:
+        raise DataError(
+            f'{records.folder!r} holds no variant of the images in {dataset.img_prefix!r} that are used, for {records.classes[missing[0]]!r} and '
+            f'{len(missing) - 1} more classes.',
+            'Make a store from these images (`synthaug shots` copies the shots), or from nothing.',
+        )
+    check_made_from(kept, lambda source: [path_of[source]] if source in path_of else [])
+    print_log(f'{records.folder}: {len(records) - len(kept)} of {len(records)} records left out: no variants of the images used.', logger='current')
+    return kept

@@ -19,22 +19,23 @@ from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
+from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.errors import DataError, RecipeError, Stopped
 from synthaug_plugins.evaluation.fewshot.accuracy import recalls, top1
 from synthaug_plugins.evaluation.fewshot.baselines import BASELINES, wise_ft, zero_shot
+from synthaug_plugins.evaluation.fewshot.checks import check_numbers, records_of, refuse_foreign_sources, refuse_shared
 from synthaug_plugins.evaluation.fewshot.curve import draw_curve
 from synthaug_plugins.evaluation.fewshot.table import Result, write_tables
 from synthaug_plugins.evaluation.fewshot.task import Fitted, Labelled, Task, linear
-from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, chain_key, methods_of, stages, tune, tuned_head
+from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, tuned_heads
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
-from synthaug_plugins.evaluation.pool import Pool
-from synthaug_plugins.evaluation.pool import Task as Call
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
-from synthaug_plugins.store.selection import select as select_records
+from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.records import read_records
 
 CURVE, SETTINGS = 'curve.png', 'study.json'
 OWN_FILES = frozenset({'.lock', 'runs', 'results.csv', 'summary.csv', 'per_class.csv', CURVE, SETTINGS})
@@ -96,6 +97,13 @@ class _Features:
         features = torch.from_numpy(self._cache.features(contents, self._device))
         return Labelled(features, torch.tensor([label for label, _ in named]))
 
+    def make(self, store: str | Path, select: str | None) -> None:
+        """Have those of a store's images in the cache."""
+        records = read_records({'store': str(store), 'select': select})
+        for first in range(0, len(records), FeatureCache.part_size):
+            uris = map(records.uri, range(first, min(first + FeatureCache.part_size, len(records))))
+            self._cache.features(((uri, read_uri(uri)) for uri in uris), self._device)
+
 
 def study(
     data: str | Path,
@@ -132,7 +140,7 @@ def study(
         select: condition on the store's records.
         prompts: what the text tower is told, see `ClassPrompts`.
         steps: optimiser steps of every tuned head; default: 30 passes over the store in batches of 512, without a store 480.
-        val_shots: validation images per class.
+        val_shots: validation images per class where there is no `val/`.
         lr_scales: factors on the published learning rates of tuned heads. With several, every head is trained with each and validation chooses; a
             head that sees no real image has none to choose on and takes the first.
         cache: folder of the features.
@@ -148,7 +156,7 @@ def study(
     """
     compat.apply()
     out, data = Path(out), Path(data).expanduser()
-    _check_numbers(shots, seeds, lr_scales, steps, jobs)
+    check_numbers(shots, seeds, lr_scales, steps, jobs)
     refuse_foreign(out, OWN_FILES, 'few-shot study')
     train, test = RealImages(data / 'train'), RealImages(data / 'test')
     val = RealImages(data / 'val') if (data / 'val').is_dir() else None
@@ -157,18 +165,29 @@ def study(
             raise DataError(
                 f'The classes of {str(data / part)!r} are not those of train: {sorted(set(images.classes) ^ set(train.classes))}.', 'Make them equal.'
             )
-    _refuse_shared(train, test, val)
+    for images in (train, test, val):
+        if images is not None and out.resolve().is_relative_to(images.root.resolve()):
+            raise RecipeError(f'--out {str(out)!r} lies in {str(images.root)!r}, where it would become a class.', 'Give a folder outside of it.')
+    refuse_shared(train, test, val)
+    if val and val_shots is not None:
+        raise RecipeError(f'--val-shots {val_shots} means nothing beside {str(data / "val")!r}.', 'Leave it out, or move the folder away.')
     kept_back = 0 if val else val_shots
     draws = {(k, s): draw_shots({c: train.ids(c) for c in train.classes}, k, s, kept_back) for k in shots for s in seeds}
+    if val is None and not all(any(drawn.val.values()) for drawn in draws.values()):
+        raise DataError(
+            f'No image of {str(data / "train")!r} is left to validate on beside the shots.', 'Lower --shots, raise --val-shots, add images or a folder val/.'
+        )
     source = model_and_tag(model)
     clip, told = ClipModel(**source), ClassPrompts(**(prompts or {}))
     clip.check()
     told.check(train.classes, clip)
-    records = _records(store, select, train.classes)
+    records, sources = records_of(store, select, train.classes)
+    if sources is not None:
+        refuse_foreign_sources(sources, draws, str(store))
     steps = steps or (PASSES * -(-records // SYNTHETIC_BATCH) if records else STEPS_WITHOUT_STORE)
-    where = torch.device('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else torch.device(device)
+    where = choose_device(device)
     options = {**source, **(prompts or {}), 'classes': list(train.classes), 'cache': cache, 'device': str(where)}
-    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back)
+    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back, sources is not None)
     teacher = store is not None and 'teacher_logits' in Store.open(store).index().column_names
 
     started = time.monotonic()
@@ -177,6 +196,8 @@ def study(
         of = _Features(features, where)
         tested = of.of(test, {c: test.ids(c) for c in test.classes})
         validated = of.of(val, {c: val.ids(c) for c in val.classes}) if val else None
+        if store is not None:  # here, for processes side by side would each encode all of it
+            of.make(store, select)
         clip.load(where)
         texts = told.of(train.classes)
         embedded = tuple(clip.encode_texts(list(t)).cpu() for t in texts)
@@ -193,7 +214,7 @@ def study(
             return found
 
         try:
-            heads = _tuned(setting, draws, teacher, lr_scales, out, plugin_manager, jobs, setup, progress)
+            heads = tuned_heads(setting, str(clip.identity()['sha256']), draws, teacher, lr_scales, out, plugin_manager, jobs, setup, progress)
         except KeyboardInterrupt:
             raise Stopped(f'Stopped: {len(list(out.glob(f"runs/*/{RESULT}")))} tuned heads are in {out}.', 'The same command goes on from there.') from None
         results = [result('zero_shot', 0, 0, zero_shot(next(iter(tasks.values())), 0))]
@@ -225,85 +246,9 @@ def study(
     return Study(results, train.classes, REAL)
 
 
-_Heads = dict[tuple[str, int, int], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
-
-
-def _tuned(
-    setting: Setting,
-    draws: Mapping[tuple[int, int], Any],
-    teacher: bool,
-    lr_scales: Sequence[float],
-    out: Path,
-    manager: pluggy.PluginManager,
-    jobs: int,
-    setup: Callable[[], object] | None,
-    progress: Callable[[str], None],
-) -> _Heads:
-    """The heads of all methods, shots and seeds, each with the learning rate that validation chose: those that are missing are trained."""
-    wanted = [(m, k, s, scale) for m in methods_of(setting, teacher, real=True) for k, s in draws for scale in lr_scales]
-    wanted += [(m, 0, s, lr_scales[0]) for m in methods_of(setting, teacher, real=False) for s in dict.fromkeys(s for _, s in draws)]
-    listings: dict[str, str] = {}
-    folders: dict[tuple[str, int, int, float], Path] = {}
-    missing = []
-    for method, k, seed, scale in wanted:
-        configs = stages(method, setting, k, seed, manager, scale)
-        folder = folders[method, k, seed, scale] = out / 'runs' / chain_key(configs, listings)
-        if not (folder / RESULT).exists():
-            label = f'{method}, {k} shots, seed {seed}' + (f', lr x {scale:g}' if len(lr_scales) > 1 else '')
-            missing.append(Call(label, folder / 'log.txt', tune, (configs, folder)))
-    count = iter(range(1, len(missing) + 1))
-    with Pool(jobs, setup) as pool:
-        pool.run(missing, lambda label, r: progress(f'[{next(count)}/{len(missing)}] {label}: {r["steps"]} steps in {r["seconds"]:.1f} s'))
-    best: _Heads = {}
-    for (method, k, seed, scale), folder in folders.items():
-        weight, bias, found = tuned_head(folder)
-        found['chosen'] = {'lr_scale': scale} if k and len(lr_scales) > 1 else {}
-        key = method, k, seed
-        if key not in best or found['val'] > best[key][2]['val']:  # the first of equals
-            best[key] = weight, bias, found
-    return best
-
-
-def _check_numbers(shots: Sequence[int], seeds: Sequence[int], lr_scales: Sequence[float], steps: int | None, jobs: int) -> None:
-    for name, values in (('shots', shots), ('seeds', seeds), ('lr_scales', lr_scales)):
-        if not values or len(set(values)) < len(values):
-            raise RecipeError(f'{name} = {list(values)} is empty or repeats a number.', 'Write them like 1,2,4,8,16.')
-    for name, value in (('steps', steps), ('jobs', jobs)):
-        if value is not None and value < 1:
-            raise RecipeError(f'{name} = {value} is below 1.', 'Use a whole number of at least 1.')
-    if not all(0 < scale < float('inf') for scale in lr_scales):
-        raise RecipeError(f'lr_scales = {list(lr_scales)} are not all positive numbers.', 'Write them like 1,10.')
-    if steps is not None and steps < 2:
-        raise RecipeError(f'steps = {steps} cannot be shared by two phases.', 'Use at least 2.')
-
-
-def _refuse_shared(train: RealImages, test: RealImages, val: RealImages | None) -> None:
-    """Refuse (DataError) one file in two parts, links resolved."""
-    seen: dict[Path, Path] = {}
-    for part in (train, val, test):
-        if part is None:
-            continue
-        for ids in (part.ids(c) for c in part.classes):
-            for i in ids:
-                path = (part.root / i).resolve()
-                if path in seen and seen[path] != part.root:
-                    raise DataError(f'{str(path)!r} is in {str(seen[path])!r} and in {str(part.root)!r}.', 'Training, validation and test images must differ.')
-                seen[path] = part.root
-
-
-def _records(store: str | Path | None, select: str | None, classes: Sequence[str]) -> int:
-    """Records that are selected, checked against the classes; 0 without a store."""
-    if store is None:
-        if select is not None:
-            raise RecipeError(f'--where {select!r} chooses records of a store, and none is given.', 'Add --store FOLDER.')
-        return 0
-    opened = Store.open(store)
-    opened.check_classes(classes)
-    return select_records(opened, select).table.num_rows
-
-
 def _footnote(setting: Setting, records: int, own_val: bool) -> str:
-    chosen = 'a validation folder' if own_val else 'min(shots, 4) further real images per class'
+    further = 'min(shots, 4)' if setting.val_shots is None else setting.val_shots
+    chosen = 'a validation folder' if own_val else f'{further} further real images per class'
     made = f' Synthetic: {records} images of {Path(setting.store).name}.' if setting.store else ''
     return f'Options and epochs chosen on {chosen}; test images read once. Tuned heads: {setting.steps} optimiser steps each.{made}'
 

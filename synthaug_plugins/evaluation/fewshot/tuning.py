@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from synthaug_plugins.evaluation.fingerprint import run_key
+from synthaug_plugins.evaluation.pool import Pool
+from synthaug_plugins.evaluation.pool import Task as Call
 from synthaug_plugins.evaluation.runs import METRIC, RunRecord
 from synthaug_plugins.store.files import write_whole
 
@@ -50,6 +52,7 @@ class Setting:
         select: which of them.
         steps: optimiser steps of every run; the phases of one training share them.
         val_shots: validation images per class where there is no `val/`; None for min(shots, 4).
+        variants: whether synthetic images started from real ones.
     """
 
     data: Path
@@ -58,14 +61,17 @@ class Setting:
     select: str | None
     steps: int
     val_shots: int | None
+    variants: bool = False
 
 
 def methods_of(setting: Setting, has_teacher: bool, real: bool) -> list[str]:
-    """The methods that a study can run: those that mix need a store, SCE the teacher's logits in it.
+    """The methods that a study can run: those that mix need a store, SCE the teacher's logits in it, those without real images one from nothing.
 
     Args:
         real: those that see real shots, or those that see none.
     """
+    if setting.variants and not real:
+        return []
     found = [m for m, recipes in METHODS.items() if (recipes[-1].startswith('he2023_zeroshot') and len(recipes) == 1) != real]
     return [m for m in found if (setting.store or m == REAL) and (has_teacher or not m.endswith('_sce'))]
 
@@ -97,6 +103,8 @@ def stages(method: str, setting: Setting, shots: int, seed: int, manager: pluggy
         }
         if cfg.train_dataloader.dataset.type == 'synthaug_plugins.StoreDataset':
             cfg.train_dataloader.dataset |= {'store': setting.store, 'select': setting.select}
+            if setting.variants:  # of validation images, and of shots of other runs, otherwise
+                cfg.train_dataloader.dataset.variants_of = few
         else:
             cfg.train_dataloader.dataset = few
         if cfg.synthaug.get('mix'):
@@ -140,9 +148,13 @@ def _validated(cfg: Config, setting: Setting, few: Mapping[str, Any]) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'synthaug_plugins.RunRecord'}]
 
 
-def chain_key(configs: Sequence[Config], listings: dict[str, str]) -> str:
-    """Name of the folder of a method's run: the hash of what decides all of its phases."""
-    return hashlib.sha256(' '.join(run_key(cfg, listings) for cfg in configs).encode()).hexdigest()[:16]
+def chain_key(configs: Sequence[Config], listings: dict[str, str], clip: str) -> str:
+    """Name of the folder of a method's run: the hash of what decides all of its phases.
+
+    Args:
+        clip: SHA-256 of the CLIP: the name of one on a hub, or inside of this package, does not say which weights it has today.
+    """
+    return hashlib.sha256(' '.join([clip, *(run_key(cfg, listings) for cfg in configs)]).encode()).hexdigest()[:16]
 
 
 def tune(configs: Sequence[Config], folder: Path) -> dict[str, Any]:
@@ -181,3 +193,56 @@ def tuned_head(folder: Path) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]
 
     head = load_file(folder / HEAD)
     return head['weight'], head['bias'], json.loads((folder / RESULT).read_text(encoding='utf-8'))
+
+
+Heads = dict[tuple[str, int, int], tuple[torch.Tensor, torch.Tensor, dict[str, Any]]]
+"""Weights, biases and result of tuned heads by (method, shots, seed)."""
+
+
+def tuned_heads(
+    setting: Setting,
+    clip: str,
+    draws: Mapping[tuple[int, int], Any],
+    teacher: bool,
+    lr_scales: Sequence[float],
+    out: Path,
+    manager: pluggy.PluginManager,
+    jobs: int,
+    setup: Callable[[], object] | None,
+    progress: Callable[[str], None],
+) -> Heads:
+    """The heads of all methods, shots and seeds, each with the learning rate that validation chose: those that are missing are trained.
+
+    Args:
+        setting: of the study.
+        clip: SHA-256 of the CLIP, part of the runs' keys.
+        draws: those of the shots, by (shots, seed).
+        teacher: whether the store has a teacher's logits.
+        lr_scales: factors on the published learning rates.
+        out: the study's folder.
+        manager, jobs, setup, progress: see `study.study`.
+
+    Returns: weights (N, d), biases (N,) and result (see `tune`, with `chosen`) by (method, shots, seed).
+    """
+    wanted = [(m, k, s, scale) for m in methods_of(setting, teacher, real=True) for k, s in draws for scale in lr_scales]
+    wanted += [(m, 0, s, lr_scales[0]) for m in methods_of(setting, teacher, real=False) for s in dict.fromkeys(s for _, s in draws)]
+    listings: dict[str, str] = {}
+    folders: dict[tuple[str, int, int, float], Path] = {}
+    missing = []
+    for method, k, seed, scale in wanted:
+        configs = stages(method, setting, k, seed, manager, scale)
+        folder = folders[method, k, seed, scale] = out / 'runs' / chain_key(configs, listings, clip)
+        if not (folder / RESULT).exists():
+            label = f'{method}, {k} shots, seed {seed}' + (f', lr x {scale:g}' if len(lr_scales) > 1 else '')
+            missing.append(Call(label, folder / 'log.txt', tune, (configs, folder)))
+    count = iter(range(1, len(missing) + 1))
+    with Pool(jobs, setup) as pool:
+        pool.run(missing, lambda label, r: progress(f'[{next(count)}/{len(missing)}] {label}: {r["steps"]} steps in {r["seconds"]:.1f} s'))
+    best: Heads = {}
+    for (method, k, seed, scale), folder in folders.items():
+        weight, bias, found = tuned_head(folder)
+        found['chosen'] = {'lr_scale': scale} if k and len(lr_scales) > 1 else {}
+        key = method, k, seed
+        if key not in best or found['val'] > best[key][2]['val']:  # the first of equals
+            best[key] = weight, bias, found
+    return best
