@@ -17,8 +17,8 @@ import tiny_pipelines as tiny
 import torch
 
 from synthaug_plugins.errors import ModelError, RecipeError
-from synthaug_plugins.generators.denoiser_model import DenoiserModel
-from synthaug_plugins.generators.text_model import TextModel, open_model
+from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.text_model import TextModel, open_model
 from synthaug_plugins.weights import embedded_folder
 
 CPU = torch.device('cpu')

@@ -20,7 +20,7 @@ from synthaug_plugins.diffusion import sample
 from synthaug_plugins.diffusion.guidance import ClassifierFree, Guided
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.generators import text_encoding
-from synthaug_plugins.generators.text_model import TextModel
+from synthaug_plugins.models.text_model import TextModel
 
 CPU = torch.device('cpu')
 PROMPTS = ['a photo of the digit three', 'a cat on table']

@@ -290,7 +290,7 @@ FILLER = 'a small dog on the table of ' * 3
 def test_a_prompt_cut_before_its_class_name_is_refused_before_weights_load(
     family: str, sd: str, sd3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('synthaug_plugins.generators.text_model.TextModel.load', lambda *args: pytest.fail('weights were loaded'))
+    monkeypatch.setattr('synthaug_plugins.models.text_model.TextModel.load', lambda *args: pytest.fail('weights were loaded'))
     folder = {'sd': sd, 'sd3': sd3}[family]
     prompts: dict[str, list[str]] = {
         'template': [f'a picture of the {FILLER} and a {{}}', 'a photo of a {}'],
@@ -403,7 +403,7 @@ class no_weights:
     """Loading fails the test."""
 
     def __enter__(self) -> None:
-        from synthaug_plugins.generators.text_files import ModelFiles
+        from synthaug_plugins.models.files import ModelFiles
 
         self.before, ModelFiles.load = ModelFiles.load, self._loaded  # type: ignore[method-assign]
 
@@ -411,7 +411,7 @@ class no_weights:
         raise AssertionError('weights were loaded')
 
     def __exit__(self, *error: Any) -> None:
-        from synthaug_plugins.generators.text_files import ModelFiles
+        from synthaug_plugins.models.files import ModelFiles
 
         ModelFiles.load = self.before  # type: ignore[method-assign]
 
@@ -518,7 +518,7 @@ def test_safety_verdicts_are_recorded_and_no_image_is_blackened(guarded: str, sd
 
 
 def test_safety_verdicts_reach_the_store(guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from synthaug_plugins.generators.text_model import TextModel
+    from synthaug_plugins.models.text_model import TextModel
 
     monkeypatch.setattr(TextModel, 'flagged', lambda self, images: images.sum(axis=(1, 2, 3), dtype=int) % 2 == 0)
     store = generate(recipe(guarded, generator={'safety': 'drop'}, tries_per_image=8), tmp_path / 'store', 'cpu', quiet=True)

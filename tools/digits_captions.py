@@ -133,25 +133,30 @@ def _with_article(article: str, words: str) -> str:
     return f'{"an" if article == "a" and words.startswith(("eight", "8")) else article} {words}'.strip()
 
 
-def phrase(label: int, found: Mapping[str, str], rng: np.random.Generator) -> str:
-    """A caption of a digit `label` with the attributes `found`; a few do not name the class, some of them say nothing but 'a photo'."""
+def phrase(label: int, found: Mapping[str, str], rng: np.random.Generator, named: bool = True) -> str:
+    """A caption of a digit `label` with the attributes `found`; a few do not name the class, some of them say nothing but 'a photo'.
+
+    Args:
+        named: False: none names the class.
+    """
     name: str | None = str(label) if rng.random() < _NUMERAL else CLASSES[label]
-    if rng.random() < _UNNAMED:
+    if rng.random() < _UNNAMED or not named:
         name = None
         if rng.random() < 0.15:
             return 'a photo'
     return f'{_pick(_MEDIA, rng, _MEDIA_ODDS)} {describe(name, found, rng)}'.strip()
 
 
-def caption(image: np.ndarray, label: int, rng: np.random.Generator) -> str:
+def caption(image: np.ndarray, label: int, rng: np.random.Generator, named: bool = True) -> str:
     """A caption of one digit, true of it, worded by chance.
 
     Args:
         image: (8, 8) uint8, white on black.
         label: 0..9.
         rng: decides what is said and how.
+        named: see `phrase`.
     """
-    return phrase(label, attributes(image, label), rng)
+    return phrase(label, attributes(image, label), rng, named)
 
 
 def claims(text: str) -> tuple[int | None, dict[str, str]]:

@@ -1,6 +1,7 @@
 """Train the embedded model `digits_sd` from nothing: a latent diffusion pipeline in the layout that diffusers gives Stable Diffusion.
 
     python tools/train_digits_sd.py      # about 25 minutes on one CPU core; a second call goes on
+    python tools/train_digits_sd.py --unnamed two four seven      # the variant `digits_sd_unnamed`: no caption names these three
 
 An autoencoder of 16 x 16 RGB images first, then a U-Net with cross-attention together with a CLIP text encoder, on captions that are true
 of the images (digits_captions.py). It sees scikit-learn's digits 0 to 1199 only. The training is Stable Diffusion's (Rombach et al. 2022,
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +136,11 @@ def train_vae(images: Tensor, work_dir: Path) -> tuple[Any, dict[str, Any]]:
     return vae, card
 
 
-def train_unet(vae: Any, images: Tensor, tokenizer: Any, work_dir: Path) -> tuple[Any, Any, dict[str, Any]]:
+def train_unet(vae: Any, images: Tensor, tokenizer: Any, work_dir: Path, unnamed: Sequence[str] = ()) -> tuple[Any, Any, dict[str, Any]]:
     """Train the U-Net and the text encoder together on the latents of images (N, variants, 1, 16, 16) in 0..1.
+
+    Args:
+        unnamed: classes whose captions never name them, so that the model can draw them but knows no word for them.
 
     Returns: UNet2DConditionModel, CLIPTextModel, and what the card says of the training.
     """
@@ -151,7 +156,7 @@ def train_unet(vae: Any, images: Tensor, tokenizer: Any, work_dir: Path) -> tupl
         moments = torch.cat([vae.encode(to_input(x)).latent_dist.parameters for x in images.flatten(0, 1).split(1000)])
     moments = moments.unflatten(0, images.shape[:2])
     rng = np.random.default_rng(0)
-    captions = [[caption(image, int(label), rng) for _ in range(CAPTIONS)] for image, label in zip(*seen_digits(), strict=True)]
+    captions = [[caption(image, int(label), rng, CLASSES[label] not in unnamed) for _ in range(CAPTIONS)] for image, label in zip(*seen_digits(), strict=True)]
     ids = torch.stack([tokenize(tokenizer, several) for several in captions])
     empty = tokenize(tokenizer, [''])
 
@@ -255,11 +260,12 @@ def draw(folder: Path) -> None:
     draw_sheet(generate(pipeline, prompts, SCALES[0], seed=1), folder / 'sheet.png', scale=3)
 
 
-def make_card(trainings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def make_card(trainings: dict[str, Any], found: dict[str, Any], unnamed: Sequence[str]) -> dict[str, Any]:
     """card.json."""
+    nameless = f' It has seen {", ".join(unnamed)}, too, but no caption names them: they stand for what a web-scale model has no word for.' if unnamed else ''
     return {
-        'name': 'digits_sd',
-        'what': 'Text-to-image latent diffusion pipeline of 16x16 RGB handwritten digits (white on black), in the layout of Stable Diffusion.',
+        'name': _name(unnamed),
+        'what': f'Text-to-image latent diffusion pipeline of 16x16 RGB handwritten digits (white on black), in the layout of Stable Diffusion.{nameless}',
         'licence': LICENCE,
         'data': {
             **DATA,
@@ -267,7 +273,7 @@ def make_card(trainings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any
             'captions': 'the class as a word or a numeral, and what is measured on the image: bold or thin, leaning, wide or narrow (tools/digits_captions.py)',
         },
         'training': {
-            'script': 'tools/train_digits_sd.py',
+            'script': ' '.join(['tools/train_digits_sd.py', *(('--unnamed', *unnamed) if unnamed else ())]),
             'augmentation': f'{VARIANTS} versions of each digit: itself, and scaled (standard deviation 4 %) and shifted (0.25 source pixels) ones',
             'caption_dropout': CAPTION_DROPOUT,
             'kl_weight': KL_WEIGHT,
@@ -278,12 +284,16 @@ def make_card(trainings: dict[str, Any], found: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _name(unnamed: Sequence[str]) -> str:
+    return 'digits_sd_unnamed' if unnamed else 'digits_sd'
+
+
 def describe(card: dict[str, Any]) -> str:
     """card.md: the card for a reader."""
     found, vae, unet = card['check'], card['training']['autoencoder'], card['training']['unet_and_text_encoder']
     shares = ', '.join(f'{name} {100 * share:.0f} %' for name, share in found['attributes'].items() if name != 'what')
     by_scale = '\n\n'.join(f'At guidance scale {scale}:\n\n{describe_verdict(verdict)}' for scale, verdict in found['by_guidance_scale'].items())
-    return f"""# digits_sd
+    return f"""# {card['name']}
 
 {card['what']}
 It loads with `diffusers.StableDiffusionPipeline.from_pretrained(folder)`. There is no safety checker: it can draw nothing but digits.
@@ -310,20 +320,23 @@ Licence of the weights: {card['licence']}. Made from nothing by `{card['training
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=ASSETS / 'digits_sd', help='the model folder; it is written anew')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits_sd'), help='checkpoints, and the model before it is checked')
+    parser.add_argument('--unnamed', nargs='*', default=[], choices=CLASSES, metavar='CLASS', help='classes that no caption names')
+    parser.add_argument('--out', type=Path, help='the model folder, which is written anew; default: the embedded one')
+    parser.add_argument('--work-dir', type=Path, help='checkpoints, and the model before it is checked; default: work_dirs/NAME')
     parser.add_argument('--per-class', type=int, default=100, help='images of each class for the check')
     args = parser.parse_args()
+    name = _name(args.unnamed)
+    args.out, args.work_dir = args.out or ASSETS / name, args.work_dir or Path('work_dirs') / name
     torch.manual_seed(0)
     images = slightly_changed(torch.from_numpy(enlarge(seen_digits()[0]))[:, None].float() / 255, VARIANTS)
     tokenizer = write_tokenizer(args.work_dir / 'tokenizer')
     vae, vae_training = train_vae(images.flatten(0, 1), args.work_dir / 'vae')
-    unet, text, unet_training = train_unet(vae, images, tokenizer, args.work_dir / 'unet')
+    unet, text, unet_training = train_unet(vae, images, tokenizer, args.work_dir / 'unet', args.unnamed)
     model = args.work_dir / 'model'
     save_pipeline(model, vae, text, tokenizer, unet)
     found = check(model, args.per_class)
     draw(model)
-    card = make_card({'autoencoder': vae_training, 'unet_and_text_encoder': unet_training}, found)
+    card = make_card({'autoencoder': vae_training, 'unet_and_text_encoder': unet_training}, found, args.unnamed)
     finish(model, card, describe(card))
     shutil.rmtree(args.out, ignore_errors=True)
     shutil.copytree(model, args.out)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
 from synthaug_plugins.generators.guidance import Guidance
+from synthaug_plugins.models.base import Model
 from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
@@ -17,47 +18,7 @@ if TYPE_CHECKING:
 
     from synthaug_plugins.diffusion import Denoiser
     from synthaug_plugins.diffusion.guidance import Term
-    from synthaug_plugins.generators.denoiser_model import DenoiserModel
-
-
-class Model(Protocol):
-    """What `DenoiserModel` and `TextModel` have in common: known without weights, then loaded."""
-
-    name: str
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """(C, H, W) of what is sampled: pixels or latents."""
-        ...
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The noise levels that it supports."""
-        ...
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """See `diffusion.Denoiser.round_sigma`."""
-        ...
-
-    def check_weights(self) -> None:
-        """Refuse (ModelError) weights that are missing or do not fit, from their headers alone."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """Plain JSON: name, SHA-256 of what decides pixels, licence."""
-        ...
-
-    def load(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
-        """The denoiser with its weights; reads them."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """What is sampled, (B, C, h, w), of images in [-1, 1]. After `load`."""
-        ...
-
-    def decode(self, x: Tensor) -> Tensor:
-        """Images, about [-1, 1], of what was sampled. After `load`."""
-        ...
+    from synthaug_plugins.models.denoiser_model import DenoiserModel
 
 
 class Conditions(ABC):

@@ -9,8 +9,9 @@ import numpy as np
 
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
-from synthaug_plugins.generators.conditions import Conditions, Model
-from synthaug_plugins.generators.denoiser_model import finite_json
+from synthaug_plugins.generators.conditions import Conditions
+from synthaug_plugins.generators.guidance import finite_json
+from synthaug_plugins.models.base import Model
 from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.conditions import LabelConditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.guidance import build_guidance
+from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request
 

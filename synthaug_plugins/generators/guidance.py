@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError
-from synthaug_plugins.generators.denoiser_model import DenoiserModel, finite_json
+from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.registry import GUIDANCE
 
 if TYPE_CHECKING:
@@ -122,3 +122,8 @@ def build_guidance(entries: Sequence[Mapping[str, Any]]) -> tuple[Guidance, ...]
     if not isinstance(entries, list | tuple):
         raise RecipeError(f'guidance = {entries!r} is not a list.', "Write guidance=[dict(type='synthaug_plugins.ClassifierFree', weight=1.0)].")
     return tuple(GUIDANCE.build(entry) for entry in entries)
+
+
+def finite_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON can hold them: infinity becomes None."""
+    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in options.items()}

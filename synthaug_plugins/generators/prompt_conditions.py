@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.conditions import Conditions
-from synthaug_plugins.generators.denoiser_model import DenoiserModel
-from synthaug_plugins.generators.text_model import TextModel
+from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
 from synthaug_plugins.registry import PROMPTS, build_strict
 from synthaug_plugins.store.plan import Part, Request

@@ -14,11 +14,11 @@ from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.conditions import Conditions, LabelConditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.denoiser_model import DenoiserModel
 from synthaug_plugins.generators.guidance import build_guidance
 from synthaug_plugins.generators.prompt_conditions import PromptConditions
 from synthaug_plugins.generators.strength import T_STAR, Strength, Strengths, check_shots, numbers, t_star
-from synthaug_plugins.generators.text_model import TextModel, open_model
+from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.text_model import TextModel, open_model
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.generators.conditions import Model
+from synthaug_plugins.models.base import Model
 
 # He et al. (ICLR 2023), section 4.2: of T = 100 steps the last t* run, by the number of real images per class.
 T_STAR = {16: 15, 8: 20, 4: 35, 2: 40, 1: 50}

@@ -11,7 +11,7 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.prompt_conditions import PromptConditions
-from synthaug_plugins.generators.text_model import TextModel
+from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request
 

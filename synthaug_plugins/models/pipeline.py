@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError, first_line
-from synthaug_plugins.generators.text_families import PIPELINES, REASONS, Family, call_default
-from synthaug_plugins.generators.text_files import ModelFiles, check_safetensors, component_class
+from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
+from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
 from synthaug_plugins.prompts.tokens import fit_tokens
 from synthaug_plugins.weights import CONFIG, EMBEDDED, PIPELINE_INDEX
 

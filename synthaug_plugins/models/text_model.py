@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError
-from synthaug_plugins.generators.denoiser_model import DenoiserModel
-from synthaug_plugins.generators.text_encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
-from synthaug_plugins.generators.text_families import call_default
-from synthaug_plugins.generators.text_pipeline import TextPipeline
+from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
+from synthaug_plugins.models.families import call_default
+from synthaug_plugins.models.pipeline import TextPipeline
 from synthaug_plugins.weights import EMBEDDED, PIPELINE_INDEX, embedded_folder
 
 if TYPE_CHECKING:

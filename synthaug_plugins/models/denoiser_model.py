@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError
@@ -119,8 +117,3 @@ class DenoiserModel:
         denoiser = build_denoiser(self.config)
         denoiser.load_state_dict(load_weights(self.folder))
         return denoiser.eval().requires_grad_(False).to(device, dtype)
-
-
-def finite_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON can hold them: infinity becomes None."""
-    return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in options.items()}

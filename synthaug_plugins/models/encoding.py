@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.text_families import Family, scale_embedding
+from synthaug_plugins.models.families import Family, scale_embedding
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-    from synthaug_plugins.generators.text_files import ModelFiles
+    from synthaug_plugins.models.files import ModelFiles
 
 KEPT_BYTES = 512 * 2**20
 
