@@ -60,7 +60,7 @@ class RealGuidance(DenoiserGenerator):
         sampler, precision: see `EDM`, and for a pipeline `TextToImage`; num_steps is that of the full grid, from sigma_max down, of
             which a strength below full runs fewer, and churn per step is that of the full grid.
         guidance: see `EDM`; not for a pipeline.
-        prompts, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
+        prompts, words, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
             channels_last, safety: see `TextToImage`; for a pipeline only. He et al. use the plain class prompt, which is the default.
 
     Raises:
@@ -85,6 +85,7 @@ class RealGuidance(DenoiserGenerator):
         guidance: Sequence[Mapping[str, Any]] = (),
         precision: str = 'fp32',
         prompts: Mapping[str, Any] | None = None,
+        words: str | None = None,
         negative_prompt: str = '',
         guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None,
         guidance_interval: Sequence[float] | None = None,
@@ -97,7 +98,7 @@ class RealGuidance(DenoiserGenerator):
         channels_last: bool = False,
         safety: str = 'off',
     ) -> None:
-        of_pipelines = {'image_size': image_size, 'revision': revision, 'variant': variant, 'few_step': few_step, 'tiny_vae': tiny_vae}
+        of_pipelines = {'image_size': image_size, 'revision': revision, 'variant': variant, 'few_step': few_step, 'tiny_vae': tiny_vae, 'words': words}
         of_pipelines |= {'compile': compile or None, 'channels_last': channels_last or None}
         opened = open_model(model, **{k: v for k, v in of_pipelines.items() if v is not None})
         told: Conditions
