@@ -24,6 +24,7 @@ class PipelineOptions:
     guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None
     guidance_interval: Sequence[float] | None = None
     safety: str = 'off'
+    words: str | None = None
     image_size: int | Sequence[int] | None = None
     revision: str | None = None
     variant: str | None = None

@@ -26,7 +26,9 @@ class TextToImage(DenoiserGenerator):
     Args:
         model: 'embedded:digits_sd', a folder in diffusers' layout, or a name on the hub such as 'stabilityai/stable-diffusion-xl-base-1.0'.
         prompts: what the model is told, an entry of `PROMPTS`: dict(type='synthaug_plugins.Basic', templates='a photo of a {}') (the
-            default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, or FromFile with a file of your own.
+            default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, FromFile with a file of your own, or LearnedWords (the default
+            with `words`).
+        words: words.safetensors of `synthaug learn words`; Stable Diffusion 1 and 2 and SDXL. It must hold every class.
         negative_prompt: what guidance leads away from: negative_prompt='blurry, text'.
         guidance_scale: 7.5 for all; dict(cat=3.0, dog=5.0) per class; [2.0, 7.0] draws one for each request by its seed. It is
             recorded with the image. 1 is no guidance and half the cost. Default: the pipeline's own.
