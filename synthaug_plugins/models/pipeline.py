@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError, first_line
+from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
 from synthaug_plugins.prompts.tokens import fit_tokens
@@ -37,6 +38,7 @@ class TextPipeline:
         image_size: int | Sequence[int] | None = None,
         tiny_vae: str | None = None,
         few_step: bool | None = None,
+        erasures: str | None = None,
     ) -> None:
         self.name = str(name)
         self.files = ModelFiles(self.name, revision, variant)
@@ -50,6 +52,7 @@ class TextPipeline:
         self._vae_config = self.files.config('vae')
         self._scheduler_config = self.files.config('scheduler', SCHEDULER_CONFIG)
         self.tiny_vae = None if tiny_vae is None else ModelFiles(tiny_vae, index=CONFIG)
+        self.erasures = None if erasures is None else Erasures(erasures)
         self.size, self.image_size = self._sizes(image_size)
         self._timesteps = self._read_noise()
         self.flow, self.timesteps = self._timesteps.kind == 'flow', self._timesteps.count
@@ -249,16 +252,39 @@ class TextPipeline:
         if self.tiny_vae and self.tiny_vae.commit is None:
             check_safetensors(self.tiny_vae, tiny)
 
-    def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
-        """The network's tensors against its config."""
+    def network_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the network's tensors by name, from its config."""
         import torch
 
         with torch.device('meta'):  # costs no memory
-            wanted = {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
-        for name, shape in wanted.items():
+            return {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
+
+    def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
+        """The network's tensors against its config."""
+        for name, shape in self.network_shapes().items():
             if found.get(name) != shape:
                 what = f'{name!r} is {found.get(name, "missing")}, the config asks for {shape}'
                 raise ModelError(f'The weights of the {self._family.network} of {self.name!r} do not fit its config: {what}.', self.files.cure)
+
+    def check_learned(self, classes: Sequence[str]) -> None:
+        """Refuse (DataError, ModelError) what was learned on another model or lacks one of these classes, before any weights load."""
+        if self.erasures is not None:
+            self.erasures.check(self, classes)
+
+    def origin(self) -> dict[str, Any]:
+        """Which model this is, whatever it is used for: the SHA-256 of a folder's files, or name and commit on the hub. Plain JSON.
+
+        Raises:
+            ModelError: a file is missing.
+        """
+        found = self._identity_of_files()
+        return {key: value for key, value in found.items() if key != 'name' or 'revision' in found}
+
+    def _identity_of_files(self) -> dict[str, Any]:
+        weights = self._weights()
+        small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
+        small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
+        return _file_identity(self.files, [*small, *(path for paths in weights.values() for path in paths)])
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels: plain JSON. The commit stands for the files of the hub, SHA-256 over all files that matter for those of a folder.
@@ -266,15 +292,14 @@ class TextPipeline:
         Raises:
             ModelError: a file is missing.
         """
-        weights = self._weights()
-        small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
-        small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
-        found = _file_identity(self.files, [*small, *(path for paths in weights.values() for path in paths)])
+        found = self._identity_of_files()
         if self.tiny_vae:
             found['tiny_vae'] = _file_identity(self.tiny_vae, [CONFIG, *self.tiny_vae.weight_files('')])
         if self.files.variant and self.files.commit:
             # A cache may hold the files without the variant only, and then those are taken.
-            found['weights'] = [path for paths in weights.values() for path in paths]
+            found['weights'] = [path for paths in self._weights().values() for path in paths]
+        if self.erasures is not None:
+            found['erasures'] = self.erasures.identity()
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
+from synthaug_plugins.models.erasure import Eraser
 from synthaug_plugins.models.families import call_default
 from synthaug_plugins.models.pipeline import TextPipeline
 from synthaug_plugins.weights import EMBEDDED, PIPELINE_INDEX, embedded_folder
@@ -39,6 +40,7 @@ class TextModel(TextPipeline):
             guidance embedding. A config of SD 3.5 Turbo does not show it: say so.
         channels_last: memory layout of U-Net and VAE.
         compile: torch.compile the network.
+        erasures: folder of concept erasures that were learned on this model, see `Erasures`; `erase` applies them.
 
     Attributes:
         name: as given.
@@ -63,6 +65,7 @@ class TextModel(TextPipeline):
         self._denoiser: DiffusersDenoiser | None = None
         self._encoder: PromptEncoder | None = None
         self._safety: SafetyChecker | None = None
+        self._eraser: Eraser | None = None
 
     def load(self, device: torch.device, dtype: torch.dtype) -> DiffusersDenoiser:
         """Read all weights; the denoiser, for sampling only. Afterwards `conditions`, `encode`, `decode` and `flagged` work.
@@ -85,6 +88,7 @@ class TextModel(TextPipeline):
         vae = self._load_vae(dtype).to(device, memory_format=memory_format)
         encoders = {e: self.files.load(e, self._parts[e], dtype, 'transformers').to(device) for e in self._encoders}
         self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
+        self._eraser = None if self.erasures is None else Eraser(self.erasures, network)
         self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
         self._device, self._dtype = device, dtype
         return self._denoiser
@@ -143,6 +147,20 @@ class TextModel(TextPipeline):
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
             found |= told_scale(scale, len(prompts), self._network_config.get('time_cond_proj_dim'), self._device)
         return found
+
+    def erase(self, class_name: str | None) -> None:
+        """Make the network the one with this class erased, and no other; None: its own weights, to the bit. After `load`.
+
+        Only weights that differ are copied, in place, so that a compiled network stays compiled. Calling it again for the same class is free.
+
+        Raises:
+            ModelError: no erasures were given, or the weights are not loaded.
+            DataError: the class has no erasure.
+        """
+        self._loaded()
+        if self._eraser is None:
+            raise ModelError(f'model = {self.name!r}: there are no erasures to apply.', 'Give erasures=FOLDER.')
+        self._eraser(class_name)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], see `DiffusersDenoiser.encode`."""
