@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from PIL import Image
 from torch import Tensor
 
 from synthaug_plugins.diffusion import SampleNoise
@@ -18,6 +21,9 @@ from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.weight_edits import WeightEdits, edited_names
 from synthaug_plugins.models.erasure import ERASURES, Eraser, Erasures, erasure_file, lora_tensors, save_erasure
 from synthaug_plugins.models.text_model import TextModel
+from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.store.plan import Part
 
 CPU = torch.device('cpu')
 CLASSES = ['cat', 'St. Bernard']
@@ -34,7 +40,7 @@ def erasures(folder: Path, model: Path, kind: str = 'lora', method: str = 'esd-x
     network = diffusers.UNet2DConditionModel.from_config(json.loads((model / 'unet' / 'config.json').read_text()))
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
     g = torch.Generator().manual_seed(0)
-    card: dict[str, Any] = {'format': 1, 'model': {'name': 'tiny', **text.origin()}, 'weights': kind, 'method': method, 'classes': {}}
+    card: dict[str, Any] = {'format': 1, 'model': {**text.origin(), 'name': 'tiny'}, 'weights': kind, 'method': method, 'classes': {}}
     for k, name in enumerate(classes):
         names = edited_names(network, method, kind)[k * 2 :]
         if kind == 'full':
@@ -150,7 +156,7 @@ def test_erasures_that_do_not_fit_are_refused_before_weights_load(pipeline: Path
     with pytest.raises(DataError, match=r"nothing for the class 'dog'.*--classes 'dog'"):
         model.check_learned(['cat', 'dog'])
     other = tiny.sd(tmp_path / 'other', tiny.ddim(prediction_type='v_prediction'))
-    with pytest.raises(ModelError, match=r'another model.*\(tiny\)'):
+    with pytest.raises(ModelError, match=r"learned on 'tiny' of other content"):
         TextModel(str(other), erasures=str(folder)).check_learned(CLASSES)
     with pytest.raises(ModelError, match='no U-Net'):
         TextModel(str(tiny.pixart(tmp_path / 'pixart')), erasures=str(folder)).check_learned(CLASSES)
@@ -198,10 +204,51 @@ def test_file_names_stay_in_the_folder_and_apart() -> None:
 
 def test_the_identity_of_a_model_says_its_erasures_and_its_origin_does_not(pipeline: Path, tmp_path: Path) -> None:
     plain, erased = TextModel(str(pipeline)), TextModel(str(pipeline), erasures=str(erasures(tmp_path / 'e', pipeline)))
-    assert plain.origin() == erased.origin() == {'sha256': plain.identity()['sha256']}
+    assert plain.origin() == erased.origin() == {key: plain.identity()[key] for key in ('name', 'sha256')}
     assert 'erasures' not in plain.identity()
     other = TextModel(str(pipeline), erasures=str(erasures(tmp_path / 'f', pipeline, 'full')))
     assert erased.identity()['erasures'] != other.identity()['erasures']
+
+
+@pytest.mark.parametrize('kind', ['TextToImage', 'RealGuidance'])
+def test_a_generator_makes_each_class_with_that_class_erased(pipeline: Path, tmp_path: Path, kind: str) -> None:
+    folder, classes = str(erasures(tmp_path / 'e', pipeline, classes=['cat', 'dog'])), ('cat', 'dog')
+    for name in classes:
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / 'data' / name / '0.png')
+    real = RealImages(tmp_path / 'data')
+    options: dict[str, Any] = {'model': str(pipeline), 'sampler': {'num_steps': 2}, 'prompts': {'type': 'ClassNameFree'}}
+    options |= {} if kind == 'TextToImage' else {'t0': [0.5, 1.0]}
+
+    def made(**more: Any) -> tuple[Any, list[Any], dict[str, np.ndarray]]:
+        generator = GENERATORS.build({'type': kind, **options, **more})
+        generator.real_images = real
+        generator.check(classes)
+        generator.prepare(classes, print)
+        generator.setup(CPU, real)
+        parts = [Part(0, k, name, 4, 8, sources=real.ids(name), offset=8 * k) for k, name in enumerate(classes)]
+        requests = [r for part in parts for r in islice(generator.requests(part, 0), 4)]
+        images = {}
+        for key in dict.fromkeys(map(generator.bucket, requests)):
+            batch = [r for r in requests if generator.bucket(r) == key]
+            images |= dict(zip([r.id for r in batch], generator.generate(batch), strict=True))
+        return generator, requests, images
+
+    generator, requests, images = made(erasures=folder)
+    own, _, before = made()
+    strengths = 1 if kind == 'TextToImage' else 2
+    assert len({generator.bucket(r) for r in requests}) == 2 * strengths
+    assert len({own.bucket(r) for r in requests}) == strengths
+    assert generator.identity()['model']['erasures'] == Erasures(folder).identity()
+    assert not any(np.array_equal(images[r.id], before[r.id]) for r in requests)
+    for name in reversed(classes):  # by hand, in the other order
+        own.model.erasures = generator.model.erasures
+        own.model._eraser = own.model._eraser or Eraser(own.model.erasures, own.model._loaded().model)
+        for r in (r for r in requests if r.class_name == name):
+            again = own.generate([r])[0]
+            assert np.abs(again.astype(int) - images[r.id].astype(int)).max() <= 1
+    with pytest.raises(DataError, match=r"nothing for the class 'bird'"):
+        generator.check(['cat', 'bird'])
 
 
 def test_edits_that_are_off_or_removed_leave_the_network_as_it_was(pipeline: Path) -> None:

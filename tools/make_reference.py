@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from synthaug_plugins import hookspecs, registry
+from synthaug_plugins import compat, hookspecs, registry
 from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
 from synthaug_plugins.engine import learn_recipe, score
@@ -19,6 +19,7 @@ from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.plugins import BUILT_IN
 
+compat.apply()  # the entries of the trainer's side load MMPretrain
 TARGET = Path(__file__).parents[1] / 'docs' / 'reference.md'
 
 
