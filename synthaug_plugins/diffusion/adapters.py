@@ -104,20 +104,20 @@ class DiffusersDenoiser:
         x = x.to(dtype)
         s = torch.as_tensor(sigma)
         s = s.to('cpu' if s.ndim == 0 and s.device.type == 'cpu' else x.device, torch.float32 if s.device.type == 'mps' else torch.float64)
-        c_skip, c_out, c_in = self._coefficients(s)
+        c_skip, c_out, c_in = self.coefficients(s)
         # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
         c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
         F_x = self._network.call(self.model, (c_in * x).to(self.model.dtype), self._model_time(s, x), conditions)
         return c_skip * x + c_out * F_x[:, : self._channels].to(dtype)
 
-    def _coefficients(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_skip, c_out and c_in at noise levels s, see the class."""
-        c_in = self._timesteps.c_in(s)
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) at noise levels, each of sigma's shape and dtype: D = c_skip x + c_out F(c_in x), see the table above."""
+        c_in = self._timesteps.c_in(sigma)
         c_skip, c_out = {
-            'epsilon': (torch.ones_like(s), -s),
-            'v_prediction': (c_in**2, -s * c_in),
-            'sample': (torch.zeros_like(s), torch.ones_like(s)),
-            'flow': (c_in, -s * c_in),
+            'epsilon': (torch.ones_like(sigma), -sigma),
+            'v_prediction': (c_in**2, -sigma * c_in),
+            'sample': (torch.zeros_like(sigma), torch.ones_like(sigma)),
+            'flow': (c_in, -sigma * c_in),
         }[self.prediction_type]
         return c_skip, c_out, c_in
 
@@ -131,7 +131,7 @@ class DiffusersDenoiser:
 
         Returns: of the shape and dtype of sigma.
         """
-        return 1 / self._coefficients(sigma)[1] ** 2
+        return 1 / self.coefficients(sigma)[1] ** 2
 
     @property
     def training_timesteps(self) -> tuple[int, int]:

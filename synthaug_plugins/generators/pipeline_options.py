@@ -25,6 +25,7 @@ class PipelineOptions:
     guidance_interval: Sequence[float] | None = None
     safety: str = 'off'
     words: str | None = None
+    erasures: str | None = None
     image_size: int | Sequence[int] | None = None
     revision: str | None = None
     variant: str | None = None

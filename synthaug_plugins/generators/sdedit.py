@@ -96,7 +96,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         return prompt, {**self.strength_of(part, number, seed).params, **said}
 
     def bucket(self, request: Request) -> Hashable:
-        return self._strength(request)[0]
+        return self._strength(request)[0], super().bucket(request)
 
     def _strength(self, request: Request) -> tuple[int, Strength]:
         return next((k, s) for k, s in enumerate(self.strengths) if s.params.items() <= request.params.items())
