@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import zipfile
@@ -16,8 +15,9 @@ from PIL import Image
 
 from synthaug_plugins.annotations.coco import COCO
 from synthaug_plugins.annotations.importing import import_images
+from synthaug_plugins.annotations.segmentation import runs_of_text
 from synthaug_plugins.annotations.voc import VOC, VOC_CLASSES, voc_colour
-from synthaug_plugins.errors import DataError, MissingExtra
+from synthaug_plugins.errors import DataError
 from synthaug_plugins.real_images import RealImages
 
 PALETTE = [c for k in range(256) for c in voc_colour(k)]
@@ -181,6 +181,10 @@ def runs(mask: np.ndarray) -> dict[str, Any]:
     return {'size': list(mask.shape), 'counts': counts}
 
 
+DOG_TEXT = 'P3480000000T1'
+"""What pycocotools makes of the dog below."""
+
+
 def square(y: int, x: int, height: int, width: int) -> np.ndarray:
     mask = np.zeros((H, W), bool)
     mask[y : y + height, x : x + width] = True
@@ -213,11 +217,9 @@ def reader(tmp_path: Path, content: Any) -> COCO:
 
 def test_coco_takes_the_largest_mask_of_polygons_and_run_lengths_without_crowds(coco: dict[str, Any], tmp_path: Path) -> None:
     """Not the largest `area` as stated, and never a crowd."""
-    from pycocotools import mask as masks
-
-    for segmentation in (coco['annotations'][0]['segmentation'], masks.encode(np.asfortranarray(square(0, 8, 4, 5).astype(np.uint8)))):
-        counts = segmentation['counts']
-        coco['annotations'][0]['segmentation'] = {'size': [H, W], 'counts': counts.decode() if isinstance(counts, bytes) else counts}
+    assert runs_of_text(DOG_TEXT) == runs(square(0, 8, 4, 5))['counts']
+    for counts in (runs(square(0, 8, 4, 5))['counts'], DOG_TEXT):
+        coco['annotations'][0]['segmentation'] = {'size': [H, W], 'counts': counts}
         found: Any = reader(tmp_path, coco).read('1')
         assert found.class_name == 'cat'
         assert (found.mask == square(0, 0, 4, 4) | square(8, 8, 2, 4)).all()
@@ -251,7 +253,13 @@ def change(key: str, k: int, **values: Any) -> Callable[[dict[str, Any]], Any]:
         (change('annotations', 0, segmentation=[]), 'annotation 1 of .* has no segmentation'),
         (change('annotations', 0, segmentation=[[1, 2, 3, 4]]), 'annotation 1 of .* is wrong: a polygon has 4 numbers'),
         (change('annotations', 0, segmentation=[[0, 0, 1e9, 0, 4, 4]]), 'annotation 1 of .* is wrong: a polygon lies far outside'),
-        (change('annotations', 0, segmentation={'size': [H, W], 'counts': [3, 4]}), 'annotation 1 of .* is wrong: its run lengths add up to 7 of 192'),
+        (
+            change('annotations', 0, segmentation={'size': [H, W], 'counts': [3, 4]}),
+            'annotation 1 of .* is wrong: its run lengths are no whole numbers that add up to the 192',
+        ),
+        (change('annotations', 0, segmentation={'size': [H, W], 'counts': '61é'}), "annotation 1 of .* is wrong: its text of run lengths holds 'é'"),
+        (change('annotations', 0, segmentation={'size': [H, W], 'counts': '6P'}), 'annotation 1 of .* is wrong: its text of run lengths is cut short'),
+        (change('annotations', 0, segmentation={'counts': [192]}), "annotation 1 of .* is wrong: 'size'"),
         (change('annotations', 0, segmentation={'size': [W, H], 'counts': [W * H]}), 'its mask has 12 x 16 pixels, the image 16 x 12'),
         (change('images', 0, width=W + 1, height=H), 'annotation 1 of .* is wrong'),
         (change('images', 1, width=W, height=H + 1), r"annotation 4 of .* has 16 x 13 pixels, the image '.*2\.png' 16 x 12"),
@@ -275,19 +283,6 @@ def test_a_file_that_is_no_json_or_without_any_instance_is_refused(coco: dict[st
         reader(tmp_path, '{"images": [')
     with pytest.raises(DataError, match='None of the 4 images has an instance'):
         import_images(reader(tmp_path, {**coco, 'annotations': []}), tmp_path / 'out')
-
-
-def test_coco_without_pycocotools_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def absent(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith('pycocotools'):
-            raise ImportError(name)
-        return original(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, '__import__', absent)
-    with pytest.raises(MissingExtra, match=r"pip install 'synthaug-plugins\[coco\]'"):
-        COCO(tmp_path, tmp_path / 'x.json')
 
 
 def test_real_images_in_voc_layout_are_imported(shared: Path, tmp_path: Path) -> None:

@@ -91,7 +91,6 @@ def page() -> str:
 
 
 if __name__ == '__main__':
-    compat.apply()  # the entries import MMPretrain
     if '--print' in sys.argv:
         sys.stdout.write(page())
     else:

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from synthaug_plugins.annotations.instance import NO_INSTANCE, Labelled, LeftOut, check_present, check_size
-from synthaug_plugins.errors import DataError, MissingExtra
+from synthaug_plugins.annotations.segmentation import decode
+from synthaug_plugins.errors import DataError, first_line
 from synthaug_plugins.store.plan import check_class_names
 
 _CURE = 'Give a file of COCO instances: images, annotations and categories.'
@@ -28,15 +31,9 @@ class COCO:
 
     Raises:
         DataError: a file is missing or is no instances file; or entries contradict each other, with the first.
-        MissingExtra: pycocotools is not installed.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path) -> None:
-        try:
-            from pycocotools import mask as masks
-        except ImportError as error:
-            raise MissingExtra('pycocotools', 'coco', 'Reading COCO annotations') from error
-        self._masks: Any = masks
         self.file, self.root = Path(annotations).expanduser(), Path(images).expanduser()
         if not self.root.is_dir():
             raise DataError(f'The folder of images {str(images)!r} does not exist.', 'Give the folder that holds the files named in the annotations.')
@@ -91,38 +88,26 @@ class COCO:
 
     def read(self, id: str) -> Labelled | LeftOut:
         """See `Reader.read`."""
-        codes = [self._code(id, annotation) for annotation in self._instances[id]]
-        areas = [int(self._masks.area(code)) for code in codes]
-        if not any(areas):
+        largest, area, mask = None, 0, None
+        for annotation in self._instances[id]:
+            found = self._mask(id, annotation)
+            if (pixels := int(found.sum())) > area:
+                largest, area, mask = annotation, pixels, found
+        if largest is None or mask is None:
             return LeftOut(id, NO_INSTANCE)
-        largest = areas.index(max(areas))
-        annotation = self._instances[id][largest]
-        check_size(f'The annotation {annotation["id"]} of {str(self.file)!r}', self._sizes[id], self._image(id))
-        return Labelled(id, self._image(id), self._names[annotation['category_id']], self._masks.decode(codes[largest]).astype(bool))
+        check_size(f'The annotation {largest["id"]} of {str(self.file)!r}', self._sizes[id], self._image(id))
+        return Labelled(id, self._image(id), self._names[largest['category_id']], mask)
 
-    def _code(self, id: str, annotation: Mapping[str, Any]) -> Any:
-        """An instance's mask as one compressed run-length code."""
+    def _mask(self, id: str, annotation: Mapping[str, Any]) -> np.ndarray:
         segmentation, (width, height) = annotation.get('segmentation'), self._sizes[id]
         if not segmentation:
             cure = 'Boxes alone give no masks: give a file whose instances all have polygons or run lengths.'
             raise DataError(f'The annotation {annotation["id"]} of {str(self.file)!r} has no segmentation.', cure)
         try:
-            if isinstance(segmentation, list):
-                for polygon in segmentation:
-                    if len(polygon) < 6 or len(polygon) % 2:
-                        raise ValueError(f'a polygon has {len(polygon)} numbers, which are no three points or more')
-                    if not all(-side <= c <= 2 * side for c, side in zip(polygon, [width, height] * (len(polygon) // 2), strict=True)):
-                        raise ValueError('a polygon lies far outside of the image')
-                return self._masks.merge(self._masks.frPyObjects(segmentation, height, width))
-            code = self._masks.frPyObjects(segmentation, height, width) if isinstance(segmentation['counts'], list) else segmentation
-            if list(code['size']) != [height, width]:
-                raise ValueError(f'its mask has {code["size"][1]} x {code["size"][0]} pixels, the image {width} x {height}')
-            if isinstance(segmentation['counts'], list) and sum(segmentation['counts']) != height * width:
-                raise ValueError(f'its run lengths add up to {sum(segmentation["counts"])} of {height * width} pixels')
-            self._masks.decode(code)  # which refuses what it cannot read
-            return code
-        except Exception as error:  # pycocotools raises whatever comes
-            raise DataError(f'The segmentation of annotation {annotation["id"]} of {str(self.file)!r} is wrong: {error}.', 'Correct the file.') from error
+            return decode(segmentation, height, width)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            what = f'The segmentation of annotation {annotation["id"]} of {str(self.file)!r} is wrong: {first_line(error)}.'
+            raise DataError(what, 'Correct the file.') from error
 
 
 def _id(file_name: Any) -> str:
