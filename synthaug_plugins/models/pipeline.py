@@ -59,6 +59,7 @@ class TextPipeline:
         self.tiny_vae = None if tiny_vae is None else ModelFiles(tiny_vae, index=CONFIG)
         configs = self._network_config, self._vae_config
         self.size, self.image_size = find_sizes(self.files, self._family, *configs, self.tiny_vae, image_size)
+        self.inpaints = self._family.channels_beside(self._network_config) > 0
         self._timesteps = self._read_noise()
         self.flow, self.timesteps = self._timesteps.kind == 'flow', self._timesteps.count
         self.guidance = self._guidance(few_step)
@@ -76,6 +77,8 @@ class TextPipeline:
     def _find_family(self) -> Family:
         cls = str(self._index.get('_class_name', ''))
         if cls in PIPELINES:
+            if self._index.get('requires_aesthetics_score'):
+                raise ModelError(f'model = {self.name!r} is told an aesthetic score.', 'Such refiners have no adapter here; give the base model.')
             return PIPELINES[cls]
         what = f' is a {cls}: {REASONS[cls]}' if cls in REASONS else f': {cls} has no adapter here' if cls else f' has no _class_name in {PIPELINE_INDEX}'
         raise ModelError(f'model = {self.name!r}{what}.', f'Supported are {", ".join(PIPELINES)}.')
