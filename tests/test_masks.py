@@ -21,9 +21,9 @@ from synthaug_plugins.annotations.voc import VOC, voc_colour
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, StoreError
-from synthaug_plugins.generators.fit import FITS, frame
 from synthaug_plugins.generators.masks import Masks, build_masks
 from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.fit import FITS, frame
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict

@@ -34,6 +34,7 @@ class DAFusion(SDEdit):
         masks: edit the object or the background only, see `RealGuidance`: dict(folder='data/voc/masks', edit='background').
         class_names: 'never': that no class name reaches the text encoder is checked before any weights load, see `TextToImage`. Words that began
             from class names, as the published words of the ICLR version did, need 'allowed'.
+        erasures: folder of `synthaug learn erasure`: each class is edited by the model from which it was erased, see `TextToImage`.
         sampler, precision: see `TextToImage`. S = 50 unless sampler.num_steps says otherwise.
         negative_prompt, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile, channels_last, safety: see `TextToImage`.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
-from synthaug_plugins.generators.fit import Frame, frame
+from synthaug_plugins.models.fit import Frame, frame
 from synthaug_plugins.real_images import RealImages, in_threads
 
 EDITS = ('object', 'background')
