@@ -4,13 +4,13 @@ synthaug learn erasure esd_digits --classes three,seven --out models/erased
 synthaug generate he2023_basic_digits --out stores/erased --cfg-options generator.erasures=models/erased/erasures
 """
 
-model = 'embedded:digits_sd'
+model = dict(name='embedded:digits_sd')
 # Class names, as prompts say them. --classes on the command line sets it; None: the class folders of data.
 classes = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
 # What says a class: each iteration takes one of these at random.
 prompts = dict(type='synthaug_plugins.Basic', templates='a photo of a {}')
+preset = 'lora'  # ours. 'paper', 'diffusers2024' and 'da_fusion' are the published settings, made for Stable Diffusion
 training = dict(
-    preset='lora',  # ours. 'paper', 'diffusers2024' and 'da_fusion' are the published settings, made for Stable Diffusion
     method='esd-x',  # cross-attention: how the image answers to the prompt. Others: 'esd-x-strict', 'esd-u', 'full', 'selfattn'
     num_steps=10,  # x_t lies on these steps of the pipeline; 50 are published
     batch_size=4,

@@ -121,6 +121,24 @@ class DiffusersDenoiser:
         }[self.prediction_type]
         return c_skip, c_out, c_in
 
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """1 / c_out^2: with it, |D - image|^2 is the squared error of F, which such models are trained on, whatever F predicts.
+
+        For D - image = c_out (F - F*) with F* = (image - c_skip x) / c_out, what F is asked for.
+
+        Args:
+            sigma: noise levels, of any shape.
+
+        Returns: of the shape and dtype of sigma.
+        """
+        return 1 / self.coefficients(sigma)[1] ** 2
+
+    @property
+    def training_timesteps(self) -> tuple[int, int]:
+        """The first and the last whole timestep that such a model is trained at: 0 to T - 1 of a table, 1 to T of a flow, whose 0 is no noise."""
+        first = 1 if self._timesteps.kind == 'flow' else 0
+        return first, first + self._timesteps.count - 1
+
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The noise level of the nearest whole timestep if `timesteps='rounded'`, else sigma as it is."""
         return self.sigma_of(self._timesteps.timestep_of(sigma, rounded=True)) if self._rounded else sigma
@@ -190,17 +208,31 @@ class DiffusersDenoiser:
         Raises:
             ModelError: no VAE was given, or noise for a VAE without a posterior.
         """
-        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
-        if hasattr(encoded, 'latent_dist'):
-            z = encoded.latent_dist.mean
-            if noise is not None:
-                z = z + encoded.latent_dist.std * noise.to(z)
-        elif noise is None:
-            z = encoded.latents if hasattr(encoded, 'latents') else encoded.latent
-        else:
-            raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
+        z, spread = self._encoded(images)
+        if noise is not None:
+            if spread is None:
+                raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
+            z = z + spread * noise.to(z)
         mean, std = self._latent_statistics(images)
         return (z.to(images.dtype) - mean) * (self._scaling_factor() / std)
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of images, scaled as `encode` scales them: mean + deviation * noise is a draw.
+
+        The deviation is 0 for a VAE without a posterior. Arguments, shapes and refusals as for `encode`.
+        """
+        z, spread = self._encoded(images)
+        mean, std = self._latent_statistics(images)
+        scale = self._scaling_factor() / std
+        deviation = torch.zeros_like(z) if spread is None else spread
+        return (z.to(images.dtype) - mean) * scale, deviation.to(images.dtype) * scale
+
+    def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The VAE's own latents, not scaled: their mean, and their deviation where it has a posterior."""
+        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
+        if hasattr(encoded, 'latent_dist'):
+            return encoded.latent_dist.mean, encoded.latent_dist.std
+        return (encoded.latents if hasattr(encoded, 'latents') else encoded.latent), None
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents, the inverse of `encode`: about [-1, 1], not clamped, in the dtype of latents.

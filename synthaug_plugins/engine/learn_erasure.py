@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins import __version__
-from synthaug_plugins.diffusion import ClassifierFree, Denoiser, Guided, SampleNoise, full_float32, sample
 from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, decisive, erased_classes, erasure_options
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log
+from synthaug_plugins.engine.learn_samples import LoadedPipeline
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.denoiser_generator import to_uint8
+from synthaug_plugins.generators.prompt_conditions import GuidanceScale
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.erasure import FREE, ConceptEraser, check_model
 from synthaug_plugins.models.erasure import ERASURES, FORMAT, Erasures, erasure_file, save_erasure
@@ -61,9 +61,12 @@ def learn_erasure(recipe: Mapping[str, Any], out: str | Path, device: str = 'aut
     if real_images is not None:
         check_outside(folder, real_images.root)
     classes = erased_classes(recipe, None if real_images is None else real_images.classes)
-    model = TextModel(recipe['model'], **{key: recipe[key] for key in ('revision', 'variant', 'image_size') if recipe[key] is not None})
+    model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
     check_model(model)
     model.check_weights()
+    GuidanceScale(recipe['samples']['guidance_scale'], model)
+    for steps in (recipe['samples']['num_steps'] or model.default_steps, erasure_options(recipe).num_steps):
+        model.visited_sigmas(steps)  # refuses a number that the scheduler cannot take
     others = {name: _others(recipe['samples']['others'], name, classes) for name in classes}
     concepts = Concepts(recipe, model, classes, list(dict.fromkeys(other for found in others.values() for other in found if other not in classes)))
     ours = LearnFolder(folder, 'erasure', recipe, decisive)
@@ -156,34 +159,23 @@ class _Erasing:
 
     def _log(self, entry: Mapping[str, Any]) -> None:
         path = self.folder / 'log.jsonl'
-        before = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.is_file() else []
         # A kill between the log and the card has left a line of a class that is not done.
-        entries = [*(known for known in before if known['class'] != entry['class']), entry]
+        entries = [*(known for known in read_log(path) if known['class'] != entry['class']), entry]
         write_whole(path, ''.join(json.dumps(e, ensure_ascii=False) + '\n' for e in entries).encode())
 
     def _sheet(self, eraser: ConceptEraser, erased: str) -> list[tuple[str, np.ndarray]]:
         """Rows of a sheet: the class and others, each before and after, from the same noise."""
+        samples = self.recipe['samples']
+        pipeline, seeds = LoadedPipeline(self.model, samples, self.device), [mix_seed(self.recipe['seed'], 'samples', k) for k in range(samples['per_class'])]
+
+        def draw(name: str) -> np.ndarray:
+            return pipeline.draw(name, self.concepts.plain[name], seeds)
+
         rows = []
         for name in [erased, *self.others[erased]]:
             if name not in self._before:
-                self._before[name] = self._images(eraser.denoiser, name)
+                self._before[name] = draw(name)
             with eraser.edited():
-                after = self._images(eraser.denoiser, name)
+                after = draw(name)
             rows += [(name, self._before[name]), (f'{name}, {erased} erased', after)]
         return rows
-
-    @torch.no_grad()
-    def _images(self, denoiser: Denoiser, name: str) -> np.ndarray:
-        """(n, H, W, 3) uint8 of a class's first prompt, by the pipeline's own noise levels."""
-        samples = self.recipe['samples']
-        scale = self.model.default_guidance_scale if samples['guidance_scale'] is None else samples['guidance_scale']
-        sigmas = self.model.visited_sigmas(samples['num_steps'] or self.model.default_steps)
-        guided = denoiser if scale == 1 else Guided(denoiser, [ClassifierFree(scale - 1, uncond=self.model.conditions([''], negative=True))])
-        noise = SampleNoise([mix_seed(self.recipe['seed'], 'samples', k) for k in range(samples['per_class'])], self.model.size, self.device)
-        cond = self.model.conditions([self.concepts.plain[name]] * samples['per_class'])
-        dtype = torch.float32 if self.device.type == 'mps' else torch.float64
-        with full_float32():
-            # Pipelines start from unit noise in the model's own coordinates.
-            latents = noise.latents().to(dtype) * ((1 + sigmas[0] ** 2) ** 0.5 / sigmas[0])
-            x = sample(guided, latents, cond=cond, sigmas=sigmas, solver='euler', dtype=dtype)
-            return to_uint8(self.model.decode(x.float()))

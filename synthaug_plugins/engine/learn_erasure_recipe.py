@@ -15,30 +15,30 @@ from synthaug_plugins.prompts.base import PromptSource
 from synthaug_plugins.registry import PROMPTS, build_strict
 
 KEYS = {
-    'model': "the pipeline to erase from: 'embedded:digits_sd', a folder in diffusers' layout, or a name on the hub; Stable Diffusion 1, 2 or XL",
-    'revision': 'branch, tag or commit on the hub',
-    'variant': "of the weights on the hub, such as 'fp16'",
-    'image_size': 'pixels at which x_t is generated, one number or (height, width); default: what the model was trained for',
+    'model': "the pipeline, dict(name='stable-diffusion-v1-5/stable-diffusion-v1-5', revision=..., variant=..., image_size=...): options of `TextModel`; "
+    'Stable Diffusion 1, 2 or XL',
     'classes': 'names of the classes to erase, each by itself; --classes on the command line sets it. Default: the class folders of data',
     'data': 'folder of images, one folder per class; only the names of the folders are read. --data on the command line sets it',
     'prompts': "what says a class, an entry of PROMPTS, such as dict(type='synthaug_plugins.Basic', templates=['a photo of a {}', '{}'], dataset='pets')",
     'synonyms': "dict from class name to further words for it, each said in place of its name in every prompt: dict(car=['automobile'])",
     'erase_from': 'prompt of a wider concept that is kept without the class, for all classes, such as "a photo of an animal"; None: the class goes altogether',
-    'training': "dict(preset='lora', method='esd-x', ...): a name of PRESETS and the attributes of ErasureTraining except seed",
+    'preset': "setting that training starts from: 'lora' (ours), or one of the published 'paper', 'diffusers2024', 'da_fusion'",
+    'training': 'dict(method=..., ...): attributes of ErasureTraining except seed, in place of those of the preset',
     'samples': 'dict(per_class=4, others=2, num_steps=None, guidance_scale=None): a sheet per class of images before and after, of the class itself and of '
     'other classes: the next so many, or a list of names. None: what the pipeline takes',
     'seed': 'a whole number; the same seed and recipe give the same weights (to the bit on a CPU)',
 }
 DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(('revision', 'variant', 'image_size', 'classes', 'data', 'erase_from')),
+    **dict.fromkeys(('classes', 'data', 'erase_from')),
     'prompts': {'type': 'synthaug_plugins.Basic', 'templates': 'a photo of a {}'},
     'synonyms': {},
+    'preset': 'lora',
     'training': {},
     'samples': {},
     'seed': 0,
 }
 SAMPLES_DEFAULTS = {'per_class': 4, 'others': 2, 'num_steps': None, 'guidance_scale': None}
-_FREE_KEYS = ('classes', 'data', 'samples', 'training')
+_MODEL = {'name', 'revision', 'variant', 'image_size', 'channels_last'}
 
 
 def load_erasure_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -62,12 +62,17 @@ def complete_erasure_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
             if key in commands:
                 raise RecipeError(f'This is no recipe to erase classes: it has {key}.', f'Use `synthaug {commands[key]}`.')
             raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
-    if not isinstance(recipe.get('model'), str):
-        raise RecipeError(f'model = {recipe.get("model")!r} names no pipeline.', "Write model='embedded:digits_sd', or start from: synthaug init esd_digits")
+    if 'model' not in recipe:
+        raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init esd_digits')
     done = {**DEFAULTS, **recipe}
-    for key in ('prompts', 'synonyms', 'training', 'samples'):
+    for key in ('model', 'prompts', 'synonyms', 'training', 'samples'):
         if not isinstance(done[key], Mapping):
             raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
+    for name in done['model']:
+        if name not in _MODEL:
+            raise RecipeError(f'model has an unknown key {name!r}.', nearest(name, _MODEL))
+    if not isinstance(done['model'].get('name'), str):
+        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
     if done['classes'] is not None:
         _check_names('classes', done['classes'])
     for name, words in done['synonyms'].items():
@@ -98,24 +103,25 @@ def _samples(given: Mapping[str, Any]) -> dict[str, Any]:
         _check_names('samples.others', done['others'])
     for name, least in (('per_class', 1), ('others', 0), ('num_steps', 1)):
         value = done[name]
-        settled = value is None and name == 'num_steps' or isinstance(value, list | tuple) and name == 'others'
+        settled = (value is None and name == 'num_steps') or (isinstance(value, list | tuple) and name == 'others')
         if not settled and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise RecipeError(f'samples.{name} = {value!r} is no whole number of {least} or more.', 'Correct it.')
-    scale = done['guidance_scale']
-    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < float('inf')):
-        raise RecipeError(f'samples.guidance_scale = {scale!r} is no guidance scale.', 'Give a number of 0 or more (1: no guidance).')
     return done
 
 
 def erasure_options(recipe: Mapping[str, Any]) -> ErasureTraining:
     """The training options of a complete recipe."""
-    return training_options(recipe['training'], recipe['seed'])
+    return training_options(recipe['preset'], recipe['training'], recipe['seed'])
 
 
 def decisive(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a complete recipe that decides a class's weights; more classes may be erased into the same folder. A preset equals what it sets."""
-    training = {f'training.{k}': v for k, v in asdict(erasure_options(recipe)).items() if k not in FREE | {'seed'}}
-    return {**training, **{key: recipe[key] for key in KEYS if key not in _FREE_KEYS}}
+    """The part of a complete recipe that decides a class's weights, as dotted keys; more classes may be erased into the same folder.
+
+    An option of training that is left out equals that of the preset.
+    """
+    model = {f'model.{key}': recipe['model'].get(key) for key in sorted(_MODEL - {'channels_last'})}
+    training = {f'training.{key}': value for key, value in asdict(erasure_options(recipe)).items() if key not in FREE | {'seed'}}
+    return {**model, **training, **{key: recipe[key] for key in ('prompts', 'synonyms', 'erase_from', 'seed')}}
 
 
 class Concepts:

@@ -15,10 +15,10 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.base import Images, Made, NonFiniteImages, with_images
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.fit import check_fit, place
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.generators.strength import Strength
 from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.fit import check_fit, place
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.store.plan import Part, Request
 

@@ -199,11 +199,20 @@ class TextPipeline:
         return {e: int(self.files.config(e).get('hidden_size', 512)) for e in self._encoders}  # a CLIP's, unless its config says more
 
     def check_learned(self, classes: Sequence[str]) -> None:
-        """Refuse words and erasures that are another model's or lack one of these classes, see `Words.check` and `Erasures.check`."""
+        """Refuse words and erasures that are another model's, lack one of these classes, or do not belong together.
+
+        See `Words.check` and `Erasures.check`. A word that was learned on the model with its class erased says nothing to the model without, nor the
+        other way round.
+
+        Raises:
+            ModelError, DataError: what does not fit.
+        """
         if self.words is not None:
             self.words.check(self, classes)
         if self.erasures is not None:
             self.erasures.check(self, classes)
+        if self.words is not None:
+            self.words.check_erasures(self.erasures, classes)
 
     def refuse_words(self, what: str) -> None:
         """Refuse a family that takes no learned words, with the reason.
@@ -282,13 +291,17 @@ class TextPipeline:
             found['erasures'] = self.erasures.identity()
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self, contents: bool = False) -> dict[str, Any]:
         """What of `identity` says which model it is, whatever its image size and what was learned for it: name and SHA-256, or commit of the hub.
+
+        Args:
+            contents: give the SHA-256 of a model of the hub as well, whose weights were fetched: it is then known again in a folder.
 
         Raises:
             ModelError: a file is missing.
         """
-        return _file_identity(self.files, self._own_files())
+        found = _file_identity(self.files, self._own_files())
+        return found | {'sha256': self.files.sha256(self._own_files())} if contents else found
 
     def _own_files(self) -> list[str]:
         """The files that decide what the model makes."""

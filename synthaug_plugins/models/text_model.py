@@ -96,7 +96,7 @@ class TextModel(TextPipeline):
         self._text_encoders = encoders
         if self.tokens.words:
             for e, encoder in encoders.items():
-                make_room(encoder, self.tokens.tokenizers[self._tokenizer_of[e]])
+                make_room(encoder, self.tokenizer(e))
         self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
         self._eraser = None if self.erasures is None else Eraser(self.erasures, network)
         self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
@@ -113,7 +113,7 @@ class TextModel(TextPipeline):
         """
         self._loaded()
         for e, words in rows.items():
-            set_rows(self._text_encoders[e], self.tokens.tokenizers[self._tokenizer_of[e]], words)
+            set_rows(self._text_encoders[e], self.tokenizer(e), words)
         assert self._encoder is not None
         self._encoder.forget()
 
@@ -174,6 +174,47 @@ class TextModel(TextPipeline):
             found |= told_scale(scale, len(prompts), self._network_config.get('time_cond_proj_dim'), self._device)
         return found
 
+    def tokenise(self, prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """Prompts as the pipeline tells them its text encoders, for `token_conditions`. After `load`.
+
+        Returns: encoder -> 'input_ids' and 'attention_mask', (len(prompts), token limit) int64 each, on the device.
+
+        Raises:
+            RecipeError: a prompt holds a placeholder that is no learned word, or is over the token limit.
+        """
+        self._loaded()
+        for prompt in prompts:
+            if cut := self.fit_prompt(prompt)[1]:
+                raise RecipeError(f'The prompt {prompt!r} is over the token limit of {self.name!r} by {" ".join(cut)!r}.', 'Write a shorter one.')
+        texts, found = [self.tokens.expand(p) for p in prompts], {}
+        for e in self._text_encoders:
+            tokenizer = self.tokenizer(e)
+            told = tokenizer(texts, padding='max_length', max_length=tokenizer.model_max_length, truncation=True, return_tensors='pt')
+            found[e] = {name: told[name].to(self._device) for name in ('input_ids', 'attention_mask')}
+        return found
+
+    def token_conditions(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+        """As `conditions`, of prompts that are tokens already, with gradients to what enters the tables of the text encoders. Nothing is kept.
+
+        Only for families that take learned words, see `refuse_words`. All prompts go through the encoders in one batch.
+        """
+        self._loaded()
+        assert self._family.encode_tokens is not None
+        found = self._family.encode_tokens(self._text_encoders, tokens, self._encode_options())
+        if self.guidance == 'distilled':
+            count = len(next(iter(tokens.values()))['input_ids'])
+            found |= told_scale(self.default_guidance_scale, count, self._network_config.get('time_cond_proj_dim'), self._device)
+        return found
+
+    def tokenizer(self, encoder: str) -> Any:
+        """The tokenizer of a text encoder."""
+        return self.tokens.tokenizers[self._tokenizer_of[encoder]]
+
+    def tables(self) -> dict[str, Any]:
+        """Text encoder -> its table of tokens, a torch.nn.Embedding, after `load`."""
+        self._loaded()
+        return {e: encoder.get_input_embeddings() for e, encoder in self._text_encoders.items()}
+
     def erase(self, class_name: str | None) -> None:
         """Make the network the one with this class erased, and no other; None: its own weights, to the bit. After `load`.
 
@@ -195,6 +236,11 @@ class TextModel(TextPipeline):
     def decode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [-1, 1], of latents, see `DiffusersDenoiser.decode`."""
         return self._loaded().decode(x)
+
+    @property
+    def denoiser(self) -> DiffusersDenoiser:
+        """What `load` returned."""
+        return self._loaded()
 
     def _loaded(self) -> DiffusersDenoiser:
         if self._denoiser is None:
