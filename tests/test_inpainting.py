@@ -16,6 +16,7 @@ from torch import Tensor
 from synthaug_plugins.diffusion import Blended, ClassifierFree, Guided, Region, SampleNoise, cover, sample
 from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.learning.erasure import check_model
 from synthaug_plugins.models.text_model import TextModel
 
 CPU = torch.device('cpu')
@@ -216,3 +217,9 @@ def test_an_inpainting_network_is_never_run_without_its_mask(loaded: Any) -> Non
     ordinary, network = loaded('sd')
     with pytest.raises(ModelError, match="takes no condition 'concat'"):
         network(known, torch.tensor(1.0), {**ordinary.conditions(PROMPTS), 'concat': masked})
+
+
+def test_nothing_is_learned_on_an_inpainting_network(loaded: Any) -> None:
+    with pytest.raises(ModelError, match=r'erasure: .* paints into masked images'):
+        check_model(loaded('sd inpaint')[0])
+    check_model(loaded('sd')[0])

@@ -351,6 +351,17 @@ def test_masks_behind_a_crop_are_refused_and_behind_another_edit_they_still_fit(
     assert {made.shape for _, made in stored(generate(after, data / 'after', 'cpu', quiet=True))} == {(8, 8, 3), (8, 5, 3)}
 
 
+def test_masks_are_set_on_the_command_line_where_the_recipe_has_none_or_says_none(data: Path, synthaug: Any) -> None:
+    for said in ('', ', masks=None'):
+        (data / 'recipe.py').write_text(
+            f"generator = dict(type='RealGuidance', model='embedded:digits_edm', sigma=0.5{said})\ninspectors = []\nper_class = 1\n"
+        )
+        option = f"generator.masks={{'folder': '{data / 'masks'}', 'edit': 'background'}}"
+        done = synthaug('generate', data / 'recipe.py', '--data', data / 'images', '--out', data / f'store{len(said)}', '--cfg-options', option)
+        assert done.status == 0, done.err
+    assert Store.open(data / 'store0').plan.recipe['generator']['masks'] == Store.open(data / 'store12').plan.recipe['generator']['masks']
+
+
 def test_changed_masks_are_a_changed_recipe_and_equal_ones_are_not(data: Path) -> None:
     plan = recipe(data, {}, MODELS['pixels'])
     generate(plan, data / 'store', 'cpu', quiet=True)

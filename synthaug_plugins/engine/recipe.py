@@ -78,10 +78,12 @@ def _replacing(config: Mapping[str, Any], key: str, value: Any) -> Any:
         return value
     found: Any = config
     for part in key.split('.'):
-        if isinstance(found, list):
-            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        elif isinstance(found, Mapping) and part in found:
+            found = found[part]
         else:
-            found = found.get(part) if isinstance(found, Mapping) else None
+            return value  # nothing there to replace
     return value if isinstance(found, Mapping | list) else {**value, '_delete_': True}
 
 

@@ -229,6 +229,11 @@ class TextPipeline:
         if self._family.no_words:
             raise ModelError(f'{what}: {self.name!r} is a {self.family} pipeline: {self._family.no_words}.', 'Use Stable Diffusion 1 or 2, or SDXL.')
 
+    def refuse_inpainting(self, what: str) -> None:
+        """Refuse (ModelError) a network that runs only with a mask and a masked image, where there are none. what: was asked for, such as 'erasure'."""
+        if self.inpaints:
+            raise ModelError(f'{what}: {self.name!r} paints into masked images, and its network runs with a mask only.', 'Use an ordinary pipeline.')
+
     def _weights(self) -> dict[str, list[str]]:
         """Component -> its weight files, of those that make images."""
         diffusers_parts = {c: self.files.weight_files(c) for c in (self._family.network, 'vae')}
