@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,11 +199,20 @@ class TextPipeline:
         return {e: int(self.files.config(e).get('hidden_size', 512)) for e in self._encoders}  # a CLIP's, unless its config says more
 
     def check_learned(self, classes: Sequence[str]) -> None:
-        """Refuse words and erasures that are another model's or lack one of these classes, see `Words.check` and `Erasures.check`."""
+        """Refuse words and erasures that are another model's, lack one of these classes, or do not belong together.
+
+        See `Words.check` and `Erasures.check`. A word that was learned on the model with its class erased says nothing to the model without, nor the
+        other way round.
+
+        Raises:
+            ModelError, DataError: what does not fit.
+        """
         if self.words is not None:
             self.words.check(self, classes)
         if self.erasures is not None:
             self.erasures.check(self, classes)
+        if self.words is not None:
+            self.words.check_erasures(self.erasures, classes)
 
     def refuse_words(self, what: str) -> None:
         """Refuse a family that takes no learned words, with the reason.
@@ -293,6 +302,11 @@ class TextPipeline:
         """
         found = _file_identity(self.files, self._own_files())
         return found | {'sha256': self.files.sha256(self._own_files())} if contents else found
+
+    def has_origin(self, known: Mapping[str, Any]) -> bool:
+        """Whether `known`, what `origin` said once, is this model's: equal content or equal commit, whatever its name."""
+        now = self.origin()
+        return any(known.get(key) == now[key] for key in ('sha256', 'revision') if key in now)
 
     def _own_files(self) -> list[str]:
         """The files that decide what the model makes."""
