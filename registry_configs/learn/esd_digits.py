@@ -20,6 +20,6 @@ training = dict(
     iterations=150,
     checkpoint_steps=25,
 )
-# A sheet per class: images of it and of two others before and after.
-samples = dict(per_class=8, others=2, num_steps=25, guidance_scale=2.0)
+# A sheet per class: images of it and of these two before and after.
+samples = dict(per_class=8, others=['two', 'eight'], num_steps=25, guidance_scale=2.0)
 seed = 0
