@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from synthaug_plugins.errors import DataError
+from synthaug_plugins.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,14 +64,16 @@ class RealImages:
         """Pixels of an image: (H, W, 3) uint8 RGB, EXIF rotation applied, transparency laid on white.
 
         Raises:
-            DataError: the file is missing, unreadable or cut short; it is named.
+            DataError: the file is missing, unreadable, cut short, or larger than memory allows; it is named.
         """
         from PIL import Image
 
         path = self._path(image_id)
         try:
             return decode_rgb(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (MemoryError, Image.DecompressionBombError) as error:
+            raise _too_large(path, error) from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
     def size(self, image_id: str) -> tuple[int, int]:
@@ -80,16 +82,7 @@ class RealImages:
         Raises:
             DataError: the file is missing or unreadable.
         """
-        from PIL import Image
-
-        path = self._path(image_id)
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-                return (height, width) if turned else (width, height)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+        return image_size(self._path(image_id))
 
     def content_hash(self, ids: Sequence[str] | None = None) -> str:
         """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""
@@ -102,6 +95,10 @@ class RealImages:
         for image_id, content in zip(ids, in_threads(one, ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
+
+
+def _too_large(path: Path, error: Exception) -> DataError:
+    return DataError(f'The image {str(path)!r} is too large for memory: {first_line(error)}.', 'Shrink it, or remove the file.')
 
 
 def decode_rgb(file: Path | IO[bytes]) -> np.ndarray:
@@ -118,6 +115,25 @@ def decode_rgb(file: Path | IO[bytes]) -> np.ndarray:
             rgba = image.convert('RGBA')
             image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
         return np.asarray(image.convert('RGB'))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file as `decode_rgb` gives them; reads its header only.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
 
 def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:

@@ -22,6 +22,11 @@ class Model(Protocol):
         ...
 
     @property
+    def inpaints(self) -> bool:
+        """Whether it runs only with a mask and the masked image, see `TextModel`."""
+        ...
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         """The noise levels that it supports."""
         ...
@@ -36,6 +41,10 @@ class Model(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Plain JSON: name, SHA-256 of what decides pixels, licence."""
+        ...
+
+    def run_as(self) -> dict[str, Any]:
+        """Plain JSON: what else says how the network runs once it is loaded."""
         ...
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Denoiser:

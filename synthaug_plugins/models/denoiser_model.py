@@ -25,10 +25,13 @@ class DenoiserModel:
     Attributes:
         name: as given.
         config: see `diffusion.check_denoiser_config`.
+        inpaints: never: our networks see no mask.
 
     Raises:
         ModelError: no such model, or a config that cannot be built.
     """
+
+    inpaints = False
 
     def __init__(self, name: str) -> None:
         import torch
@@ -105,6 +108,10 @@ class DenoiserModel:
             'config_sha256': hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
             'licence': licence,
         }
+
+    def run_as(self) -> dict[str, Any]:
+        """See `Model.run_as`: nothing else."""
+        return {}
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Precond:
         """The denoiser with its weights, for sampling only.
