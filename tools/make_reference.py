@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from synthaug_plugins import hookspecs, registry
+from synthaug_plugins import compat, hookspecs, registry
 from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
 from synthaug_plugins.engine import learn_recipe, score
@@ -90,6 +90,7 @@ def page() -> str:
 
 
 if __name__ == '__main__':
+    compat.apply()  # pycocotools may be installed beside
     if '--print' in sys.argv:
         sys.stdout.write(page())
     else:
