@@ -8,9 +8,9 @@ scope prefix imports this module, and `locations` imports the classes: users nee
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine import registry as mm
 from mmengine.registry import Registry
@@ -18,6 +18,23 @@ from mmengine.registry import Registry
 from synthaug_plugins.errors import RecipeError, nearest
 
 SCOPE = 'synthaug_plugins'
+F = TypeVar('F', bound=Callable[..., None])
+
+
+def options_of(options: type) -> Callable[[F], F]:
+    """Decorator of a constructor that hands its `**keywords` on to the dataclass `options`: its signature names them one by one.
+
+    So `build_strict` knows and checks them like any other option. A parameter of the constructor's own goes before a field of that name.
+    """
+
+    def named(init: F) -> F:
+        signature = inspect.signature(init)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(options).parameters.values() if p.name not in signature.parameters]
+        init.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+        return init
+
+    return named
 
 
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {

@@ -16,6 +16,7 @@ from PIL import Image
 from synthaug_plugins.diffusion import build_denoiser, edm_sigmas
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
+from synthaug_plugins.generators.fit import FITS, place
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request
@@ -350,7 +351,7 @@ def test_strength_decides_how_far_an_image_goes(model: str, real_images: RealIma
     for k in range(3):
         batch = requests[3 * k : 3 * k + 3]
         assert len({generator.bucket(r) for r in batch}) == 1
-        sources = np.stack([generator._load(r) for r in batch]).transpose(0, 2, 3, 1)
+        sources = np.stack([generator._channels_first(place(real_images.load(r.source), 8, 8, 'crop').pixels) for r in batch]).transpose(0, 2, 3, 1)
         distance.append(np.abs(generator.generate(batch).astype(float) - sources).mean())
     assert distance[0] < 2
     assert distance[0] < distance[1] < distance[2]
@@ -427,29 +428,66 @@ def test_variants_of_a_request_do_not_depend_on_the_batch(model: str, real_image
         assert np.abs(generator.generate(requests[k : k + 1])[0].astype(int) - whole[k]).max() <= 1
 
 
-def test_sources_are_cropped_or_squashed_to_the_models_size(model: str, tmp_path: Path) -> None:
+def test_sources_are_cropped_squashed_or_padded_to_the_models_size() -> None:
     """A wide image: black, but for white thirds at its ends, which a centre crop never sees."""
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, :8] = wide[:, 16:] = 255
-    (tmp_path / 'r' / 'dog').mkdir(parents=True)
-    Image.fromarray(wide).save(tmp_path / 'r' / 'dog' / 'a.png')
-    real = RealImages(tmp_path / 'r')
-    loaded = {}
-    for fit in ('crop', 'squash'):
-        generator = build('RealGuidance', real, model=model, sigma=0.3, fit=fit)
-        loaded[fit] = generator._load(first(generator, 1, part(sources=real.ids('dog')))[0])
-        assert loaded[fit].shape == (1, 8, 8)
-    assert loaded['crop'].max() == 0
-    assert loaded['squash'][0, :, 0].min() > 200
+    on = {fit: place(wide, 8, 8, fit) for fit in FITS}
+    assert all(one.pixels.shape == (8, 8, 3) for one in on.values())
+    assert on['crop'].pixels.max() == 0
+    assert on['squash'].pixels[:, 0].min() > 200
+    assert on['pad'].box == (2, 0, 3, 8), 'a third of the height, in the middle'
+    assert (on['pad'].pixels == on['pad'].pixels[:1]).all(), 'mirrored up and down'
 
 
-def test_source_of_the_models_size_passes_unchanged(model: str, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', [(1, 1), (1, 5), (8, 1), (3, 3), (8, 8), (1, 5000), (5000, 2), (7, 8), (640, 481)], ids=str)
+def test_an_image_of_any_size_fits_and_keeps_its_shape_where_it_is_padded(fit: str, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    one = place(image, 16, 24, fit)
+    assert one.pixels.shape == (16, 24, 3)
+    height, width = one.cut(one.pixels).shape[:2]
+    if fit != 'pad':
+        assert (height, width) == (16, 24)
+        return
+    scale = min(16 / size[0], 24 / size[1])
+    assert (height, width) == tuple(max(1, round(side * scale)) for side in size)
+    assert height == 16 or width == 24, 'as large as the canvas allows'
+    shown = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    assert np.array_equal(one.cut(one.pixels), shown), 'the part that is cut out is the image, and nothing that was filled in'
+
+
+def test_padded_variants_have_the_shape_of_their_source_and_share_a_batch(model: str, tmp_path: Path) -> None:
     (tmp_path / 'r' / 'dog').mkdir(parents=True)
-    Image.fromarray(pixels).save(tmp_path / 'r' / 'dog' / 'a.png')
+    sizes = {'a': (16, 12), 'b': (1, 1), 'c': (3, 30), 'd': (8, 8)}  # width, height
+    for name, size in sizes.items():
+        Image.new('RGB', size, (90, 120, 200)).save(tmp_path / 'r' / 'dog' / f'{name}.png')
     real = RealImages(tmp_path / 'r')
-    generator = build('RealGuidance', real, model=model, sigma=0.3)
-    assert np.array_equal(generator._load(first(generator, 1, part(sources=real.ids('dog')))[0])[0], pixels)
+    generator = build('RealGuidance', real, model=model, sigma=0.01, fit='pad')
+    requests = first(generator, 4, part(sources=real.ids('dog')))
+    made = generator.generate(requests)
+    assert [image.shape for image in made] == [(6, 8, 3), (8, 8, 3), (8, 1, 3), (8, 8, 3)]
+    assert all(generator.whole_source(r) for r in requests)
+    assert max(np.abs(image.astype(int) - round(0.299 * 90 + 0.587 * 120 + 0.114 * 200)).max() for image in made) < 12, 'the source, hardly changed'
+
+
+def test_padded_images_that_are_not_finite_are_named_in_their_own_shape(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'r' / 'dog').mkdir(parents=True)
+    for name, size in (('a', (16, 12)), ('b', (8, 8))):
+        Image.new('RGB', size).save(tmp_path / 'r' / 'dog' / f'{name}.png')
+    real = RealImages(tmp_path / 'r')
+    generator = build('RealGuidance', real, model=model, sigma=0.3, fit='pad')
+    decode = generator.model.decode
+    monkeypatch.setattr(generator.model, 'decode', lambda x: torch.cat([decode(x[:1]) * float('nan'), decode(x[1:])]))
+    with pytest.raises(NonFiniteImages) as found:
+        generator.generate(first(generator, 2, part(sources=real.ids('dog'))))
+    assert list(found.value.bad) == [0]
+    assert [image.shape for image in found.value.images] == [(6, 8, 3), (8, 8, 3)]
+
+
+def test_source_of_the_models_size_passes_unchanged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert all(np.array_equal(place(pixels, 8, 8, fit).pixels, pixels) for fit in FITS)
 
 
 @pytest.mark.parametrize(

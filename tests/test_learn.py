@@ -19,7 +19,8 @@ from PIL import Image
 from conftest import REPO
 from synthaug_plugins.engine import learn as learn_module
 from synthaug_plugins.engine.learn import learn, reconstruct_model
-from synthaug_plugins.engine.learn_recipe import KEYS, complete_learn_recipe, load_learn_recipe, model_config
+from synthaug_plugins.engine.learn_folder import LearnFolder
+from synthaug_plugins.engine.learn_recipe import KEYS, complete_learn_recipe, decisive, load_learn_recipe, model_config
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped, StoreError
 from synthaug_plugins.learning.checkpoint import load_checkpoint
 from synthaug_plugins.learning.data import decode
@@ -253,7 +254,7 @@ def test_a_folder_within_the_images_is_refused_since_it_would_become_a_class(dat
 
 def test_a_disk_that_fills_while_images_are_decoded_is_named(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / 'out' / 'data'
-    learn_module._claim(tmp_path / 'out', recipe(data))
+    LearnFolder(tmp_path / 'out', 'edm', recipe(data), decisive)
     cache.mkdir()
     (cache / '.images.partial').symlink_to('/dev/full')
     with pytest.raises(StoreError, match='the disk is full'):
@@ -270,9 +271,17 @@ def test_without_a_gpu_the_loss_of_large_images_is_taken_from_few_and_the_title_
 
 
 def test_two_trainings_cannot_share_a_folder(data: Path, tmp_path: Path) -> None:
-    learn_module._claim(tmp_path / 'out', recipe(data))
-    with learn_module._lock(tmp_path / 'out' / 'learn.json'), pytest.raises(RecipeError, match='Another process'):
+    ours = LearnFolder(tmp_path / 'out', 'edm', recipe(data), decisive)
+    with ours.at_work(str), pytest.raises(RecipeError, match='Another process'):
         learn(recipe(data), tmp_path / 'out', 'cpu', quiet=True)
+
+
+def test_a_folder_of_another_kind_of_run_is_refused(data: Path, tmp_path: Path) -> None:
+    LearnFolder(tmp_path / 'out', 'words', {}, dict)
+    before = (tmp_path / 'out' / 'learn.json').read_bytes()
+    with pytest.raises(RecipeError, match='holds a learning of class words, no training'):
+        learn(recipe(data), tmp_path / 'out', 'cpu', quiet=True)
+    assert (tmp_path / 'out' / 'learn.json').read_bytes() == before
 
 
 def test_decoding_is_done_once_and_again_when_the_folder_changes(data: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from synthaug_plugins.diffusion import sample
 from synthaug_plugins.diffusion.guidance import ClassifierFree, Guided
 from synthaug_plugins.errors import ModelError, RecipeError
-from synthaug_plugins.generators import text_encoding
+from synthaug_plugins.models import encoding
 from synthaug_plugins.models.text_model import TextModel
 
 CPU = torch.device('cpu')
@@ -261,9 +261,9 @@ def test_what_to_move_away_from_is_encoded_as_the_pipeline_does_it(loaded: Calla
 
 def test_kept_prompts_stay_within_their_memory(loaded: Callable[[str], tuple[TextModel, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = loaded('sd')
-    encoder = text_encoding.PromptEncoder(model._family, model._encoder.pipeline, {})
+    encoder = encoding.PromptEncoder(model._family, model._encoder.pipeline, {})
     row = encoder(['two'])['encoder_hidden_states'].nbytes
-    monkeypatch.setattr(text_encoding, 'KEPT_BYTES', 2 * row)
+    monkeypatch.setattr(encoding, 'KEPT_BYTES', 2 * row)
     assert len(encoder(['two', 'three', 'four', 'five'])['encoder_hidden_states']) == 4
     assert [text for text, _ in encoder._kept] == ['four', 'five']
     assert encoder._bytes == 2 * row
@@ -313,7 +313,7 @@ def test_words_beyond_the_shortest_limit_are_cut_and_named(folder: Callable[[str
     words = tiny.WORDS
     kept, cut = model.fit_prompt(' '.join(words))
     assert kept.split() + cut == words
-    assert len(model._tokenizers['tokenizer'](kept).input_ids) == 20
+    assert len(model.tokens.tokenizers['tokenizer'](kept).input_ids) == 20
     assert model.fit_prompt('a photo') == ('a photo', [])
     # FLUX's T5 sees what its CLIP does not.
     assert TextModel(str(folder('flux dev')), image_size=16).fit_prompt(' '.join(words))[1] == []

@@ -24,6 +24,7 @@ from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
+from synthaug_plugins.generators.fit import place
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
@@ -584,7 +585,8 @@ def test_tiny_strength_returns_what_the_vae_makes_of_the_real_image(sd: str, rea
     generator = guided_by(sd, real, sigma=[0.03, 5.0], guidance_scale=1)
     requests = asked(generator, 8, sources=real.ids('cat'))
     generator.denoiser()
-    sources = torch.from_numpy(np.stack([generator._load(r) for r in requests[:4]])).float() / 127.5 - 1
+    placed = [generator._channels_first(place(real.load(r.source), 16, 16, 'crop').pixels) for r in requests[:4]]
+    sources = torch.from_numpy(np.stack(placed)).float() / 127.5 - 1
     encoded, decoded, decode = generator.model.encode(sources), [], generator.model.decode
     monkeypatch.setattr(generator.model, 'decode', lambda x: decoded.append(x) or decode(x))
     images = [generator.generate(requests[k : k + 4]).astype(int) for k in (0, 4)]
@@ -615,7 +617,7 @@ def test_each_source_is_encoded_once_and_kept_by_its_content(sd: str, real: Real
     generator.generate(requests[:7])
     generator.generate(requests[7:])
     assert calls == [1] * 4, 'five files, two of which hold the same image'
-    monkeypatch.setattr('synthaug_plugins.generators.real_guidance._ENCODED_BYTES', 3 * 4 * 8 * 8 * 4)
+    monkeypatch.setattr('synthaug_plugins.generators.sdedit._ENCODED_BYTES', 3 * 4 * 8 * 8 * 4)
     generator._encoded.clear()
     generator._encoded_bytes = 0
     generator.generate(requests[:5])

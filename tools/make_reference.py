@@ -19,6 +19,7 @@ from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.plugins import BUILT_IN
 
+compat.apply()  # the entries of the trainer's side load MMPretrain
 TARGET = Path(__file__).parents[1] / 'docs' / 'reference.md'
 
 

@@ -91,7 +91,7 @@ def _resized(run: Run, request: Request, image: np.ndarray) -> np.ndarray:
         assert run.real_images is not None  # checked when the recipe was prepared
         assert request.source is not None
         new_width, new_height = run.real_images.size(request.source)
-        if not run.generator.whole_source:
+        if not run.generator.whole_source(request):
             wanted = min(new_width, new_height)
     if wanted != 'source':
         new_width, new_height = (round(side * wanted / min(width, height)) for side in (width, height))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,11 @@ from synthaug_plugins import __version__
 from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
 from synthaug_plugins.diffusion.networks import parameter_count
 from synthaug_plugins.engine.generate import choose_device
+from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import draw_sheet, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.learning.calibrate import loss_per_sigma, pixel_rms
 from synthaug_plugins.learning.checkpoint import STATE, load_snapshots
@@ -35,11 +33,9 @@ from synthaug_plugins.learning.edm import Trained, save_trained, train_edm
 from synthaug_plugins.learning.ema import reconstruct
 from synthaug_plugins.learning.options import noise_distribution
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.files import refusal, write_whole
+from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.weights import CARD, load_weights, model_folder, read_config, save_model
 
-MARK = 'learn.json'
-"""Names the recipe and the data; a folder with it is ours."""
 _LOSS_VALUES, _FEWEST = 2**18, 16
 """Without a GPU the loss per noise level is taken from so many pixel values: 256 small images, 21 of 64 pixels in RGB, 16 at least."""
 _SIGMAS = np.exp(np.linspace(np.log(0.005), np.log(80), 24)).tolist()
@@ -66,33 +62,27 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         StoreError: the disk is full; the last checkpoint is sound.
         Stopped: Ctrl-C.
     """
-    from safetensors import SafetensorError
-
     folder, where = Path(out).expanduser(), choose_device(device)
     if recipe['data'] is None:
         raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
     real_images = RealImages(recipe['data'])
     classes = list(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
-    if folder.resolve().is_relative_to(real_images.root.resolve()):
-        raise RecipeError(f'The folder {str(folder)!r} lies within the images: its files would count as a class.', 'Give a folder elsewhere.')
-    known = _claim(folder, recipe)
-    with _lock(folder / MARK):
-        try:
-            images = decode(real_images, classes, recipe['model']['resolution'], recipe['model']['channels'], folder / 'data', None if quiet else _SayDecoded())
-            if images.enlarged and not quiet:
-                print(f'{images.enlarged} of {len(images.labels)} images are smaller than the model and were enlarged.', file=sys.stderr)
-            if known and known['data_sha256'] not in (None, images.sha256):
-                raise RecipeError(f'{str(folder)!r} holds a training on other images: data changed.', 'Restore the images, or give a new folder.')
-            write_whole(folder / MARK, _mark(recipe, images.sha256))
-            return _Learning(recipe, folder, images, where).train(quiet)
-        except KeyboardInterrupt:
-            state = folder / 'checkpoints' / STATE
-            shown = json.loads(state.read_text(encoding='utf-8'))['step'] * training_options(recipe).batch_size if state.is_file() else 0
-            raise Stopped(f'Stopped: the last checkpoint in {folder} has seen {shown:,} images.', 'The same command goes on from there.') from None
-        except (OSError, SafetensorError) as error:
-            cause = error if isinstance(error, OSError) else OSError(errno.ENOSPC if 'No space' in str(error) else errno.EIO, str(error))
-            raise refusal(cause, f'The training in {str(folder)!r} was not saved', 'The last checkpoint is sound') from error
+    check_outside(folder, real_images.root)
+    ours = LearnFolder(folder, 'edm', recipe, decisive)
+    with ours.at_work(lambda: _how_far(folder, recipe)):
+        images = decode(real_images, classes, recipe['model']['resolution'], recipe['model']['channels'], folder / 'data', None if quiet else _SayDecoded())
+        if images.enlarged and not quiet:
+            print(f'{images.enlarged} of {len(images.labels)} images are smaller than the model and were enlarged.', file=sys.stderr)
+        ours.remember_data(images.sha256)
+        return _Learning(recipe, folder, images, where).train(quiet)
+
+
+def _how_far(folder: Path, recipe: Mapping[str, Any]) -> str:
+    """How far a stopped training got, by its last checkpoint."""
+    state = folder / 'checkpoints' / STATE
+    steps = json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0
+    return f'has seen {steps * training_options(recipe).batch_size:,} images'
 
 
 def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int | None = None) -> None:
@@ -117,44 +107,6 @@ def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int
     card = json.loads((model / CARD).read_text(encoding='utf-8'))
     card['weights'] = f'power-function average of relative width {std:g}' + (f' after {step} steps' if step else '') + ', float16'
     save_model(folder, read_config(model), weights, card)
-
-
-def _claim(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Make the folder ours, or check that it is; returns what its mark says."""
-    mark = folder / MARK
-    if mark.is_file():
-        try:
-            known = json.loads(mark.read_text(encoding='utf-8'))
-            before = decisive(known['recipe'])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecipeError(f'{str(mark)!r} is damaged: {error!r}.', 'Give a new folder.') from error
-        now = decisive(recipe)
-        differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if differ:
-            raise RecipeError(f'{str(folder)!r} holds a training that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
-        return known
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f'{str(folder)!r} exists and holds no training.', 'Give a new or empty folder; nothing was touched.')
-    write_whole(mark, _mark(recipe, None))
-    return None
-
-
-def _mark(recipe: Mapping[str, Any], data_sha256: str | None) -> bytes:
-    return (json.dumps({'recipe': recipe, 'data_sha256': data_sha256, 'synthaug_plugins': __version__}, indent=1) + '\n').encode()
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the right to train in this folder; the kernel frees it when the process ends, however it ends."""
-    fd = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecipeError(f'Another process is training in {str(path.parent)!r}.', 'Wait until it ends, or stop it.') from error
-        yield
-    finally:
-        os.close(fd)
 
 
 class _SayDecoded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,23 +16,31 @@ if TYPE_CHECKING:
 
     from synthaug_plugins.real_images import RealImages
 
+Images = np.ndarray | Sequence[np.ndarray]
+"""Images of a batch: (B, H, W, 3) uint8, or B arrays (H, W, 3) uint8 of any sizes."""
+
 
 @dataclass(frozen=True)
 class Made:
     """Images of a batch with what the generator itself says of them, for a generator that judges what it makes.
 
     Attributes:
-        images: (B, H, W, 3) uint8.
+        images: see `Images`.
         reasons: place in the batch -> why the image is rejected. A reason given here goes before those of inspectors.
         scores: score columns by name, (B,) floats each; stored like those of inspectors.
     """
 
-    images: np.ndarray
+    images: Images
     reasons: Mapping[int, str] = field(default_factory=dict)
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def with_images(made: Images | Made, change: Callable[[Images], Images]) -> Images | Made:
+    """What was made of a batch with its images changed, their verdicts kept."""
+    return replace(made, images=change(made.images)) if isinstance(made, Made) else change(made)
 
 
 class NonFiniteImages(Exception):
@@ -43,7 +51,7 @@ class NonFiniteImages(Exception):
         bad: index in the batch -> what happened there.
     """
 
-    def __init__(self, images: np.ndarray | Made, bad: Mapping[int, str]) -> None:
+    def __init__(self, images: Images | Made, bad: Mapping[int, str]) -> None:
         super().__init__(f'{len(bad)} of {len(images)} images are not finite')
         self.images, self.bad = images, dict(bad)
 
@@ -61,9 +69,6 @@ class Generator(ABC):
 
     real_images: RealImages | None = None
     """The recipe's real images, if it names any: the engine sets them before `check`."""
-
-    whole_source = False
-    """Whether an image shows all of its source (squashed if need be), so that it may be stretched to the source's shape."""
 
     @property
     def network_images(self) -> int:
@@ -102,15 +107,20 @@ class Generator(ABC):
         """Requests with equal buckets may share a batch."""
         return None
 
+    def whole_source(self, request: Request) -> bool:
+        """Whether the request's image shows all of its source (squashed if need be), so that it may be stretched to the source's shape."""
+        return False
+
     def setup(self, device: torch.device, real_images: RealImages | None = None) -> None:
         """Where to run, and where sources are read from."""
         self.device, self.real_images = device, real_images
 
     @abstractmethod
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
+    def generate(self, requests: Sequence[Request]) -> Images | Made:
         """Make the images of one batch (one bucket), which may hold requests of several classes.
 
-        Returns: (B, H, W, 3) uint8 RGB on the CPU; or these with the generator's own verdicts and scores, see `Made`.
+        Returns: (B, H, W, 3) uint8 RGB on the CPU, or a list of (H, W, 3) of different sizes; or these with the generator's own verdicts and
+        scores, see `Made`.
 
         Raises:
             NonFiniteImages: some images are not finite.

@@ -66,11 +66,11 @@ class DenoiserGenerator(Generator):
         """See `Generator.network_images`; calls that guidance makes are included."""
         return sum(counter.images for counter in self._counters)
 
-    def request(self, part: Part, number: int, recipe_seed: int, source: str | None = None, params: Mapping[str, Any] | None = None) -> Request:
-        """A part's request of that number, with what the model is told."""
+    def request(self, part: Part, number: int, recipe_seed: int) -> Request:
+        """A part's request of that number, with what the model is told; it starts from noise."""
         seed = request_seed(recipe_seed, part, number)
-        prompt, said = self.told.tell(part, number, recipe_seed, seed)
-        return Request(request_id(part, number), part.label, part.class_name, seed, source, prompt, {**(params or {}), **said})
+        prompt, params = self.told.tell(part, number, recipe_seed, seed)
+        return Request(request_id(part, number), part.label, part.class_name, seed, None, prompt, params)
 
     def denoiser(self) -> Denoiser:
         """The model on the device, unguided; weights are read at the first call.

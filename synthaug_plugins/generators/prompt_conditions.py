@@ -13,6 +13,7 @@ from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
+from synthaug_plugins.prompts.placeholders import placeholders
 from synthaug_plugins.registry import PROMPTS, build_strict
 from synthaug_plugins.store.plan import Part, Request
 
@@ -89,7 +90,7 @@ class PromptConditions(Conditions):
 
     Args:
         model: the pipeline.
-        prompts: an entry of `PROMPTS`; Basic without options unless given.
+        prompts: an entry of `PROMPTS`; unless given, Basic without options, and LearnedWords for a model with learned words.
         negative_prompt: what guidance leads away from, in place of the empty prompt.
         guidance_scale: see `GuidanceScale`.
         guidance_interval: (lowest, highest) sigma at which guidance acts; outside, the network runs once per image, not twice.
@@ -116,7 +117,8 @@ class PromptConditions(Conditions):
 
         self.model: TextModel = model
         self.image_shape = (3, *model.image_size)
-        self.prompts: PromptSource = build_strict(dict(prompts) if prompts is not None else {'type': 'Basic'}, PROMPTS)
+        default = {'type': 'Basic' if model.words is None else 'LearnedWords'}
+        self.prompts: PromptSource = build_strict(dict(prompts) if prompts is not None else default, PROMPTS)
         self.scale = GuidanceScale(guidance_scale, model)
         if not isinstance(negative_prompt, str):
             raise RecipeError(f'negative_prompt = {negative_prompt!r} is no text.', "Leave it out, or write for example negative_prompt='blurry'.")
@@ -171,6 +173,7 @@ class PromptConditions(Conditions):
         """See `Conditions.check`."""
         self.scale.check(classes)
         self.model.check_weights(safety=self.safety != 'off')
+        self.model.check_words(classes)
         if self.negative_prompt:
             _, cut = self.model.fit_prompt(self.negative_prompt)
             if cut:
@@ -180,7 +183,7 @@ class PromptConditions(Conditions):
         """See `Generator.prepare`: settle the prompts, say what the user should know of them.
 
         Raises:
-            RecipeError: a prompt is cut before its class name.
+            RecipeError: a prompt is cut before its class name, or holds a placeholder that is no learned word; or learned words that none says.
         """
         if self._prepared == tuple(classes):
             return
@@ -191,6 +194,9 @@ class PromptConditions(Conditions):
         n = max(1, min(256, _PROMPTS_LOOKED_AT // max(len(classes), 1)))
         looked_at = dict.fromkeys((label, self.prompts.prompt(label, 0, k)) for label in classes for k in range(self.prompts.cycle(label) or n))
         cut = {prompt: words for label, prompt in looked_at if (words := self._fitted(label, prompt)[1])}
+        if self.model.words is not None and not any(word in self.model.tokens.words for _, prompt in looked_at for word in placeholders(prompt)):
+            what = f'words = {str(self.model.words.file)!r} has no effect: no prompt says a learned word'
+            raise RecipeError(f'{what}, {next(iter(looked_at))[1]!r} for one.', "Leave words out, or set prompts=dict(type='synthaug_plugins.LearnedWords').")
         if cut:
             prompt, words = next(iter(cut.items()))
             self._say_cut(f'{len(cut)} of {len({prompt for _, prompt in looked_at})} prompts are', prompt, words)

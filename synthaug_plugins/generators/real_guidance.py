@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
-from synthaug_plugins.generators.base import Made
+from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.conditions import Conditions, LabelConditions
-from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.guidance import build_guidance
-from synthaug_plugins.generators.prompt_conditions import PromptConditions
+from synthaug_plugins.generators.pipeline_options import PipelineOptions
+from synthaug_plugins.generators.sdedit import SDEdit
 from synthaug_plugins.generators.strength import T_STAR, Strength, Strengths, check_shots, numbers, t_star
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.text_model import TextModel, open_model
-from synthaug_plugins.real_images import in_threads
-from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Part, Request
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FITS = ('crop', 'squash')
-_ENCODED_BYTES = 256 * 2**20  # of encoded sources that are kept
+from synthaug_plugins.models.text_model import TextModel
+from synthaug_plugins.registry import GENERATORS, options_of
+from synthaug_plugins.store.plan import Part
 
 
 @GENERATORS.register_module()
-class RealGuidance(DenoiserGenerator):
+class RealGuidance(SDEdit):
     """Start from a real image of the class plus noise (SDEdit, Meng et al. 2022; "real guidance", He et al. 2023).
 
     Low strength returns the image almost as it was; high strength forgets it. The requests of a class go through its real
@@ -55,12 +42,12 @@ class RealGuidance(DenoiserGenerator):
             of GLIDE's cosine schedule at t*, a far lower strength for latent models. Default: 'paper'.
         use_labels: tell a model folder's model the class. False needs an unconditional model, or one trained with label dropout; it
             works for classes that the model never saw.
-        fit: how a real image becomes one of the model's shape: 'crop' the centre, or 'squash'. Smaller ones are enlarged (bicubic),
-            and that is said.
+        fit: how a real image becomes one of the model's shape: 'crop' the centre; 'squash'; or 'pad', the whole image in its own shape, which
+            the variant then has, too. Smaller ones are enlarged (bicubic), and that is said.
         sampler, precision: see `EDM`, and for a pipeline `TextToImage`; num_steps is that of the full grid, from sigma_max down, of
             which a strength below full runs fewer, and churn per step is that of the full grid.
         guidance: see `EDM`; not for a pipeline.
-        prompts, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
+        prompts, words, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
             channels_last, safety: see `TextToImage`; for a pipeline only. He et al. use the plain class prompt, which is the default.
 
     Raises:
@@ -69,8 +56,7 @@ class RealGuidance(DenoiserGenerator):
         DataError: in `prepare`, shots='auto' for classes with different numbers of images.
     """
 
-    needs_sources = True
-
+    @options_of(PipelineOptions)
     def __init__(
         self,
         model: str,
@@ -84,48 +70,22 @@ class RealGuidance(DenoiserGenerator):
         sampler: Mapping[str, Any] | None = None,
         guidance: Sequence[Mapping[str, Any]] = (),
         precision: str = 'fp32',
-        prompts: Mapping[str, Any] | None = None,
-        negative_prompt: str = '',
-        guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None,
-        guidance_interval: Sequence[float] | None = None,
-        image_size: int | Sequence[int] | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
-        few_step: bool | None = None,
-        tiny_vae: str | None = None,
-        compile: bool = False,
-        channels_last: bool = False,
-        safety: str = 'off',
+        **pipeline: Any,
     ) -> None:
-        of_pipelines = {'image_size': image_size, 'revision': revision, 'variant': variant, 'few_step': few_step, 'tiny_vae': tiny_vae}
-        of_pipelines |= {'compile': compile or None, 'channels_last': channels_last or None}
-        opened = open_model(model, **{k: v for k, v in of_pipelines.items() if v is not None})
+        shared = PipelineOptions(**pipeline)
+        opened = shared.open(model)
         told: Conditions
         if isinstance(opened, TextModel):
             if not use_labels or guidance:
                 key, value = ('guidance', guidance) if use_labels else ('use_labels', use_labels)
                 cure = 'Use guidance_scale.' if use_labels else "Use prompts=dict(type='synthaug_plugins.ClassNameFree') to say nothing of the class."
                 raise RecipeError(f'{key} = {value!r}: {model!r} is a text-to-image pipeline, which takes prompts.', cure)
-            told = PromptConditions(opened, prompts, negative_prompt, guidance_scale, guidance_interval, safety=safety)
+            told, self._options = shared.conditions(opened), shared.layout()
         else:
-            given: dict[str, Any] = {'prompts': prompts, 'negative_prompt': negative_prompt or None, 'guidance_scale': guidance_scale}
-            given |= {'guidance_interval': guidance_interval, 'safety': None if safety == 'off' else safety}
-            for key, option in given.items():
-                if option is not None:
-                    raise RecipeError(f'{key} = {option!r}: the model {model!r} takes class labels, no prompts.', f'Leave {key} out, or use a pipeline.')
-            told = LabelConditions(opened, use_labels, build_guidance(guidance), without_labels=True)
-        super().__init__(told, sampler, precision)
-        for key in ('sigmas', 'first_step'):
-            if (sampler or {}).get(key) or (isinstance(opened, DenoiserModel) and self.sampler[key]):
-                raise RecipeError(f'RealGuidance has sampler.{key} = {self.sampler[key]!r}.', 'Leave it out: the strength says where to begin.')
+            told, self._options = LabelConditions(opened, use_labels, build_guidance(guidance), without_labels=True), {'use_labels': use_labels}
+        super().__init__(told, sampler, precision, fit)
         if isinstance(opened, DenoiserModel):
             _check_labels(opened, use_labels)
-        if fit not in FITS:
-            raise RecipeError(f'fit = {fit!r} is unknown.', nearest(str(fit), FITS))
-        self.fit, self.whole_source = fit, fit == 'squash'
-        self._options = (
-            {'use_labels': use_labels, 'fit': fit} if isinstance(opened, DenoiserModel) else {'fit': fit, 'compile': compile, 'channels_last': channels_last}
-        )
         ways = {'sigma': sigma, 't0': t0, 'strength': strength, 'shots': shots}
         said = {key: value for key, value in ways.items() if value is not None}
         if len(said) != 1:
@@ -135,7 +95,6 @@ class RealGuidance(DenoiserGenerator):
         if strength_map is not None and shots is None:
             raise RecipeError(f'strength_map = {strength_map!r} goes with shots only.', 'Leave it out, or set shots.')
         self._shots, self._strength_map = shots, strength_map or 'paper'
-        self.strengths: list[Strength] = []
         make = Strengths(self.model, self.sampler)
         if sigma is not None:
             self.strengths = [make.by_sigma(s) for s in numbers('sigma', sigma)]
@@ -147,25 +106,17 @@ class RealGuidance(DenoiserGenerator):
             check_shots(shots, self._strength_map)
             # With 'auto' the number is known in `prepare`; the strongest is tried now, so that an impossible sampler is refused early.
             self.strengths = [make.by_shots(1 if shots == 'auto' else int(shots or 1), self._strength_map)]
-        self._prepared: tuple[str, ...] | None = None
-        self._encoded: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._encoded_bytes = 0
 
-    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
-        if self._prepared == tuple(classes):
+    def settle(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
+        if self._shots is None:
             return
-        super().prepare(classes, say)
-        self._prepared = tuple(classes)
-        if self._shots is not None:
-            shots = self._count_shots(classes) if self._shots == 'auto' else int(self._shots)
-            if shots not in T_STAR:
-                table = ', '.join(map(str, sorted(T_STAR)))
-                say(f'shots = {shots} is not in the table of He et al. ({table}): its nearest entry is taken, t* = {t_star(shots)}.')
-            self.strengths = [Strengths(self.model, self.sampler).by_shots(shots, self._strength_map)]
-            if self._shots == 'auto':
-                say(f"shots = 'auto': {shots} real images per class, t* = {t_star(shots)} of 100, sigma = {self.strengths[0].params['sigma']:.4g}.")
-        if self.real_images is not None:
-            self._note_small_sources(classes, say)
+        shots = self._count_shots(classes) if self._shots == 'auto' else int(self._shots)
+        if shots not in T_STAR:
+            table = ', '.join(map(str, sorted(T_STAR)))
+            say(f'shots = {shots} is not in the table of He et al. ({table}): its nearest entry is taken, t* = {t_star(shots)}.')
+        self.strengths = [Strengths(self.model, self.sampler).by_shots(shots, self._strength_map)]
+        if self._shots == 'auto':
+            say(f"shots = 'auto': {shots} real images per class, t* = {t_star(shots)} of 100, sigma = {self.strengths[0].params['sigma']:.4g}.")
 
     def _count_shots(self, classes: Sequence[str]) -> int:
         if self.real_images is None:
@@ -177,78 +128,12 @@ class RealGuidance(DenoiserGenerator):
             raise DataError(what, 'Set shots to a number, or give every class as many images.')
         return counts[most]
 
-    def _note_small_sources(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
-        assert self.real_images is not None
-        height, width = self.told.image_shape[1:]
-        sizes = list(in_threads(self.real_images.size, [i for name in classes for i in self.real_images.ids(name)]))
-        small = [size for size in sizes if size[0] < width or size[1] < height]
-        if small:
-            w, h = min(small)
-            say(
-                f'{len(small)} of {len(sizes)} real images are smaller than the {width} x {height} pixels of the model (the smallest has {w} x {h}) and are '
-                "enlarged for it (bicubic). image.size = 'source' stores variants in their real image's size."
-            )
-
     def identity(self) -> Mapping[str, Any]:
-        strengths = [dict(s.params) for s in self.strengths]
-        return {**super().identity(), 'strengths': strengths, **self._options}
+        return {**super().identity(), **self._options}
 
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        if not part.sources:
-            raise DataError(f'The class {part.class_name!r} has no real images to start from.', 'Add some, or leave the class out.')
-        number = 0
-        while True:
-            round_, source = divmod(part.first + number, len(part.sources))
-            yield self.request(part, number, recipe_seed, part.sources[source], self.strengths[round_ % len(self.strengths)].params)
-            number += 1
-
-    def bucket(self, request: Request) -> Hashable:
-        return self._strength(request)[0]
-
-    def _strength(self, request: Request) -> tuple[int, Strength]:
-        return next((k, s) for k, s in enumerate(self.strengths) if s.params.items() <= request.params.items())
-
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        import torch
-
-        with ThreadPoolExecutor(4) as pool:
-            sources = list(pool.map(self._load, requests))
-        self.denoiser()  # the model encodes only when it is loaded
-        start = torch.stack([self._encode(source) for source in sources])
-        return self.sample(requests, start, **self._strength(requests[0])[1].sampler)
-
-    def _encode(self, pixels: np.ndarray) -> Tensor:
-        """What the model begins from, (C, h, w), for (C, H, W) uint8. Kept by the hash of the pixels, the latest 256 MB of them.
-
-        One image at a time: in a batch the last bits would depend on its neighbours, and a resumed run has others.
-        """
-        import torch
-
-        from synthaug_plugins.diffusion import full_float32
-
-        key = hashlib.sha256(pixels.tobytes()).digest()
-        if key not in self._encoded:
-            image = torch.tensor(pixels, device=self.device).float() / 127.5 - 1
-            with torch.no_grad(), full_float32():
-                self._encoded[key] = self.model.encode(image[None])[0].clone()
-            self._encoded_bytes += self._encoded[key].nbytes
-            while self._encoded_bytes > _ENCODED_BYTES and len(self._encoded) > 1:
-                self._encoded_bytes -= self._encoded.popitem(last=False)[1].nbytes
-        self._encoded.move_to_end(key)
-        return self._encoded[key]
-
-    def _load(self, request: Request) -> np.ndarray:
-        """The request's real image as the model wants it: (C, H, W) uint8."""
-        from PIL import Image, ImageOps
-
-        if self.real_images is None or request.source is None:
-            raise DataError(f'The request {request.id} has no real image to start from.', 'Give the folder of real images.')
-        image = Image.fromarray(self.real_images.load(request.source))
-        channels, height, width = self.told.image_shape
-        filter_ = Image.Resampling.BICUBIC  # antialiased when it shrinks
-        image = ImageOps.fit(image, (width, height), filter_) if self.fit == 'crop' else image.resize((width, height), filter_)
-        pixels = np.asarray(image.convert('L') if channels == 1 else image)
-        return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+    def strength_of(self, part: Part, number: int, seed: int) -> Strength:
+        """After all real images of a class were used with one strength comes the next."""
+        return self.strengths[(part.first + number) // len(part.sources) % len(self.strengths)]
 
 
 def _check_labels(model: DenoiserModel, use_labels: bool) -> None:

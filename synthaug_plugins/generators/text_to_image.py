@@ -10,9 +10,9 @@ import numpy as np
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.prompt_conditions import PromptConditions
+from synthaug_plugins.generators.pipeline_options import PipelineOptions
 from synthaug_plugins.models.text_model import TextModel
-from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.registry import GENERATORS, options_of
 from synthaug_plugins.store.plan import Part, Request
 
 
@@ -26,7 +26,9 @@ class TextToImage(DenoiserGenerator):
     Args:
         model: 'embedded:digits_sd', a folder in diffusers' layout, or a name on the hub such as 'stabilityai/stable-diffusion-xl-base-1.0'.
         prompts: what the model is told, an entry of `PROMPTS`: dict(type='synthaug_plugins.Basic', templates='a photo of a {}') (the
-            default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, or FromFile with a file of your own.
+            default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, FromFile with a file of your own, or LearnedWords (the default
+            with `words`).
+        words: words.safetensors of `synthaug learn words`; Stable Diffusion 1 and 2 and SDXL. It must hold every class.
         negative_prompt: what guidance leads away from: negative_prompt='blurry, text'.
         guidance_scale: 7.5 for all; dict(cat=3.0, dog=5.0) per class; [2.0, 7.0] draws one for each request by its seed. It is
             recorded with the image. 1 is no guidance and half the cost. Default: the pipeline's own.
@@ -53,45 +55,25 @@ class TextToImage(DenoiserGenerator):
         RecipeError: an option that is unknown, out of range, or has no effect on this model.
     """
 
+    @options_of(PipelineOptions)
     def __init__(
         self,
         model: str,
-        prompts: Mapping[str, Any] | None = None,
-        negative_prompt: str = '',
-        guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None,
-        guidance_interval: Sequence[float] | None = None,
         num_steps: int | None = None,
         sampler: Mapping[str, Any] | None = None,
         precision: str = 'fp32',
         images_per_prompt: int = 1,
-        image_size: int | Sequence[int] | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
-        few_step: bool | None = None,
-        tiny_vae: str | None = None,
-        compile: bool = False,
-        channels_last: bool = False,
-        safety: str = 'off',
+        **pipeline: Any,
     ) -> None:
         options = dict(sampler or {})
         if num_steps is not None and options.setdefault('num_steps', num_steps) != num_steps:
             raise RecipeError(f'num_steps = {num_steps!r} contradicts sampler.num_steps = {options["num_steps"]!r}.', 'Leave one of them out.')
-        text_model = TextModel(
-            model,
-            revision=revision,
-            variant=variant,
-            image_size=image_size,
-            tiny_vae=tiny_vae,
-            few_step=few_step,
-            channels_last=channels_last,
-            compile=compile,
-        )
-        told = PromptConditions(text_model, prompts, negative_prompt, guidance_scale, guidance_interval, images_per_prompt, safety)
+        self.pipeline = PipelineOptions(**pipeline)
+        told = self.pipeline.conditions(TextModel(model, **self.pipeline.of_model()), images_per_prompt)
         super().__init__(told, options, precision)
-        self.layout = {'compile': compile, 'channels_last': channels_last}
 
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity(), **self.layout}
+        return {**super().identity(), **self.pipeline.layout()}
 
     def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
         number = 0

@@ -57,6 +57,11 @@ class PromptEncoder:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return _stacked(rows)
 
+    def forget(self) -> None:
+        """Drop what is kept: an encoder changed."""
+        self._kept.clear()
+        self._bytes = 0
+
 
 def absent_clip(width: int, like: torch.Tensor) -> Any:
     """In place of a CLIP that a pipeline of SD 3 comes without: zeros, as the model was trained to do without it (Esser et al. 2024, section 5.1).

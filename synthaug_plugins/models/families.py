@@ -29,6 +29,7 @@ class Family:
         encode: `(pipeline, prompt, negative, max_length) -> conditions` of one prompt, tensors with one row each, as the network names them.
         default_max_shift: of dynamic shifting, where the scheduler's config does not say it; None where the family's pipelines do not shift by resolution.
         packs: pixels of latents that make one channel vector of the network's input, along one side (2: FLUX).
+        no_words: why learned words (textual inversion) do not work; empty where they do.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     reserved: int = 0
     default_max_shift: float | None = None
     packs: int = 1
+    no_words: str = ''
 
     def latent_channels(self, config: Mapping[str, Any]) -> int:
         """Channels of the latents, from the network's config."""
@@ -124,12 +126,21 @@ def _encode_sana(pipeline: Any, prompt: str, negative: bool, options: dict[str, 
 _ONE, _TWO, _THREE = ('text_encoder',), ('text_encoder', 'text_encoder_2'), ('text_encoder', 'text_encoder_2', 'text_encoder_3')
 _SD = Family('sd', 'unet', 'UNet2DConditionModel', _ONE, _ONE, _encode_sd)
 _SDXL = Family('sdxl', 'unet', 'UNet2DConditionModel', _TWO, _TWO, _encode_sdxl)
-_SD3 = Family('sd3', 'transformer', 'SD3Transformer2DModel', _THREE, _TWO, _encode_sd3, optional=_THREE, default_max_shift=1.16)
+_T5_WORDS = 'it reads prompts by a T5, for which no published method learns words, and words for its CLIP alone would say little'
+_SD3 = Family('sd3', 'transformer', 'SD3Transformer2DModel', _THREE, _TWO, _encode_sd3, optional=_THREE, default_max_shift=1.16, no_words=_T5_WORDS)
 # FLUX's CLIP makes the pooled vector only: the T5 sees the whole prompt.
-_FLUX = Family('flux', 'transformer', 'FluxTransformer2DModel', _TWO, ('text_encoder_2',), _encode_flux, default_max_shift=1.15, packs=2)
-_PIXART = Family('pixart', 'transformer', 'PixArtTransformer2DModel', _ONE, _ONE, _encode_pixart, network_once=('Transformer2DModel',))
+_FLUX = Family('flux', 'transformer', 'FluxTransformer2DModel', _TWO, ('text_encoder_2',), _encode_flux, default_max_shift=1.15, packs=2, no_words=_T5_WORDS)
+_PIXART = Family(
+    *('pixart', 'transformer', 'PixArtTransformer2DModel', _ONE, _ONE, _encode_pixart),
+    network_once=('Transformer2DModel',),
+    no_words='it reads prompts by a T5, for which no published method learns words',
+)
 # The instruction before the prompt and the prompt share the limit, at the cost of two tokens.
-_SANA = Family('sana', 'transformer', 'SanaTransformer2DModel', _ONE, _ONE, _encode_sana, reserved=2)
+_SANA = Family(
+    *('sana', 'transformer', 'SanaTransformer2DModel', _ONE, _ONE, _encode_sana),
+    reserved=2,
+    no_words='it reads prompts by a language model, for which no published method learns words',
+)
 
 PIPELINES: dict[str, Family] = {
     'StableDiffusionPipeline': _SD,

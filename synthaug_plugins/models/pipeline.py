@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthaug_plugins.errors import ModelError, RecipeError, first_line
+from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
-from synthaug_plugins.prompts.tokens import fit_tokens
+from synthaug_plugins.models.prompt_tokens import PromptTokens
+from synthaug_plugins.models.sizes import find_sizes
+from synthaug_plugins.models.words import Words
 from synthaug_plugins.weights import CONFIG, EMBEDDED, PIPELINE_INDEX
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class TextPipeline:
         image_size: int | Sequence[int] | None = None,
         tiny_vae: str | None = None,
         few_step: bool | None = None,
+        words: str | Path | None = None,
     ) -> None:
         self.name = str(name)
         self.files = ModelFiles(self.name, revision, variant)
@@ -46,11 +49,16 @@ class TextPipeline:
         self._parts = self._find_parts()
         self._encoders = [e for e in self._family.encoders if e in self._parts]
         self._tokenizer_of = {e: e.replace('text_encoder', 'tokenizer') for e in self._encoders}
+        if words is not None:
+            self.refuse_words(f'words = {str(words)!r}')
+        self.words = None if words is None else Words(words)
+        self.tokens = self._tokens()
         self._network_config = self.files.config(self._family.network)
         self._vae_config = self.files.config('vae')
         self._scheduler_config = self.files.config('scheduler', SCHEDULER_CONFIG)
         self.tiny_vae = None if tiny_vae is None else ModelFiles(tiny_vae, index=CONFIG)
-        self.size, self.image_size = self._sizes(image_size)
+        configs = self._network_config, self._vae_config
+        self.size, self.image_size = find_sizes(self.files, self._family, *configs, self.tiny_vae, image_size)
         self._timesteps = self._read_noise()
         self.flow, self.timesteps = self._timesteps.kind == 'flow', self._timesteps.count
         self.guidance = self._guidance(few_step)
@@ -100,30 +108,6 @@ class TextPipeline:
                 part = ('diffusers', self._family.network_class)
             parts[component] = component_class(self.files, component, *part)
         return parts
-
-    def _sizes(self, image_size: int | Sequence[int] | None) -> tuple[tuple[int, int, int], tuple[int, int]]:
-        """(C, h, w) of latents and (H, W) of images."""
-        network = self._network_config
-        if 'in_channels' not in network:
-            raise ModelError(f'model = {self.name!r}: {self._family.network}/{CONFIG} names no in_channels.', self.files.cure)
-        channels, factor = self._family.latent_channels(network), _factor(self._vae_config)
-        tiny = self.tiny_vae.config('') if self.tiny_vae else self._vae_config
-        if self.tiny_vae and tiny.get('_class_name') != 'AutoencoderTiny':
-            raise ModelError(f'tiny_vae = {self.tiny_vae.name!r} is a {tiny.get("_class_name")}.', 'Give an AutoencoderTiny, such as madebyollin/taesd.')
-        for what, config in (('VAE', self._vae_config), ('tiny VAE', tiny)):
-            if int(config.get('latent_channels', 4)) != channels or _factor(config) != factor:
-                found = f'{config.get("latent_channels", 4)} channels and 1 : {_factor(config)}'
-                raise ModelError(
-                    f'model = {self.name!r}: its network takes latents of {channels} channels and 1 : {factor}, the {what} makes {found}.', 'They must agree.'
-                )
-        native = network.get('sample_size') or 128  # FLUX has none, and its pipeline takes 128
-        default = [int(n) * factor for n in (native if isinstance(native, list) else (native, native))]
-        wanted = default if image_size is None else [image_size] * 2 if isinstance(image_size, int) else list(image_size)
-        multiple = factor * self._family.patch(network)
-        if len(wanted) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n <= 0 or n % multiple for n in wanted):
-            cure = f'Give one number or (height, width), multiples of {multiple}; {default[0]} x {default[1]} is what it was trained for.'
-            raise RecipeError(f'image_size = {image_size!r} is nothing that {self.name!r} can make.', cure)
-        return (channels, wanted[0] // factor, wanted[1] // factor), (wanted[0], wanted[1])
 
     def _read_noise(self) -> Timesteps:
         from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
@@ -180,16 +164,11 @@ class TextPipeline:
 
         return float(self._timesteps.timestep_of(torch.tensor(sigma, dtype=torch.float64)))
 
-    @cached_property
-    def _tokenizers(self) -> dict[str, Any]:
-        """Component name -> tokenizer."""
-        found = {}
-        for name in self._tokenizer_of.values():
-            try:
-                found[name] = self._parts[name].from_pretrained(str(self.files.folder / name), local_files_only=True)
-            except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-                raise ModelError(f'model = {self.name!r}: {name} cannot be read: {first_line(error)}.', self.files.cure) from error
-        return found
+    def _tokens(self) -> PromptTokens:
+        known = {} if self.words is None else {self.words.of(name): self.words.vectors for name in self.words.classes}
+        limited_by = [self._tokenizer_of[e] for e in self._family.limit_by if e in self._encoders] or list(self._tokenizer_of.values())
+        limit = None if self._max_length is None else self._max_length - self._family.reserved
+        return PromptTokens(self.files, known, {name: self._parts[name] for name in self._tokenizer_of.values()}, limited_by, limit)
 
     @property
     def _max_length(self) -> int | None:
@@ -202,19 +181,36 @@ class TextPipeline:
         Of several encoders the shortest limit counts; FLUX's CLIP, which makes no more than a summary, does not.
 
         Raises:
-            RecipeError: not even the first word fits.
+            RecipeError: not even the first word fits, or it holds a placeholder that is no learned word.
             ModelError: a tokenizer cannot be read.
         """
-        text, cut = prompt, list[str]()
-        limit = None if self._max_length is None else self._max_length - self._family.reserved
-        for encoder in [e for e in self._family.limit_by if e in self._encoders] or self._encoders:
-            tokenizer = self._tokenizers[self._tokenizer_of[encoder]]
-            if limit is None and tokenizer.model_max_length > 10**6:  # what transformers says for no limit
-                what = f'{self._tokenizer_of[encoder]}/tokenizer_config.json is missing or names no model_max_length'
-                raise ModelError(f'model = {self.name!r}: {what}.', self.files.cure)
-            text, more = fit_tokens(text, tokenizer, limit if limit and limit < tokenizer.model_max_length else None)
-            cut = more + cut
-        return text, cut
+        self.check_placeholders(prompt)
+        return self.tokens.fit(prompt)
+
+    def check_placeholders(self, prompt: str) -> None:
+        """Refuse (RecipeError) a prompt that holds something like '<cat>' which is no learned word."""
+        self.tokens.check(prompt, self.words and self.words.file)
+
+    def text_widths(self) -> dict[str, int]:
+        """Text encoder -> values of a row of its table."""
+        return {e: int(self.files.config(e).get('hidden_size', 512)) for e in self._encoders}  # a CLIP's, unless its config says more
+
+    def check_words(self, classes: Sequence[str]) -> None:
+        """Refuse learned words that are another model's or lack one of these classes, see `Words.check`."""
+        if self.words is not None:
+            self.words.check(self, classes)
+
+    def refuse_words(self, what: str) -> None:
+        """Refuse a family that takes no learned words, with the reason.
+
+        Args:
+            what: was asked for, such as "words = 'x.safetensors'".
+
+        Raises:
+            ModelError: words do not work for this family.
+        """
+        if self._family.no_words:
+            raise ModelError(f'{what}: {self.name!r} is a {self.family} pipeline: {self._family.no_words}.', 'Use Stable Diffusion 1 or 2, or SDXL.')
 
     def _weights(self) -> dict[str, list[str]]:
         """Component -> its weight files, of those that make images."""
@@ -266,21 +262,30 @@ class TextPipeline:
         Raises:
             ModelError: a file is missing.
         """
-        weights = self._weights()
-        small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
-        small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
-        found = _file_identity(self.files, [*small, *(path for paths in weights.values() for path in paths)])
+        found = _file_identity(self.files, self._own_files())
         if self.tiny_vae:
             found['tiny_vae'] = _file_identity(self.tiny_vae, [CONFIG, *self.tiny_vae.weight_files('')])
         if self.files.variant and self.files.commit:
             # A cache may hold the files without the variant only, and then those are taken.
-            found['weights'] = [path for paths in weights.values() for path in paths]
+            found['weights'] = [path for paths in self._weights().values() for path in paths]
+        if self.words is not None:
+            found['words'] = self.words.identity()
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
+    def origin(self) -> dict[str, Any]:
+        """What of `identity` says which model it is, whatever its image size and what was learned for it: name and SHA-256, or commit of the hub.
 
-def _factor(vae: Mapping[str, Any]) -> int:
-    """How many pixels of an image one of its latents stands for, along one side."""
-    return 2 ** (len(vae.get('encoder_block_out_channels') or vae.get('block_out_channels') or [1]) - 1)
+        Raises:
+            ModelError: a file is missing.
+        """
+        return _file_identity(self.files, self._own_files())
+
+    def _own_files(self) -> list[str]:
+        """The files that decide what the model makes."""
+        weights = self._weights()
+        small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
+        small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
+        return [*small, *(path for paths in weights.values() for path in paths)]
 
 
 def _file_identity(files: ModelFiles, paths: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
 from synthaug_plugins.models.families import call_default
 from synthaug_plugins.models.pipeline import TextPipeline
+from synthaug_plugins.models.words import make_room, set_rows
 from synthaug_plugins.weights import EMBEDDED, PIPELINE_INDEX, embedded_folder
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class TextModel(TextPipeline):
         few_step: whether the model was distilled to a few steps without guidance (Turbo, Lightning, LCM-LoRA, schnell). Unless given,
             this is read from its configs: LCM's scheduler, Euler's with trailing timesteps and noise prediction, a FLUX without a
             guidance embedding. A config of SD 3.5 Turbo does not show it: say so.
+        words: a file of learned words (see `Words`), which prompts may then say: Stable Diffusion 1 and 2 and SDXL only.
         channels_last: memory layout of U-Net and VAE.
         compile: torch.compile the network.
 
@@ -51,6 +53,8 @@ class TextModel(TextPipeline):
         default_guidance_scale, default_steps: those of the pipeline's own call; 1 and 4 for few-step models.
         timesteps: how many the model was trained with.
         has_safety_checker: whether the pipeline brings one, see `flagged`.
+        words: the file of learned words, or None.
+        tokens: the tokenizers, with the learned words among their tokens.
 
     Raises:
         ModelError: an unsupported pipeline (with the reason), a missing or wrong part, pickled weights, a hub name that cannot be had.
@@ -62,6 +66,7 @@ class TextModel(TextPipeline):
         self._channels_last, self._compile = channels_last, compile
         self._denoiser: DiffusersDenoiser | None = None
         self._encoder: PromptEncoder | None = None
+        self._text_encoders: dict[str, Any] = {}
         self._safety: SafetyChecker | None = None
 
     def load(self, device: torch.device, dtype: torch.dtype) -> DiffusersDenoiser:
@@ -70,12 +75,13 @@ class TextModel(TextPipeline):
         The VAE runs in dtype too, except that SDXL's stays in float32 where its config says that it overflows in float16 (force_upcast).
 
         Raises:
-            ModelError: weights are missing or cannot be read.
+            ModelError: weights are missing or cannot be read, or the words were learned for other weights.
         """
         import torch
 
         from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 
+        self.check_words(())
         weights = self._weights()
         self.files.fetch([path for paths in weights.values() for path in paths])
         memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
@@ -84,10 +90,28 @@ class TextModel(TextPipeline):
             network = network.to(memory_format=memory_format)
         vae = self._load_vae(dtype).to(device, memory_format=memory_format)
         encoders = {e: self.files.load(e, self._parts[e], dtype, 'transformers').to(device) for e in self._encoders}
+        self._text_encoders = encoders
+        if self.tokens.words:
+            for e, encoder in encoders.items():
+                make_room(encoder, self.tokens.tokenizers[self._tokenizer_of[e]])
         self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
         self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
         self._device, self._dtype = device, dtype
+        if self.words is not None:
+            self.set_words({e: self.words.rows(e) for e in encoders})
         return self._denoiser
+
+    def set_words(self, rows: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Give words their vectors; they must be among `tokens`. All other rows of the encoders' tables keep their bits. After `load`.
+
+        Args:
+            rows: encoder -> word -> vectors (vectors, width).
+        """
+        self._loaded()
+        for e, words in rows.items():
+            set_rows(self._text_encoders[e], self.tokens.tokenizers[self._tokenizer_of[e]], words)
+        assert self._encoder is not None
+        self._encoder.forget()
 
     def _load_vae(self, dtype: torch.dtype) -> Any:
         import diffusers
@@ -108,7 +132,7 @@ class TextModel(TextPipeline):
         made |= {name: False for name in ('requires_safety_checker', 'add_watermarker') if name in parameters}
         if self.family == 'sd3':
             made |= self._absent_clips(network, encoders)
-        pipeline = self.pipeline_class(**{**made, **encoders, **self._tokenizers, self._family.network: network})
+        pipeline = self.pipeline_class(**{**made, **encoders, **self.tokens.tokenizers, self._family.network: network})
         if self.family == 'sd3' and not set(self._family.limit_by) & set(encoders):
             pipeline.tokenizer_max_length = 77  # of the CLIPs, not of the tokenizer that stands in for theirs
         return pipeline
@@ -119,7 +143,7 @@ class TextModel(TextPipeline):
         missing = [e for e in clips if e not in encoders]
         left = self._network_config['pooled_projection_dim'] - sum(encoders[e].config.projection_dim for e in clips if e in encoders)
         made: dict[str, Any] = {e: absent_clip(left // len(missing), next(network.parameters())) for e in missing}
-        return made | {e.replace('text_encoder', 'tokenizer'): next(iter(self._tokenizers.values())) for e in missing}
+        return made | {e.replace('text_encoder', 'tokenizer'): next(iter(self.tokens.tokenizers.values())) for e in missing}
 
     def _encode_options(self) -> dict[str, Any]:
         instruction = call_default(self.pipeline_class, 'complex_human_instruction')
@@ -138,6 +162,8 @@ class TextModel(TextPipeline):
         """
         if self._encoder is None:
             raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
+        for prompt in prompts:
+            self.check_placeholders(prompt)
         found = self._encoder(prompts, negative)
         if self.guidance == 'distilled':
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale

@@ -1,0 +1,194 @@
+"""Learned class words (textual inversion, Gal et al. 2022): their file, and how they enter a pipeline's tokenizers and text encoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins.errors import DataError, ModelError, nearest
+from synthaug_plugins.prompts.placeholders import word_of
+from synthaug_plugins.weights import file_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from synthaug_plugins.models.pipeline import TextPipeline
+
+__all__ = ['FIRST', 'Words', 'add_tokens', 'make_room', 'save_words', 'set_rows', 'tensor_name', 'word_of', 'word_tokens']
+
+FIRST = 'text_encoder'
+_CARD = 'card'
+_LEARN = 'Learn words for it: synthaug learn words.'
+
+
+class Words:
+    """A file of learned words: one word per class, of one or more vectors for each text encoder. Only its header is read, until `rows`.
+
+    `save_words` writes it. The tensors of the first encoder are named by the word alone, so that on a pipeline of one encoder stock diffusers
+    takes them one by one: `pipe.load_textual_inversion({word: rows})`.
+
+    Args:
+        file: .safetensors, as `synthaug learn words` writes it.
+
+    Attributes:
+        file: as given.
+        card: what is known of the words, plain JSON: classes, model, how they were learned.
+        classes: names of the classes that have a word.
+        vectors: per word; how many tokens a word is, on each encoder.
+
+    Raises:
+        ModelError: no such file, or it holds no learned words.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.file = Path(file).expanduser()
+        cure = 'Give words.safetensors of a folder that `synthaug learn words` wrote.'
+        if self.file.is_dir():
+            raise ModelError(f'words = {str(file)!r} is a folder.', cure)
+        if not self.file.is_file():
+            raise ModelError(f'words = {str(file)!r}: there is no such file.', cure)
+        try:
+            with safe_open(self.file, 'pt') as opened:
+                self._shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+                self.card: dict[str, Any] = json.loads((opened.metadata() or {})[_CARD])
+            self.classes = tuple(self.card['classes'])
+            self.vectors = int(self.card['vectors'])
+            self.encoders = tuple(self.card['encoders'])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f'words = {str(file)!r} holds no learned words: {error!r}.', cure) from error
+        wanted = {tensor_name(encoder, word_of(name)) for encoder in self.encoders for name in self.classes}
+        if wanted != set(self._shapes) or any(len(shape) != 2 or shape[0] != self.vectors for shape in self._shapes.values()):
+            raise ModelError(f'words = {str(file)!r}: its tensors are not those that its card names.', 'Copy or save the file again.')
+
+    def of(self, class_name: str) -> str:
+        """The word of a class, such as '<cat>'.
+
+        Raises:
+            DataError: it has none.
+        """
+        if class_name not in self.classes:
+            raise DataError(f'The class {class_name!r} has no word in {str(self.file)!r}.', f'{nearest(class_name, self.classes)} {_LEARN}')
+        return word_of(class_name)
+
+    @property
+    def class_free(self) -> bool:
+        """Whether every word was initialised without the name of its class: then nothing of the name is in it."""
+        return 'word' in self.card.get('initialised_from', {})
+
+    def rows(self, encoder: str) -> dict[str, Tensor]:
+        """Word -> its vectors (vectors, width) float32 for an encoder's table, on the CPU.
+
+        Args:
+            encoder: 'text_encoder' or 'text_encoder_2'.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.file, 'pt') as opened:
+            return {word_of(name): opened.get_tensor(tensor_name(encoder, word_of(name))).float() for name in self.classes}
+
+    def check(self, pipeline: TextPipeline, classes: Sequence[str]) -> None:
+        """Refuse words that were learned for another model or that lack a class. Reads a folder's weights once, for their hash.
+
+        Raises:
+            ModelError: another model, other encoders, another width.
+            DataError: a class without a word.
+        """
+        for name in classes:
+            self.of(name)
+        widths = pipeline.text_widths()
+        if set(widths) != set(self.encoders):
+            what = f'are for the encoders {", ".join(self.encoders)}, {pipeline.name!r} has {", ".join(widths)}'
+            raise ModelError(f'The words of {str(self.file)!r} {what}.', _LEARN)
+        for encoder, width in widths.items():
+            found = next((shape[1] for name, shape in self._shapes.items() if name.startswith('<') == (encoder == FIRST)), width)
+            if found != width:
+                raise ModelError(f'The words of {str(self.file)!r} have {found} values, those of the {encoder} of {pipeline.name!r} {width}.', _LEARN)
+        known, now = self.card['model'], pipeline.origin()
+        if not any(known.get(key) == value for key, value in now.items() if key in ('sha256', 'revision')):
+            raise ModelError(
+                f'The words of {str(self.file)!r} were learned for {known.get("name")!r} of other content than {pipeline.name!r}.',
+                'Use the model that they were learned for, or learn words for this one: synthaug learn words.',
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the pixels: plain JSON."""
+        return {'sha256': file_hash(self.file)}
+
+
+def save_words(file: Path, rows: Mapping[str, Mapping[str, Tensor]], card: Mapping[str, Any]) -> None:
+    """Write a file of words, whole or not at all. The same words and card give the same bytes.
+
+    Args:
+        file: .safetensors.
+        rows: encoder -> word -> vectors (vectors, width).
+        card: plain JSON with at least `classes`, `vectors`, `encoders`, `model` (see `TextPipeline.origin`) and `initialised_from`.
+    """
+    from safetensors.torch import save
+
+    from synthaug_plugins.store.files import write_whole
+
+    tensors = {tensor_name(encoder, word): t.detach().float().cpu().contiguous() for encoder, words in rows.items() for word, t in words.items()}
+    write_whole(file, save(tensors, {_CARD: json.dumps(card, ensure_ascii=False)}))
+
+
+def tensor_name(encoder: str, word: str) -> str:
+    """Name of a word's vectors in the file."""
+    return word if encoder == FIRST else f'{encoder}/{word}'
+
+
+def word_tokens(word: str, vectors: int) -> list[str]:
+    """The tokens of a word, by diffusers' rule: '<cat>', '<cat>_1', '<cat>_2', ..."""
+    return [word, *(f'{word}_{i}' for i in range(1, vectors))]
+
+
+def add_tokens(tokenizer: Any, words: Mapping[str, int], of: str) -> None:
+    """Add words to a tokenizer, each token matched as it stands: not split, whatever the tokenizer does to case and spaces.
+
+    Args:
+        words: word -> vectors.
+        of: whose tokenizer it is, for the message.
+
+    Raises:
+        DataError: a token is there already.
+    """
+    from transformers import AddedToken
+
+    taken = tokenizer.get_vocab()
+    tokens = [token for word, vectors in words.items() for token in word_tokens(word, vectors)]
+    if known := [token for token in tokens if token in taken]:
+        raise DataError(f'The word {known[0]!r} is a token of {of} already.', 'Rename the class.')
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+
+
+def make_room(encoder: Any, tokenizer: Any) -> None:
+    """Give a CLIP text encoder's table a row for every token of its tokenizer: zeros, on top of the rows that are there, which stay as they are.
+
+    Old configs say eos_token_id = 2, and transformers takes then the largest number in a prompt for the end of the text, which added tokens
+    exceed: the summary of the prompt would be taken at a word in its middle. So the encoder is told the tokenizer's own end.
+    """
+    import torch
+
+    table = encoder.get_input_embeddings()
+    more = max(tokenizer.get_vocab().values()) + 1 - table.num_embeddings
+    if more > 0:
+        weight = torch.cat([table.weight.data, table.weight.data.new_zeros(more, table.embedding_dim)])
+        encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(weight, freeze=True, padding_idx=table.padding_idx))
+    text = getattr(encoder, 'text_model', encoder)
+    if text.eos_token_id == 2:
+        text.eos_token_id = tokenizer.eos_token_id
+
+
+def set_rows(encoder: Any, tokenizer: Any, words: Mapping[str, Tensor]) -> None:
+    """Write words into an encoder's table, in its dtype. After `add_tokens` and `make_room`.
+
+    Args:
+        words: word -> vectors (vectors, width).
+    """
+    table = encoder.get_input_embeddings().weight.data
+    for word, rows in words.items():
+        ids = tokenizer.convert_tokens_to_ids(word_tokens(word, len(rows)))
+        table[ids] = rows.to(table)
