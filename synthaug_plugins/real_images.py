@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from synthaug_plugins.errors import DataError
+from synthaug_plugins.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,14 +64,16 @@ class RealImages:
         """Pixels of an image: (H, W, 3) uint8 RGB, EXIF rotation applied, transparency laid on white.
 
         Raises:
-            DataError: the file is missing, unreadable or cut short; it is named.
+            DataError: the file is missing, unreadable, cut short, or larger than memory allows; it is named.
         """
         from PIL import Image
 
         path = self._path(image_id)
         try:
             return decode_rgb(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (MemoryError, Image.DecompressionBombError) as error:
+            raise _too_large(path, error) from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
     def size(self, image_id: str) -> tuple[int, int]:
@@ -88,7 +90,9 @@ class RealImages:
                 width, height = image.size
                 turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
                 return (height, width) if turned else (width, height)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, error) from error
+        except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
     def content_hash(self) -> str:
@@ -102,6 +106,10 @@ class RealImages:
         for image_id, content in zip(ids, in_threads(one, ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
+
+
+def _too_large(path: Path, error: Exception) -> DataError:
+    return DataError(f'The image {str(path)!r} is too large for memory: {first_line(error)}.', 'Shrink it, or remove the file.')
 
 
 def decode_rgb(file: Path | IO[bytes]) -> np.ndarray:

@@ -212,7 +212,7 @@ def test_guidance_costs_one_call_of_twice_the_rows_and_nothing_outside_its_inter
     def cost(**options: Any) -> tuple[int, int]:
         generator = build('TextToImage', sd, num_steps=6, **options)
         generator.generate(asked(generator, 2))
-        (counter,) = generator._counters
+        counter = generator.denoiser()
         assert generator.network_images == counter.images
         return counter.calls, counter.images
 

@@ -17,7 +17,7 @@ import torch
 from synthaug_plugins import __version__
 from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.progress import GenerationProgress
-from synthaug_plugins.engine.recipe import Run, check_sources, prepare
+from synthaug_plugins.engine.recipe import Run, check_sources, complete, prepare
 from synthaug_plugins.errors import QuotaShortfall, RecipeError, Stopped, StoreError, first_line
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.store import Store
@@ -165,7 +165,7 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
         faults = verify(store)
         if not faults:
             return []
-        run = prepare(recipe, _say(quiet))
+        run = prepare(complete(recipe), _say(quiet))  # a key that came later has its default
         if run.plan.fingerprint != store.plan.fingerprint:
             Store.create(folder, run.plan, {})  # refuses, and names what differs
         discard(store, faults)

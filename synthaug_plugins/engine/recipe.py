@@ -21,6 +21,7 @@ KEYS = {
     'data': 'folder of real images, one folder per class; --data on the command line sets it',
     'classes': "class names in label order; default: the class folders of data, else the model's own classes",
     'per_class': 'accepted images wanted per class: a number, or a dict from class name to number',
+    'per_source': 'accepted images wanted per real image, so a class of n real images gets n times as many; in place of per_class',
     'block_size': 'images per block: the unit that is redone after a kill, and one shard of the store; small classes share one',
     'batch_size': 'images per network call; halved by itself when memory runs out',
     'tries_per_image': 'requests allowed per wanted image before a class is left short of its quota',
@@ -33,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     'data': None,
     'classes': None,
     'per_class': 100,
+    'per_source': None,
     'block_size': 256,
     'batch_size': 32,
     'tries_per_image': 4.0,
@@ -111,6 +113,15 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         value = done[key]
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < math.inf:
             raise RecipeError(f'{key} = {value!r} is out of range.', f'Use a {"whole number" if kind is int else "number"} of at least {low}.')
+    per_source = done['per_source']
+    if per_source is not None:
+        if isinstance(per_source, bool) or not isinstance(per_source, int) or per_source < 1:
+            raise RecipeError(f'per_source = {per_source!r} is no number of images.', 'Use a whole number of at least 1; DA-Fusion makes 10.')
+        if recipe.get('per_class') is not None:
+            raise RecipeError(f'The recipe has per_class = {recipe["per_class"]!r} and per_source = {per_source}.', 'Set one of them to None.')
+        done['per_class'] = None
+    elif done['per_class'] is None:
+        raise RecipeError('The recipe has neither per_class nor per_source.', 'Set one of them.')
     image = done['image']
     if not isinstance(image, Mapping):
         raise RecipeError(f'image = {image!r} is not a dict.', "Write image=dict(format='png').")
@@ -155,6 +166,9 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
             raise RecipeError(
                 f'{type(inspector).__name__} compares with real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.'
             )
+    if recipe['per_source'] is not None and not generator.needs_sources:
+        what = f'per_source = {recipe["per_source"]}, but {type(generator).__name__} starts from no real image.'
+        raise RecipeError(what, 'Set per_class in its place.')
     if recipe['image']['size'] == 'source' and not generator.needs_sources:
         raise RecipeError(f"image.size = 'source', but {type(generator).__name__} starts from no real image.", 'Give a number of pixels.')
     classes = _classes(recipe, generator, real_images)
@@ -164,7 +178,8 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
         inspector.check(classes, real_images)
     generator.prepare(classes, say)
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
-    blocks = make_blocks(classes, recipe['per_class'], sources, recipe['block_size'], recipe['tries_per_image'])
+    per_class = recipe['per_class'] if recipe['per_source'] is None else {name: recipe['per_source'] * len(ids) for name, ids in (sources or {}).items()}
+    blocks = make_blocks(classes, per_class, sources, recipe['block_size'], recipe['tries_per_image'])
     decides = {
         'generator': dict(generator.identity()),
         'inspectors': [dict(i.identity()) for i in inspectors],

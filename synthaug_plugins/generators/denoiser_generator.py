@@ -11,16 +11,14 @@ from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.guidance import finite_json
-from synthaug_plugins.models.base import Model
+from synthaug_plugins.generators.loaded import PRECISIONS, LoadedModels
 from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synthaug_plugins.diffusion import CallCounter, Denoiser
-
-PRECISIONS = ('fp32', 'bf16', 'fp16')
+    from synthaug_plugins.diffusion import Denoiser
 
 
 class DenoiserGenerator(Generator):
@@ -31,6 +29,9 @@ class DenoiserGenerator(Generator):
         sampler: options of `diffusion.sample`, `preset` among them; see `diffusion.sampler_options`.
         precision: in which the networks run; the sampler's state is float64 (float32 where the device has none).
 
+    Attributes:
+        loaded: the models with their weights. Generators that work together are given the same before their first image.
+
     Raises:
         RecipeError: an option is unknown or out of range.
     """
@@ -40,8 +41,8 @@ class DenoiserGenerator(Generator):
             raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
         self.told, self.model, self.precision = told, told.model, precision
         self.sampler = told.sampler(sampler or {})
+        self.loaded = LoadedModels()
         self._denoiser: Denoiser | None = None
-        self._counters: list[CallCounter] = []
 
     def model_classes(self) -> Sequence[str] | None:
         return self.told.classes()
@@ -64,7 +65,7 @@ class DenoiserGenerator(Generator):
     @property
     def network_images(self) -> int:
         """See `Generator.network_images`; calls that guidance makes are included."""
-        return sum(counter.images for counter in self._counters)
+        return self.loaded.images
 
     def request(self, part: Part, number: int, recipe_seed: int) -> Request:
         """A part's request of that number, with what the model is told; it starts from noise."""
@@ -79,7 +80,8 @@ class DenoiserGenerator(Generator):
             ModelError: the weights cannot be read.
         """
         if self._denoiser is None:
-            self._denoiser = self._load_model(self.model)
+            self.model, self._denoiser = self.loaded.get(self.model, self.device, self.precision)
+            self.told.model = self.model
         return self._denoiser
 
     def guided(self, requests: Sequence[Request]) -> Denoiser:
@@ -87,17 +89,8 @@ class DenoiserGenerator(Generator):
         from synthaug_plugins.diffusion import Guided
 
         denoiser = self.denoiser()
-        terms = self.told.terms(requests, self.device, self._load_model)
+        terms = self.told.terms(requests, self.device, lambda model: self.loaded.get(model, self.device, self.precision)[1])
         return Guided(denoiser, terms) if terms else denoiser
-
-    def _load_model(self, model: Model) -> Denoiser:
-        import torch
-
-        from synthaug_plugins.diffusion import CallCounter
-
-        dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
-        self._counters.append(CallCounter(model.load(self.device, dtype)))
-        return self._counters[-1]
 
     def sample(self, requests: Sequence[Request], start: Tensor | None = None, **changes: Any) -> np.ndarray | Made:
         """Run the sampler for a batch, then the decoder.

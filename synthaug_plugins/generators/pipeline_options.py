@@ -23,6 +23,7 @@ class PipelineOptions:
     negative_prompt: str = ''
     guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None
     guidance_interval: Sequence[float] | None = None
+    class_names: str = 'allowed'
     safety: str = 'off'
     words: str | None = None
     image_size: int | Sequence[int] | None = None
@@ -44,6 +45,10 @@ class PipelineOptions:
         """Those that change the last bits of an image, and that the model's identity does not hold."""
         return {'compile': self.compile, 'channels_last': self.channels_last}
 
+    def text_model(self, model: str) -> TextModel:
+        """A pipeline, see `TextModel`."""
+        return TextModel(model, **self.of_model())
+
     def open(self, model: str) -> DenoiserModel | TextModel:
         """A model of either kind, see `open_model`. One of class labels is refused (RecipeError) where an option of pipelines is set."""
         opened = open_model(model, **self.of_model())
@@ -57,4 +62,4 @@ class PipelineOptions:
         return PromptConditions(model, images_per_prompt=images_per_prompt, **{name: getattr(self, name) for name in _OF_PROMPTS})
 
 
-_OF_PROMPTS = ('prompts', 'negative_prompt', 'guidance_scale', 'guidance_interval', 'safety')
+_OF_PROMPTS = ('prompts', 'negative_prompt', 'guidance_scale', 'guidance_interval', 'class_names', 'safety')

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
+from synthaug_plugins.generators.class_names import CLASS_NAMES, NoClassNames
 from synthaug_plugins.generators.conditions import Conditions
+from synthaug_plugins.generators.guidance_scale import GuidanceScale
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
@@ -30,57 +31,6 @@ _PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan, of a sour
 _GRID = ('preset', 'sigmas', 'discretization', 'sigma_min', 'sigma_max', 'rho', 'epsilon_s', 'C_1', 'C_2', 'M')
 
 
-class GuidanceScale:
-    """The guidance scale of each request: one for all, one per class, or drawn from a range.
-
-    Args:
-        given: a number; a dict from class name to number; a pair [lowest, highest], from which each request draws uniformly by its
-            seed; or None for the model's default.
-        model: says whether it can be guided at all.
-
-    Raises:
-        RecipeError: not of this form, not finite, negative, or not 1 for a few-step model.
-    """
-
-    def __init__(self, given: Any, model: TextModel) -> None:
-        self.given: Any = given
-        values: list[Any] = [given]
-        drawn = False
-        if given is None:
-            self.given, values = model.default_guidance_scale, [model.default_guidance_scale]
-        elif isinstance(given, Mapping):
-            self.given, values = dict(given), list(given.values())
-        elif drawn := isinstance(given, list | tuple):
-            self.given, values = list(given), list(given)
-        wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v < math.inf]
-        if wrong or not values or (drawn and (len(values) != 2 or values[0] > values[1])):
-            cure = 'Give a number of 0 or more (1: no guidance), a dict from class to number, or [lowest, highest] to draw from.'
-            raise RecipeError(f'guidance_scale = {given!r} is no guidance scale.', cure)
-        if model.guidance == 'none' and any(v != 1 for v in values):
-            cure = 'Set guidance_scale=1, which means none (what diffusers calls 0.0 for such models), or leave it out.'
-            raise RecipeError(f'guidance_scale = {given!r}: {model.name!r} is a few-step model, which was distilled to run without guidance.', cure)
-        self.guides = any(v != 1 for v in values)
-
-    def check(self, classes: Sequence[str]) -> None:
-        """Refuse (RecipeError) scales per class that leave out a class or name an unknown one."""
-        if isinstance(self.given, dict):
-            for name in self.given:
-                if name not in classes:
-                    raise RecipeError(f'guidance_scale names the class {name!r}, which the recipe has not.', nearest(str(name), classes))
-            if missing := [name for name in classes if name not in self.given]:
-                raise RecipeError(f'guidance_scale says nothing for the class {missing[0]!r} ({len(missing)} in all).', 'Give every class a number.')
-
-    def of(self, class_name: str, seed: int) -> float:
-        """The scale of a request; a drawn one has four decimals."""
-        if isinstance(self.given, dict):
-            return float(self.given[class_name])
-        if not isinstance(self.given, list):
-            return float(self.given)
-        share = int.from_bytes(hashlib.sha256(f'{seed}/guidance_scale'.encode()).digest()[:8], 'big') / 2**64
-        low, high = self.given
-        return round(low + share * (high - low), 4)
-
-
 class PromptConditions(Conditions):
     """Prompts for a text-to-image pipeline, and classifier-free guidance with a scale per request.
 
@@ -95,6 +45,7 @@ class PromptConditions(Conditions):
         guidance_scale: see `GuidanceScale`.
         guidance_interval: (lowest, highest) sigma at which guidance acts; outside, the network runs once per image, not twice.
         images_per_prompt: so many positions of a class in a row share a prompt.
+        class_names: 'never' makes sure that no name of a class reaches a text encoder, see `NoClassNames`; 'allowed' does not look.
         safety: what becomes of images that the pipeline's own safety checker flags: 'off' runs none, 'flag' writes the column `nsfw`
             (0 or 1), 'drop' rejects them too. No image is blackened.
 
@@ -112,6 +63,7 @@ class PromptConditions(Conditions):
         guidance_interval: Sequence[float] | None = None,
         images_per_prompt: int = 1,
         safety: str = 'off',
+        class_names: str = 'allowed',
     ) -> None:
         from synthaug_plugins.diffusion.guidance import check_strength
 
@@ -133,7 +85,10 @@ class PromptConditions(Conditions):
             raise RecipeError(f'safety = {safety!r} is unknown.', nearest(str(safety), SAFETY))
         if safety != 'off' and not model.has_safety_checker:
             raise ModelError(f'safety = {safety!r}: the pipeline {model.name!r} brings no safety checker.', "Set safety='off', or use an inspector.")
-        self.images_per_prompt, self.safety = images_per_prompt, safety
+        if class_names not in CLASS_NAMES:
+            raise RecipeError(f'class_names = {class_names!r} is unknown.', nearest(str(class_names), CLASS_NAMES))
+        self.images_per_prompt, self.safety, self.class_names = images_per_prompt, safety, class_names
+        self._no_names: NoClassNames | None = None
         self._fit = lru_cache(maxsize=65536)(model.fit_prompt)
         self._prepared: tuple[str, ...] | None = None
         self._say: Callable[[str], None] = lambda sentence: None
@@ -174,6 +129,8 @@ class PromptConditions(Conditions):
         self.scale.check(classes)
         self.model.check_weights(safety=self.safety != 'off')
         self.model.check_words(classes)
+        if self.class_names == 'never':
+            NoClassNames.check_words(self.model)
         if self.negative_prompt:
             _, cut = self.model.fit_prompt(self.negative_prompt)
             if cut:
@@ -188,6 +145,9 @@ class PromptConditions(Conditions):
         if self._prepared == tuple(classes):
             return
         self.prompts.prepare(classes, say)
+        if self.class_names == 'never':
+            self._no_names = NoClassNames(self.model, classes, self.prompts.called())
+            self._no_names.check('negative_prompt', self.negative_prompt)
         self._say, self._prepared = say, tuple(classes)
         for note in self.prompts.notes():
             say(note)
@@ -204,6 +164,8 @@ class PromptConditions(Conditions):
     def _fitted(self, label: str, whole: str) -> tuple[str, list[str]]:
         """What the model sees of a class's prompt, and the words that were cut; refused (RecipeError) without the class name that it had."""
         prompt, cut = self._fit(whole)
+        if self._no_names is not None:
+            self._no_names.check('prompt', prompt)
         if cut and self.prompts.loses_name(label, whole, prompt):
             raise RecipeError(
                 f'The prompt {whole!r} of the class {label!r} is over the token limit of {self.model.name!r}, which sees no more than {prompt!r}, '
@@ -230,6 +192,7 @@ class PromptConditions(Conditions):
             'negative_prompt': self.negative_prompt,
             'guidance_scale': self.scale.given,
             'guidance_interval': [low, None if math.isinf(high) else high],
+            'class_names': self.class_names,
             'safety': self.safety,
             # The commit in the model's identity stands for the files of the hub.
             'safety_sha256': self.model.files.sha256(files) if (files := self._safety_files()) and self.model.files.commit is None else None,

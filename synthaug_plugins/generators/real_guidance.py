@@ -48,7 +48,7 @@ class RealGuidance(SDEdit):
             which a strength below full runs fewer, and churn per step is that of the full grid.
         guidance: see `EDM`; not for a pipeline.
         prompts, words, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
-            channels_last, safety: see `TextToImage`; for a pipeline only. He et al. use the plain class prompt, which is the default.
+            channels_last, class_names, safety: see `TextToImage`; for a pipeline only. He et al. use the plain class prompt, which is the default.
 
     Raises:
         RecipeError: not exactly one way to say the strength, a value out of range, or an option for the other kind of model.

@@ -90,18 +90,21 @@ class Strengths:
         n = self.num_steps
         return self._strength({'first_step': n - max(1, math.floor(t0 * n + 0.5))}, t0=t0)
 
-    def by_strength(self, strength: float) -> Strength:
+    def by_strength(self, strength: float, called: str = 'strength') -> Strength:
         """Run the last int(num_steps * strength) steps, as the img2img pipelines of diffusers do.
+
+        Args:
+            called: what the recipe calls it, for messages and `Strength.params`.
 
         Raises:
             RecipeError: outside (0, 1], or no step would run.
         """
         n = self.num_steps
         if not 0 < strength <= 1:
-            raise RecipeError(f'strength = {strength:g} is outside (0, 1].', '0.2 to 0.6 is usual.')
+            raise RecipeError(f'{called} = {strength:g} is outside (0, 1].', '0.2 to 0.6 is usual.')
         if not int(n * strength):
-            raise RecipeError(f'strength = {strength:g} of {n} steps runs none.', f'Use {1 / n:g} or more, or more steps.')
-        return self._strength({'first_step': n - int(n * strength)}, strength=strength)
+            raise RecipeError(f'{called} = {strength:g} of {n} steps runs none.', f'Use {1 / n:g} or more, or more steps.')
+        return self._strength({'first_step': n - int(n * strength)}, **{called: strength})
 
     def by_shots(self, shots: int, strength_map: str) -> Strength:
         """What He et al. took for that many real images per class.

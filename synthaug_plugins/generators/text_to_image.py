@@ -11,7 +11,6 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.pipeline_options import PipelineOptions
-from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.registry import GENERATORS, options_of
 from synthaug_plugins.store.plan import Part, Request
 
@@ -47,6 +46,9 @@ class TextToImage(DenoiserGenerator):
         compile: torch.compile the network: some minutes once, then faster. Different batch sizes compile anew.
         channels_last: memory layout of U-Net and VAE. Which is faster depends on card and library: on an H200 with torch 2.11 it cost 12 % without
             compiling (tools/benchmarks/results/bench_generation_sd15_h200.txt).
+        class_names: 'never' refuses to run where the name of a class would reach a text encoder: by a prompt, by the negative prompt, or in learned
+            words that began from the name. What the model knows of the names then cannot leak into the images (the data-centric defence of
+            DA-Fusion). Default: 'allowed'.
         safety: 'off'; 'flag' records the verdict of the pipeline's own safety checker in the column `nsfw`; 'drop' rejects what it
             flags, too. No image is blackened.
 
@@ -69,7 +71,7 @@ class TextToImage(DenoiserGenerator):
         if num_steps is not None and options.setdefault('num_steps', num_steps) != num_steps:
             raise RecipeError(f'num_steps = {num_steps!r} contradicts sampler.num_steps = {options["num_steps"]!r}.', 'Leave one of them out.')
         self.pipeline = PipelineOptions(**pipeline)
-        told = self.pipeline.conditions(TextModel(model, **self.pipeline.of_model()), images_per_prompt)
+        told = self.pipeline.conditions(self.pipeline.text_model(model), images_per_prompt)
         super().__init__(told, options, precision)
 
     def identity(self) -> Mapping[str, Any]:

@@ -38,6 +38,10 @@ class Model(Protocol):
         """Plain JSON: name, SHA-256 of what decides pixels, licence."""
         ...
 
+    def run_as(self) -> dict[str, Any]:
+        """Plain JSON: what else says how the network runs once it is loaded."""
+        ...
+
     def load(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
         """The denoiser with its weights; reads them."""
         ...

@@ -106,6 +106,10 @@ class DenoiserModel:
             'licence': licence,
         }
 
+    def run_as(self) -> dict[str, Any]:
+        """See `Model.run_as`: nothing else."""
+        return {}
+
     def load(self, device: torch.device, dtype: torch.dtype) -> Precond:
         """The denoiser with its weights, for sampling only.
 

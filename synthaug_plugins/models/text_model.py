@@ -69,6 +69,10 @@ class TextModel(TextPipeline):
         self._text_encoders: dict[str, Any] = {}
         self._safety: SafetyChecker | None = None
 
+    def run_as(self) -> dict[str, Any]:
+        """See `Model.run_as`."""
+        return {'guidance': self.guidance, 'channels_last': self._channels_last, 'compile': self._compile}
+
     def load(self, device: torch.device, dtype: torch.dtype) -> DiffusersDenoiser:
         """Read all weights; the denoiser, for sampling only. Afterwards `conditions`, `encode`, `decode` and `flagged` work.
 

@@ -65,6 +65,10 @@ class PromptSource(ABC):
             raise RecipeError(f'The class {label!r} was not prepared.', 'Call prepare() with all classes of the recipe first.')
         return self._names[label]
 
+    def called(self) -> dict[str, str]:
+        """Label -> text of its name, hints left out, for the prepared classes; empty for a source that does not care what they are called."""
+        return {label: entry.text for label, entry in self._names.items()}
+
     def spoken(self, label: str) -> str:
         """The class's name as prompts say it, with its hint if hints are wanted."""
         entry = self.class_name(label)

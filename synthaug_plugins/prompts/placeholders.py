@@ -45,3 +45,12 @@ def placeholders(prompt: str) -> list[str]:
     ['<cat>', '<dog>_2']
     """
     return _PLACEHOLDER.findall(prompt)
+
+
+def between_placeholders(prompt: str) -> list[str]:
+    """The parts of a prompt beside what looks like a placeholder.
+
+    >>> between_placeholders('a photo of a <cat>_1 on a mat')
+    ['a photo of a ', ' on a mat']
+    """
+    return _PLACEHOLDER.split(prompt)

@@ -91,6 +91,11 @@ def request_seed(recipe_seed: int, part: Part, number: int) -> int:
     return int.from_bytes(digest[:8], 'big') >> 11
 
 
+def request_share(seed: int, purpose: str) -> float:
+    """A number in [0, 1) that a request's seed draws for one purpose, uniformly: equal on every machine, independent of other purposes and of its noise."""
+    return int.from_bytes(hashlib.sha256(f'{seed}/{purpose}'.encode()).digest()[:8], 'big') / 2**64
+
+
 def request_id(part: Part, number: int) -> str:
     """The id of a part's request, number 0, 1, ...: `<block>_<number in the block>`.
 

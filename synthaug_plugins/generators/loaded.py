@@ -1,0 +1,49 @@
+"""Models with their weights, each read once for all generators that share them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from synthaug_plugins.models.base import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from synthaug_plugins.diffusion import CallCounter
+
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+
+
+class LoadedModels:
+    """What was loaded so far, by what decides what a model makes: its identity, with learned words and all else, and how it is run.
+
+    Models that differ in anything share nothing: each has its weights for itself.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Model, CallCounter]] = {}
+
+    def get(self, model: Model, device: torch.device, precision: str) -> tuple[Model, CallCounter]:
+        """The equal model that was loaded first, or this one, loaded now; and its denoiser.
+
+        Args:
+            precision: one of `PRECISIONS`.
+
+        Raises:
+            ModelError: the weights cannot be read.
+        """
+        import torch
+
+        from synthaug_plugins.diffusion import CallCounter
+
+        key = json.dumps([model.identity(), model.run_as(), str(device), precision], sort_keys=True)
+        if key not in self._found:
+            dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+            self._found[key] = model, CallCounter(model.load(device, dtype))
+        return self._found[key]
+
+    @property
+    def images(self) -> int:
+        """Images that went through their networks so far."""
+        return sum(counter.images for _, counter in self._found.values())
