@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,17 @@ import pytest
 from PIL import Image
 
 from conftest import Say, digits
+from synthaug_plugins.errors import DataError, RecipeError, SynthAugError
+from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.ablation.run import ablate
+from synthaug_plugins.evaluation.ablation.table import write_tables
+from synthaug_plugins.evaluation.protocol import read_comparison
+from synthaug_plugins.evaluation.statistics import spread
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.run import load_recipe
 
 NAMES = {'three': 3, 'two': 2}
 RECIPE = """
@@ -35,9 +46,10 @@ made = dict(
 arms = dict(
     real=dict(synthaug=dict(mix=None)),
     variants=dict(synthaug=dict(mix=dict(store='{variants}'))),
+    named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),
 )
+reference = 'variants'
 """
-NAMED = "named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),\n)\nreference = 'variants'\n"
 
 
 def write_data(root: Path, **positions: range) -> Path:
@@ -85,15 +97,29 @@ def files(folder: Path) -> dict[Path, int]:
 # --- one command
 
 
-def test_one_command_draws_makes_trains_and_tabulates(synthaug: Say, recipe: Path, data: Path, tmp_path: Path) -> None:
-    recipe.write_text(recipe.read_text().rstrip().removesuffix(')') + '    ' + NAMED)
+def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say, recipe: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / 'out'
-    said = synthaug('compare', recipe, '--data', data, '--out', out)
+    command = ['compare', recipe, '--data', data, '--out', out]
+    process = subprocess.Popen([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (out / 'made.json').exists() or not json.loads((out / 'made.json').read_text())['finished']:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = json.loads((out / 'made.json').read_text())['finished']
+    assert 'named' not in finished
+    before = {p: t for key in finished for p, t in files(out / 'made' / key).items()}
+    assert before and not (out / 'table.csv').exists()
+
+    said = synthaug(*command)
     assert said.status == 0, said.err
+    assert files(out).items() >= before.items()
+    assert not list(out.rglob('.partial-*'))
 
     # the generator saw the shots of the draw and nothing else
-    drawn = draw_shots({name: sorted(p.relative_to(data / 'train').as_posix() for p in (data / 'train' / name).iterdir()) for name in NAMES}, 1, 0, 0).train
-    shots = {i for ids in drawn.values() for i in ids}
+    ids = {name: sorted(p.relative_to(data / 'train').as_posix() for p in (data / 'train' / name).iterdir()) for name in NAMES}
+    shots = {i for chosen in draw_shots(ids, 1, 0, 0).train.values() for i in chosen}
     train = out / 'draws' / '1-shot-0' / 'train'
     assert {p.relative_to(train).as_posix() for p in train.rglob('*.png')} == shots
     variants = Store.open(out / 'made' / 'variants' / '1-shot-0')
@@ -119,5 +145,116 @@ def test_one_command_draws_makes_trains_and_tabulates(synthaug: Say, recipe: Pat
 
     # once more: nothing is done, all that lies there stays as it is
     made = files(out / 'made') | files(out / '1-shot' / 'runs')
-    assert synthaug('compare', recipe, '--data', data, '--out', out).status == 0
+    assert synthaug(*command).status == 0
     assert files(out / 'made') | files(out / '1-shot' / 'runs') == made
+
+    # another recipe for what is there is refused, and so are other images
+    with pytest.raises(RecipeError, match=r"holds 'variants' made by another recipe; .*generator\.strength: 0\.5 -> 0\.25"):
+        run(change(recipe, "strength': 0.5", "strength': 0.25"), data)
+    change(recipe, "strength': 0.25", "strength': 0.5")
+    image = train / min(shots)
+    (data / 'train' / min(shots)).write_bytes((data / 'train' / max(shots)).read_bytes())
+    with pytest.raises(DataError, match=f'holds other images than are drawn now.*{min(shots)}'):
+        run(recipe, data)
+    assert image.exists()
+    assert files(out / 'made') | files(out / '1-shot' / 'runs') == made
+
+
+# --- refusals, before anything is made
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'says'),
+    [
+        ('shots = [1]', 'shots = [30]', "'three' has .* images, too few for 30 shots"),
+        ('shots = [1]', 'shots = [1, 1]', 'repeats a shot'),
+        ('shots = [1]', '', 'The compare recipe has data, but no shots'),
+        ("reference = 'variants'", "reference = 'variant'", "Did you mean 'variants'"),
+        ("kind='store', recipe='he2023_few", "kind='stor', recipe='he2023_few", "Did you mean 'store'"),
+        ('he2023_basic_digits', 'he2023_basics_digits', "Did you mean 'he2023_basic_digits'"),
+        ('once=True', 'one=True', "Did you mean 'once'"),
+        ("store='{variants}'", "store='{variant}'", "Did you mean 'variants'"),
+        ("'generator.strength': 0.5", "'generator.strenght': 0.5", "no option 'strenght'"),
+        ("'generator.strength': 0.5", "'generator.strength': 1.5", 'strength'),
+        ("'generator.strength': 0.5", "'seed': 3", 'follows from the draw'),
+        ("'generator.num_steps': 2", "'generator.words': '{variants}'", "is made once, but names .'variants'."),
+        ("'generator.sampler.num_steps': 4", "'generator.words': '{named}'", 'not made before it'),
+        ("'classes': None", "'classes': ['three', 'tow']", 'tow'),
+        ("store='{named}'", "stor='{named}'", "no option 'stor'"),
+        ("store='{named}', partner='class'", "store='{named}', partner='clas'", "partner = 'clas'"),
+        (
+            "mix=dict(store='{named}', partner='class'))",
+            "mix=dict(store='{named}')), cfg_options={'train_cfg.max_iters': 8}",
+            r'equal optimiser steps: 4 .*; 8',
+        ),
+        ("train = 'dafusion_digits'", "train = 'dafusion_digit'", "Did you mean 'dafusion_digits'"),
+        ("title = 'digits'", 'values = dict(shots=3)', "'shots', which has a meaning of its own"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(recipe: Path, data: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(SynthAugError, match=says):
+        run(change(recipe, old, new), data)
+    assert not (recipe.parent / 'out' / 'made').exists()
+
+
+def test_data_that_do_not_fit_are_refused(recipe: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / 'few', train=range(60), test=range(1400, 1440))
+    fewest = min((len(list((data / 'train' / name).iterdir())), name) for name in NAMES)
+    with pytest.raises(DataError, match=f'No image of {fewest[1]!r} is left to validate on'):
+        run(change(recipe, 'shots = [1]', f'shots = [{fewest[0]}]'), data)
+    (data / 'test' / 'two').rename(data / 'test' / 'four')
+    with pytest.raises(DataError, match=r"not those of train: \['four', 'two'\]"):
+        run(recipe, data)
+    with pytest.raises(RecipeError, match='names no data'):
+        ablate(recipe, tmp_path / 'out', get_plugin_manager())
+    with pytest.raises(RecipeError, match='lies in'):
+        ablate(recipe, tmp_path / 'ok' / 'train' / 'out', get_plugin_manager(), str(write_data(tmp_path / 'ok', train=range(50), test=range(1400, 1440))))
+
+
+# --- the parts
+
+
+def test_only_what_an_arm_needs_is_made(recipe: Path) -> None:
+    named = [entry.name for entry in read_comparison(recipe, data='x').made]
+    assert named == ['variants', 'named']
+    change(recipe, "    named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),\n", '')
+    assert [entry.name for entry in read_comparison(recipe, data='x').made] == ['variants']
+
+
+def test_a_trainer_recipe_is_set_to_the_draw_whatever_it_read_before(tmp_path: Path) -> None:
+    cfg = load_recipe(find_recipe('dafusion_resnet50', 'train'))
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    Drawn(2, 5, ('a', 'b', 'c'), tmp_path / 'x', tmp_path / 'y', tmp_path / 'z').set_folders(cfg)
+    for part, folder in (('train', 'x'), ('val', 'y'), ('test', 'z')):
+        dataset = cfg[f'{part}_dataloader'].dataset
+        assert (dataset.type, dataset.data_root) == ('mmpretrain.CustomDataset', str(tmp_path / folder))
+        assert '.webp' in dataset.extensions and not {'shots', 'seed', 'part'} & set(dataset)
+    assert cfg.train_dataloader.dataset.pipeline == pipeline
+    assert cfg.model.head.num_classes == 3
+    cfg.train_dataloader.dataset.type = 'mmpretrain.CIFAR10'
+    with pytest.raises(RecipeError, match='train_dataloader reads a CIFAR10'):
+        Drawn(2, 5, ('a', 'b'), tmp_path, tmp_path, tmp_path).set_folders(cfg)
+
+
+def result_of(**recalls: list[list[float]]) -> dict[str, Any]:
+    """What a comparison gives: per arm, for each class the recall of every seed."""
+    arms = [{'name': name, 'recall': [spread(c) for c in classes], 'test': spread(list(np.mean(classes, 0)))} for name, classes in recalls.items()]
+    return {'arms': arms, 'classes': ['cat', 'dog'], 'seeds': [0, 1]}
+
+
+def test_the_table_holds_means_over_shots_and_paired_differences(tmp_path: Path) -> None:
+    one = result_of(real=[[50, 60], [70, 60]], base=[[60, 60], [70, 80]], other=[[50, 50], [90, 90]])
+    four = result_of(real=[[70, 80], [80, 80]], base=[[80, 80], [80, 100]], other=[[70, 70], [90, 90]])
+    main = write_tables(tmp_path, [one, four], [1, 4], 'base')
+    assert main[0] == ['arm', '1 shot', '4 shots', 'mean over shots', 'against real', 'against base']
+    # real: seed means 60, 60 at one shot; 75, 80 at four. base: 65, 70 and 80, 90.
+    assert main[1] == ['real', '60.0 ± 0.0', '77.5 ± 3.5', '68.8 ± 1.8', '', '−7.5 ± 2.5']
+    assert main[2] == ['base', '67.5 ± 3.5', '85.0 ± 7.1', '76.2 ± 5.3', '+7.5 ± 2.5', '']
+    rows = {(row['arm'], row['shots']): row for row in csv.DictReader((tmp_path / 'table.csv').open())}
+    assert set(rows) == {(arm, k) for arm in ('real', 'base', 'other') for k in ('1', '4', 'all')}
+    # other at 1 shot against real: cat 50 - 55 = -5, dog 90 - 65 = +25; in points of the mean of two classes, halves of that
+    row = rows['other', '1']
+    assert (float(row['difference_vs_real']), float(row['gain_vs_real']), float(row['harm_vs_real'])) == (10, 12.5, -2.5)
+    assert (row['helped_vs_real'], row['harmed_vs_real'], row['most_harmed_vs_real'], row['by_vs_real']) == ('1', '1', 'cat', '-5.0')
+    assert rows['real', '1']['difference_vs_real'] == ''
+    assert '| other |' in (tmp_path / 'table.md').read_text().replace('  ', '')

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,8 +92,7 @@ class Making:
     def with_names(self, drawn: Drawn, stand_ins: Mapping[str, str] | None = None) -> Drawn:
         """A draw that knows where its things lie; `stand_ins` takes the place of some."""
         places = {entry.name: self._place(entry, drawn) / _KINDS[entry.kind].gives for entry in self.made}
-        names = plain_names(drawn, {**places, **(stand_ins or {})})
-        return Drawn(drawn.shots, drawn.seed, drawn.classes, drawn.train, drawn.val, drawn.test, names)
+        return replace(drawn, names=plain_names(drawn, {**places, **(stand_ins or {})}))
 
     @contextmanager
     def stand_ins(self) -> Iterator[dict[str, str]]:
@@ -138,6 +137,9 @@ class Making:
         recipe = _KINDS[entry.kind].load(entry.recipe, options)
         if entry.once and recipe['classes'] is None:
             recipe['classes'] = list(self.classes)
+        if recipe['classes'] is not None and tuple(recipe['classes']) != self.classes:
+            what = f'made.{entry.name} has the classes {recipe["classes"]}, the data {list(self.classes)}.'
+            raise RecipeError(what, "Leave them to the data: cfg_options={'classes': None}.")
         return recipe
 
     def _check_generation(self, entry: Made, recipe: Mapping[str, Any]) -> None:
