@@ -143,17 +143,34 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def save_model(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
     """Write a model folder: config, weights and card, each by a temporary file and a rename."""
+    save_tensors(folder / WEIGHTS, tensors)
+    for name, content in ((CONFIG, config), (CARD, card)):
+        save_json(folder / name, content)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file by a temporary file and a rename; equal tensors give equal bytes. The folder is made if need be."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f'.{WEIGHTS}.partial'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.partial')
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
     partial.chmod(0o666 & ~_umask())  # safetensors makes the file readable by its owner only
-    partial.replace(folder / WEIGHTS)
-    for name, content in ((CONFIG, config), (CARD, card)):
-        partial = folder / f'.{name}.partial'
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-        partial.replace(folder / name)
+    _publish(partial, path)
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file by a temporary file and a rename."""
+    partial = path.with_name(f'.{path.name}.partial')
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    _publish(partial, path)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Flush to disk, then rename: after a power cut the final name never holds half a file."""
+    with open(partial, 'rb') as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _umask() -> int:

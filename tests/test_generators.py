@@ -16,7 +16,7 @@ from PIL import Image
 from synthaug_plugins.diffusion import build_denoiser, edm_sigmas
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
-from synthaug_plugins.generators.fit import FITS, place
+from synthaug_plugins.models.fit import FITS, place
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request

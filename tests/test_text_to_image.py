@@ -24,8 +24,8 @@ from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
-from synthaug_plugins.generators.fit import place
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
+from synthaug_plugins.models.fit import place
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
 from synthaug_plugins.store.plan import Block, Part, Request

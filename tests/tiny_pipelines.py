@@ -299,3 +299,16 @@ def tiny_vae(folder: Path) -> Path:
     shape = {'encoder_block_out_channels': (8, 8), 'decoder_block_out_channels': (8, 8), 'num_encoder_blocks': (1, 1), 'num_decoder_blocks': (1, 1)}
     stirred(diffusers.AutoencoderTiny(latent_channels=LATENTS, **shape)).save_pretrained(folder)
     return folder
+
+
+def learned_words(file: Path, pipeline: Path | str, classes: list[str], seed: int = 0, **card: Any) -> str:
+    """A file of random words for a pipeline, that began from a word without a class unless `card` says otherwise."""
+    from synthaug_plugins.models.text_model import TextModel
+    from synthaug_plugins.models.words import save_words, word_of
+
+    model, g = TextModel(str(pipeline)), torch.Generator().manual_seed(seed)
+    widths = model.text_widths()
+    rows = {e: {word_of(c): torch.randn(2, width, generator=g) for c in classes} for e, width in widths.items()}
+    about = {'classes': classes, 'vectors': 2, 'encoders': list(widths), 'model': model.origin(), 'initialised_from': {'word': 'the'}}
+    save_words(file, rows, about | card)
+    return str(file)

@@ -104,17 +104,40 @@ class DiffusersDenoiser:
         x = x.to(dtype)
         s = torch.as_tensor(sigma)
         s = s.to('cpu' if s.ndim == 0 and s.device.type == 'cpu' else x.device, torch.float32 if s.device.type == 'mps' else torch.float64)
-        c_in = self._timesteps.c_in(s)
-        c_skip, c_out = {
-            'epsilon': (torch.ones_like(s), -s),
-            'v_prediction': (c_in**2, -s * c_in),
-            'sample': (torch.zeros_like(s), torch.ones_like(s)),
-            'flow': (c_in, -s * c_in),
-        }[self.prediction_type]
+        c_skip, c_out, c_in = self.coefficients(s)
         # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
         c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
         F_x = self._network.call(self.model, (c_in * x).to(self.model.dtype), self._model_time(s, x), conditions)
         return c_skip * x + c_out * F_x[:, : self._channels].to(dtype)
+
+    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) at noise levels, each of sigma's shape and dtype: D = c_skip x + c_out F(c_in x), see the table above."""
+        c_in = self._timesteps.c_in(sigma)
+        c_skip, c_out = {
+            'epsilon': (torch.ones_like(sigma), -sigma),
+            'v_prediction': (c_in**2, -sigma * c_in),
+            'sample': (torch.zeros_like(sigma), torch.ones_like(sigma)),
+            'flow': (c_in, -sigma * c_in),
+        }[self.prediction_type]
+        return c_skip, c_out, c_in
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """1 / c_out^2: with it, |D - image|^2 is the squared error of F, which such models are trained on, whatever F predicts.
+
+        For D - image = c_out (F - F*) with F* = (image - c_skip x) / c_out, what F is asked for.
+
+        Args:
+            sigma: noise levels, of any shape.
+
+        Returns: of the shape and dtype of sigma.
+        """
+        return 1 / self.coefficients(sigma)[1] ** 2
+
+    @property
+    def training_timesteps(self) -> tuple[int, int]:
+        """The first and the last whole timestep that such a model is trained at: 0 to T - 1 of a table, 1 to T of a flow, whose 0 is no noise."""
+        first = 1 if self._timesteps.kind == 'flow' else 0
+        return first, first + self._timesteps.count - 1
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The noise level of the nearest whole timestep if `timesteps='rounded'`, else sigma as it is."""
@@ -185,17 +208,31 @@ class DiffusersDenoiser:
         Raises:
             ModelError: no VAE was given, or noise for a VAE without a posterior.
         """
-        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
-        if hasattr(encoded, 'latent_dist'):
-            z = encoded.latent_dist.mean
-            if noise is not None:
-                z = z + encoded.latent_dist.std * noise.to(z)
-        elif noise is None:
-            z = encoded.latents if hasattr(encoded, 'latents') else encoded.latent
-        else:
-            raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
+        z, spread = self._encoded(images)
+        if noise is not None:
+            if spread is None:
+                raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
+            z = z + spread * noise.to(z)
         mean, std = self._latent_statistics(images)
         return (z.to(images.dtype) - mean) * (self._scaling_factor() / std)
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of images, scaled as `encode` scales them: mean + deviation * noise is a draw.
+
+        The deviation is 0 for a VAE without a posterior. Arguments, shapes and refusals as for `encode`.
+        """
+        z, spread = self._encoded(images)
+        mean, std = self._latent_statistics(images)
+        scale = self._scaling_factor() / std
+        deviation = torch.zeros_like(z) if spread is None else spread
+        return (z.to(images.dtype) - mean) * scale, deviation.to(images.dtype) * scale
+
+    def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The VAE's own latents, not scaled: their mean, and their deviation where it has a posterior."""
+        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
+        if hasattr(encoded, 'latent_dist'):
+            return encoded.latent_dist.mean, encoded.latent_dist.std
+        return (encoded.latents if hasattr(encoded, 'latents') else encoded.latent), None
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents, the inverse of `encode`: about [-1, 1], not clamped, in the dtype of latents.

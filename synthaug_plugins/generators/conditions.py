@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
@@ -54,6 +54,13 @@ class Conditions(ABC):
     def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
         """Prompt and params of a part's request. `seed` is the request's own."""
         return None, {}
+
+    def bucket(self, request: Request) -> Hashable:
+        """Requests with equal buckets can be told to the model in one batch."""
+        return None
+
+    def begin(self, requests: Sequence[Request]) -> None:  # noqa: B027
+        """Get the loaded model ready for a batch of one bucket."""
 
     @abstractmethod
     def cond(self, requests: Sequence[Request], device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +73,9 @@ class DenoiserGenerator(Generator):
         prompt, params = self.told.tell(part, number, recipe_seed, seed)
         return Request(request_id(part, number), part.label, part.class_name, seed, None, prompt, params)
 
+    def bucket(self, request: Request) -> Hashable:
+        return self.told.bucket(request)
+
     def denoiser(self) -> Denoiser:
         """The model on the device, unguided; weights are read at the first call.
 
@@ -116,6 +119,7 @@ class DenoiserGenerator(Generator):
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
         with full_float32(), torch.no_grad():
             guided, cond, latents = self.guided(requests), self.told.cond(requests, self.device), noise.latents()
+            self.told.begin(requests)
             if start is None and (scale := self.told.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
                 latents = scale * latents.to(dtype)
             x = sample(guided, latents, noise=noise.step, cond=cond, start=start, dtype=dtype, callback=bad_from, **options)

@@ -26,6 +26,7 @@ class PipelineOptions:
     class_names: str = 'allowed'
     safety: str = 'off'
     words: str | None = None
+    erasures: str | None = None
     image_size: int | Sequence[int] | None = None
     revision: str | None = None
     variant: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ class PromptConditions(Conditions):
         """See `Conditions.check`."""
         self.scale.check(classes)
         self.model.check_weights(safety=self.safety != 'off')
-        self.model.check_words(classes)
+        self.model.check_learned(classes)
         if self.class_names == 'never':
             NoClassNames.check_words(self.model)
         if self.negative_prompt:
@@ -205,6 +205,20 @@ class PromptConditions(Conditions):
         if cut:
             self._say_cut('Prompts are', whole, cut)
         return prompt, {'guidance_scale': self.scale.of(part.class_name, seed)}
+
+    def bucket(self, request: Request) -> Hashable:
+        """See `Conditions.bucket`: with erasures each class has a network of its own."""
+        return None if self.model.erasures is None else request.class_name
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """See `Conditions.begin`: the network with the batch's class erased.
+
+        Raises:
+            DataError: the class has no erasure.
+        """
+        if self.model.erasures is not None:
+            (class_name,) = {request.class_name for request in requests}  # they share a bucket
+            self.model.erase(class_name)
 
     def _scales(self, requests: Sequence[Request]) -> list[float]:
         return [float(r.params['guidance_scale']) for r in requests]

@@ -15,10 +15,10 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.base import Images, Made, NonFiniteImages, with_images
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.fit import check_fit, place
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.generators.strength import Strength
 from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.fit import check_fit, place
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.store.plan import Part, Request
 
@@ -96,7 +96,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         return prompt, {**self.strength_of(part, number, seed).params, **said}
 
     def bucket(self, request: Request) -> Hashable:
-        return self._strength(request)[0]
+        return self._strength(request)[0], super().bucket(request)
 
     def _strength(self, request: Request) -> tuple[int, Strength]:
         return next((k, s) for k, s in enumerate(self.strengths) if s.params.items() <= request.params.items())

@@ -28,6 +28,9 @@ class TextToImage(DenoiserGenerator):
             default), dict(type='synthaug_plugins.Enhanced'), ClassNameFree, FromFile with a file of your own, or LearnedWords (the default
             with `words`).
         words: words.safetensors of `synthaug learn words`; Stable Diffusion 1 and 2 and SDXL. It must hold every class.
+        erasures: folder of `synthaug learn erasure`; Stable Diffusion 1 and 2 and SDXL. An image is made by the model from which its class was
+            erased, so that what it shows of the class comes from real images and learned words: the model-centric leakage defence of DA-Fusion
+            (ICLR 2024). Classes do not share batches then.
         negative_prompt: what guidance leads away from: negative_prompt='blurry, text'.
         guidance_scale: 7.5 for all; dict(cat=3.0, dog=5.0) per class; [2.0, 7.0] draws one for each request by its seed. It is
             recorded with the image. 1 is no guidance and half the cost. Default: the pipeline's own.

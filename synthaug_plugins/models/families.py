@@ -29,6 +29,8 @@ class Family:
         encode: `(pipeline, prompt, negative, max_length) -> conditions` of one prompt, tensors with one row each, as the network names them.
         default_max_shift: of dynamic shifting, where the scheduler's config does not say it; None where the family's pipelines do not shift by resolution.
         packs: pixels of latents that make one channel vector of the network's input, along one side (2: FLUX).
+        encode_tokens: `(encoders, tokens, options) -> conditions` of prompts that are tokens already, as `encode` makes them, with gradients; for the
+            families that take learned words.
         no_words: why learned words (textual inversion) do not work; empty where they do.
     """
 
@@ -43,6 +45,7 @@ class Family:
     reserved: int = 0
     default_max_shift: float | None = None
     packs: int = 1
+    encode_tokens: Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]], dict[str, Any]], Conditions] | None = None
     no_words: str = ''
 
     def latent_channels(self, config: Mapping[str, Any]) -> int:
@@ -84,9 +87,28 @@ def _encode_sdxl(pipeline: Any, prompt: str, negative: bool, options: dict[str, 
     embeds, _, pooled, _ = pipeline.encode_prompt([prompt], do_classifier_free_guidance=False, **_text(pipeline))
     if negative and not prompt and pipeline.config.force_zeros_for_empty_prompt:
         embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+    return _sdxl_conditions(embeds, pooled, options)
+
+
+def _sdxl_conditions(embeds: Tensor, pooled: Tensor, options: dict[str, Any]) -> Conditions:
     height, width = options['image_size']
-    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeds.dtype, device=embeds.device)
+    time_ids = embeds.new_tensor([[height, width, 0, 0, height, width]]).expand(len(embeds), -1)
     return {'encoder_hidden_states': embeds, 'added_cond_kwargs': {'text_embeds': pooled, 'time_ids': time_ids}}
+
+
+def _encode_sd_tokens(encoders: Mapping[str, Any], tokens: Mapping[str, Mapping[str, Tensor]], options: dict[str, Any]) -> Conditions:
+    """The last hidden states, as StableDiffusionPipeline.encode_prompt takes them."""
+    encoder, told = encoders['text_encoder'], tokens['text_encoder']
+    mask = told['attention_mask'] if getattr(encoder.config, 'use_attention_mask', False) else None
+    return {'encoder_hidden_states': encoder(told['input_ids'], attention_mask=mask)[0]}
+
+
+def _encode_sdxl_tokens(encoders: Mapping[str, Any], tokens: Mapping[str, Mapping[str, Tensor]], options: dict[str, Any]) -> Conditions:
+    """The last hidden states but one of both encoders, side by side, and the second one's summary, as StableDiffusionXLPipeline.encode_prompt takes them."""
+    import torch
+
+    said = [encoders[e](tokens[e]['input_ids'], output_hidden_states=True) for e in _TWO]
+    return _sdxl_conditions(torch.cat([s.hidden_states[-2] for s in said], dim=-1), said[-1].text_embeds, options)
 
 
 def _encode_sd3(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Conditions:
@@ -124,8 +146,8 @@ def _encode_sana(pipeline: Any, prompt: str, negative: bool, options: dict[str, 
 
 
 _ONE, _TWO, _THREE = ('text_encoder',), ('text_encoder', 'text_encoder_2'), ('text_encoder', 'text_encoder_2', 'text_encoder_3')
-_SD = Family('sd', 'unet', 'UNet2DConditionModel', _ONE, _ONE, _encode_sd)
-_SDXL = Family('sdxl', 'unet', 'UNet2DConditionModel', _TWO, _TWO, _encode_sdxl)
+_SD = Family('sd', 'unet', 'UNet2DConditionModel', _ONE, _ONE, _encode_sd, encode_tokens=_encode_sd_tokens)
+_SDXL = Family('sdxl', 'unet', 'UNet2DConditionModel', _TWO, _TWO, _encode_sdxl, encode_tokens=_encode_sdxl_tokens)
 _T5_WORDS = 'it reads prompts by a T5, for which no published method learns words, and words for its CLIP alone would say little'
 _SD3 = Family('sd3', 'transformer', 'SD3Transformer2DModel', _THREE, _TWO, _encode_sd3, optional=_THREE, default_max_shift=1.16, no_words=_T5_WORDS)
 # FLUX's CLIP makes the pooled vector only: the T5 sees the whole prompt.

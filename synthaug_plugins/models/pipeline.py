@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
 from synthaug_plugins.models.prompt_tokens import PromptTokens
@@ -40,6 +41,7 @@ class TextPipeline:
         tiny_vae: str | None = None,
         few_step: bool | None = None,
         words: str | Path | None = None,
+        erasures: str | Path | None = None,
     ) -> None:
         self.name = str(name)
         self.files = ModelFiles(self.name, revision, variant)
@@ -57,6 +59,7 @@ class TextPipeline:
         self._vae_config = self.files.config('vae')
         self._scheduler_config = self.files.config('scheduler', SCHEDULER_CONFIG)
         self.tiny_vae = None if tiny_vae is None else ModelFiles(tiny_vae, index=CONFIG)
+        self.erasures = None if erasures is None else Erasures(erasures)
         configs = self._network_config, self._vae_config
         self.size, self.image_size = find_sizes(self.files, self._family, *configs, self.tiny_vae, image_size)
         self._timesteps = self._read_noise()
@@ -195,10 +198,12 @@ class TextPipeline:
         """Text encoder -> values of a row of its table."""
         return {e: int(self.files.config(e).get('hidden_size', 512)) for e in self._encoders}  # a CLIP's, unless its config says more
 
-    def check_words(self, classes: Sequence[str]) -> None:
-        """Refuse learned words that are another model's or lack one of these classes, see `Words.check`."""
+    def check_learned(self, classes: Sequence[str]) -> None:
+        """Refuse words and erasures that are another model's or lack one of these classes, see `Words.check` and `Erasures.check`."""
         if self.words is not None:
             self.words.check(self, classes)
+        if self.erasures is not None:
+            self.erasures.check(self, classes)
 
     def refuse_words(self, what: str) -> None:
         """Refuse a family that takes no learned words, with the reason.
@@ -245,13 +250,16 @@ class TextPipeline:
         if self.tiny_vae and self.tiny_vae.commit is None:
             check_safetensors(self.tiny_vae, tiny)
 
-    def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
-        """The network's tensors against its config."""
+    def network_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the network's tensors by name, from its config."""
         import torch
 
         with torch.device('meta'):  # costs no memory
-            wanted = {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
-        for name, shape in wanted.items():
+            return {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
+
+    def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
+        """The network's tensors against its config."""
+        for name, shape in self.network_shapes().items():
             if found.get(name) != shape:
                 what = f'{name!r} is {found.get(name, "missing")}, the config asks for {shape}'
                 raise ModelError(f'The weights of the {self._family.network} of {self.name!r} do not fit its config: {what}.', self.files.cure)
@@ -270,6 +278,8 @@ class TextPipeline:
             found['weights'] = [path for paths in self._weights().values() for path in paths]
         if self.words is not None:
             found['words'] = self.words.identity()
+        if self.erasures is not None:
+            found['erasures'] = self.erasures.identity()
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
     def origin(self) -> dict[str, Any]:

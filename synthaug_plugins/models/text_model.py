@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
+from synthaug_plugins.models.erasure import Eraser
 from synthaug_plugins.models.families import call_default
 from synthaug_plugins.models.pipeline import TextPipeline
 from synthaug_plugins.models.words import make_room, set_rows
@@ -41,6 +42,7 @@ class TextModel(TextPipeline):
         words: a file of learned words (see `Words`), which prompts may then say: Stable Diffusion 1 and 2 and SDXL only.
         channels_last: memory layout of U-Net and VAE.
         compile: torch.compile the network.
+        erasures: folder of concept erasures that were learned on this model, see `Erasures`; `erase` applies them.
 
     Attributes:
         name: as given.
@@ -68,6 +70,7 @@ class TextModel(TextPipeline):
         self._encoder: PromptEncoder | None = None
         self._text_encoders: dict[str, Any] = {}
         self._safety: SafetyChecker | None = None
+        self._eraser: Eraser | None = None
 
     def run_as(self) -> dict[str, Any]:
         """See `Model.run_as`."""
@@ -79,13 +82,13 @@ class TextModel(TextPipeline):
         The VAE runs in dtype too, except that SDXL's stays in float32 where its config says that it overflows in float16 (force_upcast).
 
         Raises:
-            ModelError: weights are missing or cannot be read, or the words were learned for other weights.
+            ModelError: weights are missing or cannot be read, or words or erasures were learned for other weights.
         """
         import torch
 
         from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 
-        self.check_words(())
+        self.check_learned(())
         weights = self._weights()
         self.files.fetch([path for paths in weights.values() for path in paths])
         memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
@@ -97,8 +100,9 @@ class TextModel(TextPipeline):
         self._text_encoders = encoders
         if self.tokens.words:
             for e, encoder in encoders.items():
-                make_room(encoder, self.tokens.tokenizers[self._tokenizer_of[e]])
+                make_room(encoder, self.tokenizer(e))
         self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
+        self._eraser = None if self.erasures is None else Eraser(self.erasures, network)
         self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
         self._device, self._dtype = device, dtype
         if self.words is not None:
@@ -113,7 +117,7 @@ class TextModel(TextPipeline):
         """
         self._loaded()
         for e, words in rows.items():
-            set_rows(self._text_encoders[e], self.tokens.tokenizers[self._tokenizer_of[e]], words)
+            set_rows(self._text_encoders[e], self.tokenizer(e), words)
         assert self._encoder is not None
         self._encoder.forget()
 
@@ -173,6 +177,61 @@ class TextModel(TextPipeline):
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
             found |= told_scale(scale, len(prompts), self._network_config.get('time_cond_proj_dim'), self._device)
         return found
+
+    def tokenise(self, prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """Prompts as the pipeline tells them its text encoders, for `token_conditions`. After `load`.
+
+        Returns: encoder -> 'input_ids' and 'attention_mask', (len(prompts), token limit) int64 each, on the device.
+
+        Raises:
+            RecipeError: a prompt holds a placeholder that is no learned word, or is over the token limit.
+        """
+        self._loaded()
+        for prompt in prompts:
+            if cut := self.fit_prompt(prompt)[1]:
+                raise RecipeError(f'The prompt {prompt!r} is over the token limit of {self.name!r} by {" ".join(cut)!r}.', 'Write a shorter one.')
+        texts, found = [self.tokens.expand(p) for p in prompts], {}
+        for e in self._text_encoders:
+            tokenizer = self.tokenizer(e)
+            told = tokenizer(texts, padding='max_length', max_length=tokenizer.model_max_length, truncation=True, return_tensors='pt')
+            found[e] = {name: told[name].to(self._device) for name in ('input_ids', 'attention_mask')}
+        return found
+
+    def token_conditions(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+        """As `conditions`, of prompts that are tokens already, with gradients to what enters the tables of the text encoders. Nothing is kept.
+
+        Only for families that take learned words, see `refuse_words`. All prompts go through the encoders in one batch.
+        """
+        self._loaded()
+        assert self._family.encode_tokens is not None
+        found = self._family.encode_tokens(self._text_encoders, tokens, self._encode_options())
+        if self.guidance == 'distilled':
+            count = len(next(iter(tokens.values()))['input_ids'])
+            found |= told_scale(self.default_guidance_scale, count, self._network_config.get('time_cond_proj_dim'), self._device)
+        return found
+
+    def tokenizer(self, encoder: str) -> Any:
+        """The tokenizer of a text encoder."""
+        return self.tokens.tokenizers[self._tokenizer_of[encoder]]
+
+    def tables(self) -> dict[str, Any]:
+        """Text encoder -> its table of tokens, a torch.nn.Embedding, after `load`."""
+        self._loaded()
+        return {e: encoder.get_input_embeddings() for e, encoder in self._text_encoders.items()}
+
+    def erase(self, class_name: str | None) -> None:
+        """Make the network the one with this class erased, and no other; None: its own weights, to the bit. After `load`.
+
+        Only weights that differ are copied, in place, so that a compiled network stays compiled. Calling it again for the same class is free.
+
+        Raises:
+            ModelError: no erasures were given, or the weights are not loaded.
+            DataError: the class has no erasure.
+        """
+        self._loaded()
+        if self._eraser is None:
+            raise ModelError(f'model = {self.name!r}: there are no erasures to apply.', 'Give erasures=FOLDER.')
+        self._eraser(class_name)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], see `DiffusersDenoiser.encode`."""

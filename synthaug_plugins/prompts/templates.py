@@ -31,6 +31,14 @@ ENSEMBLES: dict[str, tuple[str, ...]] = {
     'eurosat': ('a centered satellite photo of {}.', 'a centered satellite photo of a {}.', 'a centered satellite photo of the {}.'),
     'aircraft': ('a photo of a {}, a type of aircraft.', 'a photo of the {}, a type of aircraft.'),
     'caltech': tuple(t.replace('{x}', x) + '.' for x in ('a', 'the') for t in ('a photo of {x} {}', *_RENDITIONS)),
+    'textual_inversion': (
+        *('a photo of a {}', 'a rendering of a {}', 'a cropped photo of the {}', 'the photo of a {}', 'a photo of a clean {}', 'a photo of a dirty {}'),
+        *('a dark photo of the {}', 'a photo of my {}', 'a photo of the cool {}', 'a close-up photo of a {}', 'a bright photo of the {}'),
+        *('a cropped photo of a {}', 'a photo of the {}', 'a good photo of the {}', 'a photo of one {}', 'a close-up photo of the {}'),
+        *('a rendition of the {}', 'a photo of the clean {}', 'a rendition of a {}', 'a photo of a nice {}', 'a good photo of a {}'),
+        *('a photo of the nice {}', 'a photo of the small {}', 'a photo of the weird {}', 'a photo of the large {}', 'a photo of a cool {}'),
+        'a photo of a small {}',
+    ),
     'diverse': (
         *('a photo of a {}', 'a close-up photo of a {}', 'a photo of a {} seen from afar', 'a photo of a {} from above', 'a photo of a {} from the side'),
         *('a photo of a {} in bright sunlight', 'a photo of a {} at dusk', 'a photo of a {} on a cloudy day', 'a photo of a {} in the rain'),
@@ -39,8 +47,9 @@ ENSEMBLES: dict[str, tuple[str, ...]] = {
         *('an old photo of a {}', 'an amateur photo of a {}', 'a professional photo of a {}', 'a wide-angle photo of a {}'),
     ),
 }
-"""Template ensembles by name. All but `diverse` are CLIP's published ones (its prompt list; for ImageNet the seven of its notebook), which
-He et al. use in their Table A.15 (18 for CIFAR, 8 for Cars, 7 for ImageNet). `diverse` is ours: view, light, distance and setting vary, which
+"""Template ensembles by name. Most are CLIP's published ones (its prompt list; for ImageNet the seven of its notebook), which
+He et al. use in their Table A.15 (18 for CIFAR, 8 for Cars, 7 for ImageNet). `textual_inversion` are the 27 with which the words of objects are
+learned (Gal et al. 2022; DA-Fusion). `diverse` is ours: view, light, distance and setting vary, which
 at low guidance helps training more than one fixed wording (Fan et al., CVPR 2024, on diverse captions)."""
 
 
