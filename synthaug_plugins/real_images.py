@@ -95,13 +95,13 @@ class RealImages:
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
-    def content_hash(self) -> str:
-        """SHA-256 over ids and file contents: the part of a plan's fingerprint that real images decide."""
+    def content_hash(self, ids: Sequence[str] | None = None) -> str:
+        """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""
 
         def one(image_id: str) -> str:
             return hashlib.sha256((self.root / image_id).read_bytes()).hexdigest()
 
-        ids = [i for name in self.classes for i in self._ids[name]]
+        ids = [i for name in self.classes for i in self._ids[name]] if ids is None else ids
         digest = hashlib.sha256()
         for image_id, content in zip(ids, in_threads(one, ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())

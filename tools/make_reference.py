@@ -14,9 +14,10 @@ from pathlib import Path
 from synthaug_plugins import compat, hookspecs, registry
 from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
-from synthaug_plugins.engine import learn_recipe, score
+from synthaug_plugins.engine import learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.learning.options import EDMTraining
+from synthaug_plugins.learning.words_options import WordTraining
 from synthaug_plugins.plugins import BUILT_IN
 
 compat.apply()  # the entries of the trainer's side load MMPretrain
@@ -79,6 +80,8 @@ def page() -> str:
     parts += ['## Keys of a recipe of `synthaug score`', keys_table(score.KEYS, score.DEFAULTS)]
     parts += ['## Keys of a recipe of `synthaug learn edm`', keys_table(learn_recipe.KEYS, learn_recipe.DEFAULTS)]
     parts += ['### training', text(EDMTraining), '### augment', text(Augmentation)]
+    parts += ['## Keys of a recipe of `synthaug learn words`', keys_table(learn_words_recipe.KEYS, learn_words_recipe.DEFAULTS)]
+    parts += ['### training', text(WordTraining)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)

@@ -9,7 +9,7 @@ import typer
 
 from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
 
-learn_app = typer.Typer(name='learn', help='Learn what generation needs: a denoiser of your own images.', no_args_is_help=True)
+learn_app = typer.Typer(name='learn', help='Learn what generation needs: a denoiser of your own images, words for your classes.', no_args_is_help=True)
 app.add_typer(learn_app, rich_help_panel='Learn')
 
 
@@ -34,6 +34,29 @@ def edm(
         options['data'] = str(data)
     learn(load_learn_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / "model"} is ready: name it as model in a generation recipe')
+
+
+@learn_app.command()
+def words(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder for the words, checkpoints, sheet and log: new, empty, or one of the same recipe to go on with.')],
+    data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Learn a word for each class from a few images (textual inversion, Gal et al. 2022); the same command again goes on where a killed run stopped.
+
+    synthaug learn words dafusion_words --data my/images --out words/mine
+    """
+    from synthaug_plugins.engine.learn_words import learn_class_words
+    from synthaug_plugins.engine.learn_words_recipe import load_words_recipe
+    from synthaug_plugins.recipes import find_recipe
+
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    file = learn_class_words(load_words_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    print(f'{file} is ready: name it as words of a generator; {out / "sheet.png"} shows what was learned')
 
 
 @learn_app.command()

@@ -20,7 +20,7 @@ from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, ful
 from synthaug_plugins.diffusion.networks import parameter_count
 from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet, write_losses
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.errors import RecipeError
@@ -129,7 +129,7 @@ class _Learning:
         self.options, self.augment = training_options(recipe), augmentation(recipe)
         self.config = model_config(recipe, list(images.classes), round(pixel_rms(images.pixels), 4))
         self.labels = images.labels if self.config['label_conditioning'] else None
-        self.log = _read_log(folder / 'log.jsonl')
+        self.log = read_log(folder / 'log.jsonl')
         self.every = recipe['samples']['every'] or max(self.options.images_shown // 10, 1)
         self._seconds = self.log[-1]['seconds'] if self.log else 0.0
         self._since = self.log[-1]['images_shown'] if self.log else 0, time.monotonic()
@@ -231,8 +231,3 @@ class _Learning:
             'weights': 'average of the training (EMA), float16',
             'made_by': f'synthaug_plugins {__version__}',
         }
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of an earlier call."""
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.is_file() else []

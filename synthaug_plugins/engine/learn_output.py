@@ -1,12 +1,14 @@
-"""What a training draws: sheets of samples and the loss per noise level."""
+"""What a learning run writes: sheets of samples, the loss per noise level, its log."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +39,19 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
         for k, pixels in enumerate(images):
             picture = Image.fromarray(pixels).resize((side * scale, side * scale), Image.Resampling.NEAREST)
             sheet.paste(picture, (head + k * cell, gap + r * cell))
+    write_png(path, np.asarray(sheet))
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels (H, W, 3) uint8 as a PNG, whole or not at all."""
     buffer = io.BytesIO()
-    sheet.save(buffer, 'PNG', optimize=True)
+    Image.fromarray(pixels).save(buffer, 'PNG', optimize=True)
     write_whole(path, buffer.getvalue())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Entries of log.jsonl that an earlier call wrote."""
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.is_file() else []
 
 
 def write_losses(folder: Path, table: Sequence[SigmaLoss], distribution: LogNormal | VPUniform | LogUniform | IDDPMUniform, title: str) -> None:

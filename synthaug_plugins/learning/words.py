@@ -66,7 +66,8 @@ def learn_words(
     class's word becomes does not depend on which other classes are learned, or in what order.
 
     Args:
-        model: of a family that takes words, not loaded yet. Afterwards it is loaded and knows the words.
+        model: of a family that takes words, not loaded yet. Afterwards it is loaded and knows the words. With erasures, the word of a class is
+            learned on the network that has that class erased (DA-Fusion's model-centric defence).
         classes: their names.
         names: class -> what it is called; its vectors start from the tokens of that, unless options.initialise_from says another text.
         images: to learn from.
@@ -94,6 +95,8 @@ def learn_words(
     run = _Run(model, words, names, images, options, work_dir, device)
     found = run.resume()
     for name in classes:
+        if model.erasures is not None:
+            model.erase(name)
         if name not in run.done:
             run.learn(name, found, on_step, on_checkpoint)
             found = None

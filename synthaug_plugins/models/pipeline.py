@@ -282,13 +282,17 @@ class TextPipeline:
             found['erasures'] = self.erasures.identity()
         return found | {'variant': self.files.variant, 'image_size': list(self.image_size), 'licence': self.files.licence()}
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self, contents: bool = False) -> dict[str, Any]:
         """What of `identity` says which model it is, whatever its image size and what was learned for it: name and SHA-256, or commit of the hub.
+
+        Args:
+            contents: give the SHA-256 of a model of the hub as well, whose weights were fetched: it is then known again in a folder.
 
         Raises:
             ModelError: a file is missing.
         """
-        return _file_identity(self.files, self._own_files())
+        found = _file_identity(self.files, self._own_files())
+        return found | {'sha256': self.files.sha256(self._own_files())} if contents else found
 
     def _own_files(self) -> list[str]:
         """The files that decide what the model makes."""

@@ -241,6 +241,11 @@ class TextModel(TextPipeline):
         """Images (B, 3, H, W), about [-1, 1], of latents, see `DiffusersDenoiser.decode`."""
         return self._loaded().decode(x)
 
+    @property
+    def denoiser(self) -> DiffusersDenoiser:
+        """What `load` returned."""
+        return self._loaded()
+
     def _loaded(self) -> DiffusersDenoiser:
         if self._denoiser is None:
             raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
