@@ -16,11 +16,13 @@ import pluggy
 import torch
 
 from synthaug_plugins.engine.generate import generate
+from synthaug_plugins.engine.learn_words import WORDS, learn_class_words
+from synthaug_plugins.engine.learn_words_recipe import load_words_recipe, prepare_words
 from synthaug_plugins.engine.recipe import load_recipe
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, plain_names
 from synthaug_plugins.evaluation.ablation.entries import Made
-from synthaug_plugins.evaluation.recipe_text import fill
+from synthaug_plugins.evaluation.recipe_text import fill, names_in
 from synthaug_plugins.registry import GENERATORS, INSPECTORS, build_strict, check_strict
 from synthaug_plugins.store.card import recipe_differences
 from synthaug_plugins.store.files import write_whole
@@ -48,6 +50,7 @@ class _Kind:
 
 _KINDS = {
     'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), ''),
+    'words': _Kind(load_words_recipe, lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet), WORDS),
 }
 
 
@@ -71,11 +74,11 @@ class Making:
         self.device, self.hook, self.quiet, self.progress = device, hook, quiet, progress
 
     def check(self) -> None:
-        """Refuse wrong recipes before anything is learned or written.
+        """Refuse wrong recipes before anything is written.
 
         Raises:
-            RecipeError, DataError, ModelError: what the recipes' own commands would refuse, as far as that needs nothing that is still to be made; or
-                `out` holds things made by other recipes, and the keys that differ are named.
+            RecipeError, DataError, ModelError: what the recipes' own commands would refuse, as far as that needs no image and nothing that is still to be
+                made; or `out` holds things made by other recipes, and the keys that differ are named.
         """
         self._recipes = {entry.name: self._recipe(entry, None) for entry in self.made}
         for entry in self.made:
@@ -88,6 +91,16 @@ class Making:
             if differ:
                 what = f'{str(self.out)!r} holds {name!r} made by another recipe; these differ: {"; ".join(differ[:12])}.'
                 raise RecipeError(what, 'Restore these values, or give a new folder with --out.')
+
+    def check_learning(self, drawn: Drawn) -> None:
+        """Refuse words that cannot be learned from a draw, before anything is learned.
+
+        Raises:
+            RecipeError, DataError, ModelError: see `prepare_words`. Erasures that are still to be made are left out.
+        """
+        for entry in self.made:
+            if entry.kind == 'words':
+                prepare_words(self._recipe(replace(entry, cfg_options={k: v for k, v in entry.cfg_options.items() if not names_in(v) & entry.uses}), drawn))
 
     def with_names(self, drawn: Drawn, stand_ins: Mapping[str, str] | None = None) -> Drawn:
         """A draw that knows where its things lie; `stand_ins` takes the place of some."""
