@@ -16,6 +16,7 @@ import pytest
 import tiny_pipelines
 import torch
 from PIL import Image
+from test_erasure import erasures
 
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
@@ -156,6 +157,24 @@ def test_requests_with_equal_intensity_share_a_batch_and_no_others(sd: str, word
     assert len(buckets) == len({b for b, _ in buckets}) == 4
 
 
+def test_with_erasures_classes_do_not_share_a_batch_and_each_is_edited_with_itself_erased(
+    sd: str, words: str, real: RealImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = built(sd, real, words=words, erasures=str(erasures(tmp_path / 'e', Path(sd), classes=CLASSES)), sampler={'num_steps': 4}, t0=[0.5, 1.0])
+    requests = [*asked(generator, 9), *asked(generator, 9, 'dog', ('dog/0.png',))]
+    batches: dict[Any, list[Request]] = {}
+    for r in requests:
+        batches.setdefault(generator.bucket(r), []).append(r)
+    assert len(batches) == 4 and all(len({r.class_name for r in batch}) == 1 for batch in batches.values())
+    erased: list[str | None] = []
+    generator.denoiser()
+    erase = generator.model.erase
+    monkeypatch.setattr(generator.model, 'erase', lambda name: erased.append(name) or erase(name))
+    for batch in batches.values():
+        generator.generate(batch)
+    assert erased == [batch[0].class_name for batch in batches.values()]
+
+
 # --- even, deterministic, killed -----------------------------------------------------------------------------------------
 
 
@@ -280,11 +299,17 @@ def test_words_beside_a_learned_word_make_no_name_together(sd: str, tmp_path: Pa
 
 
 def test_words_that_began_from_class_names_are_refused_unless_names_are_allowed(sd: str, tmp_path: Path) -> None:
-    words = tiny_pipelines.learned_words(tmp_path / 'w.safetensors', sd, CLASSES, initialised_from={'class names': True})
+    words = tiny_pipelines.learned_words(tmp_path / 'w.safetensors', sd, CLASSES, initialised_from={'class_name': True})
     with pytest.raises(RecipeError, match=r"began from the names of the classes.*class_names='allowed'"):
         built(sd, words=words)
     generator = built(sd, words=words, class_names='allowed')
     assert generator.identity()['class_names'] == 'allowed'
+    words = tiny_pipelines.learned_words(tmp_path / 'x.safetensors', sd, CLASSES, initialised_from={'word': 'small dog'})
+    with pytest.raises(RecipeError, match="began from 'small dog' names the class 'dog'"):
+        built(sd, words=words)
+    words = tiny_pipelines.learned_words(tmp_path / 'y.safetensors', sd, CLASSES, options={'templates': ['a photo of a {}', 'the cat {}']})
+    with pytest.raises(RecipeError, match="learned with 'the cat ' names the class 'cat'"):
+        built(sd, words=words)
 
 
 def test_identity_says_whether_names_were_allowed_and_which_intensities(sd: str, words: str) -> None:

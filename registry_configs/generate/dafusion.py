@@ -1,6 +1,6 @@
 """Your few labelled images, edited as DA-Fusion does: a learned word per class, intensities drawn at random. Needs a GPU.
 
-synthaug learn words dafusion_words --data my/images --out models/words
+synthaug learn words dafusion_words --data my/images --out words/mine
 synthaug generate dafusion --data my/images --out stores/dafusion
 
 Trabucco et al., ICLR 2024, with its aspect ratios kept. dafusion_paper_compat.py is closer to the published code, quirks included. How both differ from
@@ -16,7 +16,7 @@ generator = dict(
     precision='fp16',  # 'bf16' for newer models, 'fp32' on a CPU
     # The words of the classes: what the first command above writes. Learn them from the same images, or from fewer, never from others: whatever
     # the words have seen, the classifier has seen.
-    words='models/words/words.safetensors',
+    words='words/mine/words.safetensors',
     # The later, published setting begins each word at the class's name (4 vectors, 2000 steps), and what the model knows of the name is then in it. That
     # is fine for accuracy; it is no test of what the model can do with classes that it never met. 'never' (the default) is that test: it refuses
     # such words and every prompt that names a class; learn the words from a word without a class then.

@@ -1,6 +1,6 @@
 """Variants of your own few digits by DA-Fusion: a learned word per class, intensities drawn at random. About a minute on one CPU core.
 
-synthaug learn words dafusion_words_digits --data data/digits/5-shot --out models/words-digits
+synthaug learn words dafusion_words_digits --data data/digits/5-shot --out words/digits
 synthaug generate dafusion_digits --data data/digits/5-shot --out stores/digits-dafusion
 """
 
@@ -9,7 +9,7 @@ generator = dict(
     type='synthaug_plugins.DAFusion',
     model='embedded:digits_sd',  # or Stable Diffusion 1 or 2 or SDXL: a folder in diffusers' layout, or a name on the Hugging Face hub
     # The words of the classes: what the first command above writes, from the same images. They belong to the model that they were learned for.
-    words='models/words-digits/words.safetensors',
+    words='words/digits/words.safetensors',
     # No class name reaches the text encoder, neither in a prompt nor in words that began from one: this is checked before weights load. 'allowed' skips it.
     class_names='never',
     prompts='a photo of a {}',  # {} is the learned word

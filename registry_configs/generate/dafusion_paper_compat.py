@@ -1,6 +1,6 @@
 """DA-Fusion as its published code makes images: squashed to 512 x 512, four augmenters of one intensity each. Needs a GPU.
 
-synthaug learn words dafusion_words --data my/images --out models/words
+synthaug learn words dafusion_words --data my/images --out words/mine
 synthaug generate dafusion_paper_compat --data my/images --out stores/dafusion-compat
 
 dafusion.py is what we would use: it keeps aspect ratios. What differs from the paper all the same stands there.
@@ -14,7 +14,7 @@ _shared = dict(
     revision='451f4fe16113bff5a5d2269ed5ad43b0592e9a14',
     variant='fp16',
     precision='fp16',
-    words='models/words/words.safetensors',
+    words='words/mine/words.safetensors',
     class_names='allowed',  # the published words begin at the names of the classes
     prompts='a photo of a {}',
     sampler=dict(num_steps=50),

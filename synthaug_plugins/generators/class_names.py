@@ -41,14 +41,23 @@ class NoClassNames:
         self._written = Vocabulary({name: name for name in self._names})
         self._named = lru_cache(maxsize=65536)(self._find)
 
-    @staticmethod
-    def check_words(model: TextModel) -> None:
-        """Refuse (RecipeError) learned words that began from the names of their classes: the vectors of a name lie near to it."""
-        if model.words is not None and not model.words.class_free:
+    def check_words(self) -> None:
+        """Refuse (RecipeError) learned words that began from the names of their classes, or were learned with prompts that name one.
+
+        The vectors that a name begins with lie near to it, so what the model knows of the name would reach the images.
+        """
+        words = self._model.words
+        if words is None:
+            return
+        if not words.class_free:
             raise RecipeError(
-                f"words = {str(model.words.file)!r} began from the names of the classes, and class_names = 'never' lets no name reach the model.",
-                "Learn them from a word without a class (init in the recipe of synthaug learn words), or set class_names='allowed'.",
+                f"words = {str(words.file)!r} began from the names of the classes, and class_names = 'never' lets no name reach the model.",
+                "Learn them from a word without a class (initialise_from='the' in the recipe of synthaug learn words), or set class_names='allowed'.",
             )
+        self.check('text that learned words began from', str(words.card['initialised_from']['word']))
+        for template in words.card.get('options', {}).get('templates', ()):
+            for part in str(template).split('{}'):
+                self.check('template that words were learned with', part)
 
     def check(self, what: str, text: str) -> None:
         """Refuse a text that names a class.

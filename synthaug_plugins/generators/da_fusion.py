@@ -33,6 +33,7 @@ class DAFusion(SDEdit):
         fit: how a real image becomes one of the model's shape: 'pad', 'crop' or 'squash', see `RealGuidance`. The paper squashes.
         class_names: 'never': that no class name reaches the text encoder is checked before any weights load, see `TextToImage`. Words that began
             from class names, as the published words of the ICLR version did, need 'allowed'.
+        erasures: folder of `synthaug learn erasure`: each class is edited by the model from which it was erased, see `TextToImage`.
         sampler, precision: see `TextToImage`. S = 50 unless sampler.num_steps says otherwise.
         negative_prompt, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile, channels_last, safety: see `TextToImage`.
 

@@ -129,8 +129,6 @@ class PromptConditions(Conditions):
         self.scale.check(classes)
         self.model.check_weights(safety=self.safety != 'off')
         self.model.check_learned(classes)
-        if self.class_names == 'never':
-            NoClassNames.check_words(self.model)
         if self.negative_prompt:
             _, cut = self.model.fit_prompt(self.negative_prompt)
             if cut:
@@ -147,6 +145,7 @@ class PromptConditions(Conditions):
         self.prompts.prepare(classes, say)
         if self.class_names == 'never':
             self._no_names = NoClassNames(self.model, classes, self.prompts.called())
+            self._no_names.check_words()
             self._no_names.check('negative_prompt', self.negative_prompt)
         self._say, self._prepared = say, tuple(classes)
         for note in self.prompts.notes():
