@@ -25,7 +25,11 @@ def folder() -> Path:
 
 @pytest.fixture(scope='module')
 def pipeline(folder: Path):
-    """What diffusers itself makes of the folder; a look at the network ends the test."""
+    return load(folder)
+
+
+def load(folder: Path):
+    """What diffusers itself makes of a folder; a look at the network ends the test."""
     from diffusers import StableDiffusionPipeline
 
     def refuse(*args: object, **kwargs: object) -> None:
@@ -75,6 +79,17 @@ def test_another_scheduler_and_other_wordings_work_too(pipeline, recognise) -> N
     asked = np.arange(10).repeat(2)
     images = draw(other, [f'a photo of the digit {CLASSES[c]}' for c in asked], guidance_scale=3.0)
     assert (recognise(images.reshape(20, -1)) == asked).mean() > 0.85
+
+
+def test_the_variant_draws_the_digits_that_its_captions_named_and_knows_no_word_for_the_others(recognise) -> None:
+    variant = load(embedded_folder('embedded:digits_sd_unnamed'))
+    unnamed = [CLASSES.index(name) for name in ('two', 'four', 'seven')]
+    asked = np.concatenate([np.setdiff1d(np.arange(10), unnamed).repeat(3), np.repeat(unnamed, 16)])
+    right = recognise(draw(variant, [f'a photo of a {CLASSES[c]}' for c in asked], guidance_scale=3.0).reshape(len(asked), -1)) == asked
+    assert right[:21].mean() > 0.85
+    assert right[21:].mean() < 0.5  # one in three, by chance
+    drawn = recognise(draw(variant, ['a photo of a digit'] * 40).reshape(40, -1))
+    assert np.isin(drawn, unnamed).mean() > 0.5  # it can draw them
 
 
 def test_the_prompt_says_more_than_the_class(pipeline) -> None:

@@ -270,10 +270,12 @@ def make_card(trainings: dict[str, Any], found: dict[str, Any], unnamed: Sequenc
         'data': {
             **DATA,
             'preprocessing': f'grey level 0..16 times 255/16, rounded to uint8; enlarged to {SIZE} x {SIZE} (bicubic); three equal channels; uint8 / 127.5 - 1',
-            'captions': 'the class as a word or a numeral, and what is measured on the image: bold or thin, leaning, wide or narrow (tools/digits_captions.py)',
+            'captions': 'the class as a word or a numeral, and what is measured on the image: bold or thin, leaning, wide or narrow (tools/digits_captions.py)'
+            + (f'; {", ".join(unnamed)} are never named' if unnamed else ''),
         },
         'training': {
-            'script': ' '.join(['tools/train_digits_sd.py', *(('--unnamed', *unnamed) if unnamed else ())]),
+            'script': 'tools/train_digits_sd.py',
+            **({'arguments': f'--unnamed {" ".join(unnamed)}'} if unnamed else {}),
             'augmentation': f'{VARIANTS} versions of each digit: itself, and scaled (standard deviation 4 %) and shifted (0.25 source pixels) ones',
             'caption_dropout': CAPTION_DROPOUT,
             'kl_weight': KL_WEIGHT,
@@ -314,7 +316,7 @@ Left: 'a photo of a zero' to 'nine'. Right: 'a photo of a bold zero leaning righ
 
 {by_scale}
 
-Licence of the weights: {card['licence']}. Made from nothing by `{card['training']['script']}`.
+Licence of the weights: {card['licence']}. Made from nothing by `{' '.join([card['training']['script'], card['training'].get('arguments', '')]).strip()}`.
 """
 
 
