@@ -12,8 +12,8 @@ title = 'DA-Fusion on digits, {shots} labelled per class'
 notes = [
     'Small real handwriting (scikit-learn digits, 8 x 8 pixels), split by position, since the file is ordered by writer: shots are drawn from 0 to 1,199, '
     'validated on 1,200 to 1,396, tested on 1,397 to 1,796.',
-    'What the generator had seen: the images 0 to 1,199 with captions. No caption named a two, a four or a seven: for these three it stands in for a model that '
-    'knows what things look like, but not what they are called. Words, variants and erasures see the shots of a draw, or nothing real at all.',
+    'What the generator had seen: the images 0 to 1,199 with captions. No caption named a two, a four or a seven: for these three it stands in for a model '
+    'that knows what things look like, but not what they are called. Words and variants see the shots of a draw and nothing else.',
 ]
 
 train = 'dafusion_digits'
