@@ -23,6 +23,7 @@ from synthaug_plugins.evaluation.ablation.table import write_tables
 from synthaug_plugins.evaluation.protocol import read_comparison
 from synthaug_plugins.evaluation.statistics import spread
 from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.models.words import Words
 from synthaug_plugins.plugins import get_plugin_manager, register_nouns
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.store import Store
@@ -38,14 +39,17 @@ cfg_options = {
     'train_cfg.max_iters': 4, 'train_cfg.val_interval': 2, 'param_scheduler': [], 'train_dataloader.batch_size': 8,
     'model.backbone.stem_channels': 4, 'model.backbone.base_channels': 4, 'model.head.in_channels': 32,
 }
-_guided = {'generator.shots': None, 'generator.strength_map': None, 'generator.strength': 0.5, 'generator.sampler.num_steps': 4, 'per_class': 2}
+_few = {'generator.sampler.num_steps': 4, 'per_source': 2}
 made = dict(
-    variants=dict(kind='store', recipe='he2023_fewshot_rg_digits', cfg_options=_guided),
+    words=dict(kind='words', recipe='dafusion_words_digits', cfg_options={'training.steps': 2, 'samples.per_class': 1, 'samples.num_steps': 2}),
+    variants=dict(kind='store', recipe='dafusion_digits', cfg_options={**_few, 'generator.words': '{words}'}),
+    guided=dict(kind='store', recipe='dafusion_digits', cfg_options={**_few, 'generator.words': None, 'generator.class_names': 'allowed', 'generator.t0': 0.5}),
     named=dict(kind='store', recipe='he2023_basic_digits', cfg_options={'generator.num_steps': 2, 'per_class': 2, 'classes': None}, once=True),
 )
 arms = dict(
     real=dict(synthaug=dict(mix=None)),
     variants=dict(synthaug=dict(mix=dict(store='{variants}'))),
+    one_each=dict(synthaug=dict(mix=dict(store='{variants}', select='row_number() over (partition by source order by id) <= 1'))),
     named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),
 )
 reference = 'variants'
@@ -102,13 +106,13 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
     command = ['compare', recipe, '--data', data, '--out', out]
     process = subprocess.Popen([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not (out / 'made.json').exists() or not json.loads((out / 'made.json').read_text())['finished']:
+    while not (out / 'made.json').exists() or not json.loads((out / 'made.json').read_text())['finished']:  # the words are learned
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = json.loads((out / 'made.json').read_text())['finished']
-    assert 'named' not in finished
+    assert 'words/1-shot-0' in finished and 'named' not in finished
     before = {p: t for key in finished for p, t in files(out / 'made' / key).items()}
     assert before and not (out / 'table.csv').exists()
 
@@ -125,16 +129,18 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
     variants = Store.open(out / 'made' / 'variants' / '1-shot-0')
     assert {row['source'] for row in variants.index().to_pylist()} == shots
     assert variants.made_by['recipe']['data'] == str(train)
+    assert {row['prompt'] for row in variants.index().to_pylist()} == {'a photo of a <two>', 'a photo of a <three>'}
+    assert Words(out / 'made' / 'words' / '1-shot-0' / 'words.safetensors').classes == ('three', 'two')
     # one store for all draws, from names alone
     named = Store.open(out / 'made' / 'named')
     assert named.classes == variants.classes == ('three', 'two')
     assert named.made_by['recipe']['data'] is None
 
     results = json.loads((out / '1-shot' / 'results.json').read_text())
-    assert [arm['name'] for arm in results['arms']] == ['real', 'variants', 'named']
+    assert [arm['name'] for arm in results['arms']] == ['real', 'variants', 'one_each', 'named']
     assert {arm['steps'] for arm in results['arms']} == {4}
     rows = list(csv.DictReader((out / 'table.csv').open()))
-    assert [(row['arm'], row['shots']) for row in rows] == [(arm, k) for arm in ('real', 'variants', 'named') for k in ('1', 'all')]
+    assert [(row['arm'], row['shots']) for row in rows] == [(arm, k) for arm in ('real', 'variants', 'one_each', 'named') for k in ('1', 'all')]
     for arm, row in zip(results['arms'], rows[::2], strict=True):
         assert float(row['mean_recall']) == pytest.approx(np.mean([r['mean'] for r in arm['recall']]), abs=1e-3)
         assert float(row['top1']) == pytest.approx(arm['test']['mean'], abs=1e-3)
@@ -170,15 +176,18 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
         ('shots = [1]', 'shots = [1, 1]', 'repeats a shot'),
         ('shots = [1]', '', 'The compare recipe has data, but no shots'),
         ("reference = 'variants'", "reference = 'variant'", "Did you mean 'variants'"),
-        ("kind='store', recipe='he2023_few", "kind='stor', recipe='he2023_few", "Did you mean 'store'"),
+        ("kind='store', recipe='he2023_basic", "kind='stor', recipe='he2023_basic", "Did you mean 'store'"),
         ('he2023_basic_digits', 'he2023_basics_digits', "Did you mean 'he2023_basic_digits'"),
         ('once=True', 'one=True', "Did you mean 'once'"),
         ("store='{variants}'", "store='{variant}'", "Did you mean 'variants'"),
-        ("'generator.strength': 0.5", "'generator.strenght': 0.5", "no option 'strenght'"),
-        ("'generator.strength': 0.5", "'generator.strength': 1.5", 'strength'),
-        ("'generator.strength': 0.5", "'seed': 3", 'follows from the draw'),
+        ("'generator.words': '{words}'", "'generator.words': '{words}', 'generator.fitt': 'pad'", "no option 'fitt'"),
+        ("'generator.t0': 0.5", "'generator.t0': 1.5", r't0 = 1\.5'),
+        ("'generator.words': '{words}'", "'seed': 3", 'follows from the draw'),
+        ("'generator.words': '{words}'", "'generator.words': '{word}'", "Did you mean 'words'"),
+        ("'training.steps': 2", "'training.step': 2", "Did you mean 'steps'"),
+        ("'training.steps': 2", "'model.name': 'embedded:digits_edm'", 'digits_edm'),
         ("'generator.num_steps': 2", "'generator.words': '{variants}'", "is made once, but names .'variants'."),
-        ("'generator.sampler.num_steps': 4", "'generator.words': '{named}'", 'not made before it'),
+        ("'generator.words': '{words}'", "'generator.words': '{named}'", 'not made before it'),
         ("'classes': None", "'classes': ['three', 'tow']", 'tow'),
         ("store='{named}'", "stor='{named}'", "no option 'stor'"),
         ("store='{named}', partner='class'", "store='{named}', partner='clas'", "partner = 'clas'"),
@@ -216,9 +225,9 @@ def test_data_that_do_not_fit_are_refused(recipe: Path, tmp_path: Path) -> None:
 
 def test_only_what_an_arm_needs_is_made(recipe: Path) -> None:
     named = [entry.name for entry in read_comparison(recipe, data='x').made]
-    assert named == ['variants', 'named']
+    assert named == ['words', 'variants', 'named']  # not guided
     change(recipe, "    named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),\n", '')
-    assert [entry.name for entry in read_comparison(recipe, data='x').made] == ['variants']
+    assert [entry.name for entry in read_comparison(recipe, data='x').made] == ['words', 'variants']
 
 
 def test_a_trainer_recipe_is_set_to_the_draw_whatever_it_read_before(tmp_path: Path) -> None:

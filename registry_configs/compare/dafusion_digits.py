@@ -6,6 +6,8 @@ synthaug compare dafusion_digits --data runs/demo/data --out runs/ablation
 For every number of shots and every seed it draws the shots, learns a word per class from them, makes variants of them and trains all arms with equal steps.
 """
 
+_base_ = './_base_/dafusion.py'
+
 # These names stand in braces below; --set NAME=VALUE changes one.
 values = dict(model='embedded:digits_sd_unnamed')
 title = 'DA-Fusion on digits, {shots} labelled per class'
@@ -27,35 +29,11 @@ _named = {**_variants, 'generator.words': None, 'generator.class_names': 'allowe
 made = dict(
     words=dict(kind='words', recipe='dafusion_words_digits', cfg_options={'model.name': '{model}', 'training.steps': 50}),
     # 20 of each shot; arms that take fewer take the first ones.
-    variants=dict(kind='store', recipe='generate/dafusion_digits.py', cfg_options=_variants),
+    variants=dict(kind='store', recipe='dafusion_digits', cfg_options=_variants),
     # k = 1: every image at the same intensity.
-    variants_k1=dict(kind='store', recipe='generate/dafusion_digits.py', cfg_options={**_variants, 'generator.t0': [0.5], 'per_source': 10}),
+    variants_k1=dict(kind='store', recipe='dafusion_digits', cfg_options={**_variants, 'generator.t0': [0.5], 'per_source': 10}),
     # The prompt says the class's name in place of a learned word.
-    variants_named=dict(kind='store', recipe='generate/dafusion_digits.py', cfg_options={**_named, 'per_source': 10}),
+    variants_named=dict(kind='store', recipe='dafusion_digits', cfg_options={**_named, 'per_source': 10}),
     # Real guidance as the paper runs it for comparison: the name, and one strength.
-    guided=dict(kind='store', recipe='generate/dafusion_digits.py', cfg_options={**_named, 'generator.t0': [0.5], 'per_source': 10}),
+    guided=dict(kind='store', recipe='dafusion_digits', cfg_options={**_named, 'generator.t0': [0.5], 'per_source': 10}),
 )
-
-
-def _first(m, store='variants'):
-    """The first m variants of each shot that a store holds."""
-    return dict(store='{' + store + '}', select=f'row_number() over (partition by source order by id) <= {m}')
-
-
-def _arm(**mix):
-    return dict(synthaug=dict(mix={**_first(10), 'alpha': 0.5, **mix}))
-
-
-arms = dict(
-    real_only=dict(synthaug=dict(mix=None)),
-    # The method: words, k = 4, alpha = 0.5, M = 10. Every arm below changes one thing.
-    dafusion=_arm(),
-    k1=_arm(**_first(10, 'variants_k1')),
-    alpha_03=_arm(alpha=0.3),
-    alpha_07=_arm(alpha=0.7),
-    m5=_arm(**_first(5)),
-    m20=_arm(**_first(20)),
-    class_names=_arm(**_first(10, 'variants_named')),
-    real_guidance=_arm(**_first(10, 'guided')),
-)
-reference = 'dafusion'
