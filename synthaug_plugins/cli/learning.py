@@ -9,7 +9,9 @@ import typer
 
 from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
 
-learn_app = typer.Typer(name='learn', help='Learn what generation needs: a denoiser of your own images, words for your classes.', no_args_is_help=True)
+learn_app = typer.Typer(
+    name='learn', help='Learn what generation needs: a denoiser of your own images, words for your classes, a model without some of them.', no_args_is_help=True
+)
 app.add_typer(learn_app, rich_help_panel='Learn')
 
 
@@ -34,6 +36,32 @@ def edm(
         options['data'] = str(data)
     learn(load_learn_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / "model"} is ready: name it as model in a generation recipe')
+
+
+@learn_app.command()
+def erasure(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder for the erasures, checkpoints, sheets and log: new, empty, or one of the same recipe to go on with.')],
+    classes: Annotated[str | None, typer.Option(help='Classes to erase, with commas between them: cat,dog. Default: those of the recipe.')] = None,
+    data: Annotated[Path | None, typer.Option(help='A folder with one folder per class, whose names are the classes. Its images are not used.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Erase classes from a text-to-image model, each by itself (ESD, Gandikota et al. 2023); the same command goes on where a killed run stopped.
+
+    synthaug learn erasure esd_digits --classes three,seven --out models/erased
+    """
+    from synthaug_plugins.engine.learn_erasure import FOLDER, learn_erasure
+    from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
+    from synthaug_plugins.recipes import find_recipe
+
+    options = parse_options(cfg_options)
+    if classes is not None:
+        options['classes'] = [name.strip() for name in classes.split(',')]
+    if data is not None:
+        options['data'] = str(data)
+    learn_erasure(load_erasure_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    print(f'{out / FOLDER} is ready: name it as erasures in a generator; {out / "samples"} shows before and after')
 
 
 @learn_app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,17 @@ from synthaug_plugins import __version__
 from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_png
+from synthaug_plugins.engine.learn_samples import LoadedPipeline
 from synthaug_plugins.engine.learn_words_recipe import WordsRun, decisive, prepare_words
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.generators.base import Made
-from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
-from synthaug_plugins.generators.prompt_conditions import PromptConditions
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.words import ClassImages, learn_words
 from synthaug_plugins.learning.words_options import decisive_options
 from synthaug_plugins.models.fit import place
-from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.models.words import save_words
 from synthaug_plugins.prompts.placeholders import word_of
 from synthaug_plugins.prompts.templates import fill
 from synthaug_plugins.store.files import write_whole
-from synthaug_plugins.store.plan import Part, Request
 
 WORDS, CARD, SHEET = 'words.safetensors', 'card.md', 'sheet.png'
 _CELL = 128  # pixels of an image on the sheet, at most
@@ -118,20 +114,15 @@ class _Learning:
         self._times.clear()
         number = self.run.classes.index(name)
         if number < self.run.recipe['samples']['max_classes'] and not self._strip(name).is_file():
-            write_png(self._strip(name), np.concatenate([_small(image) for image in self._samples(name, number)], axis=1))
+            write_png(self._strip(name), np.concatenate([_small(image) for image in self._samples(name)], axis=1))
 
     def _strip(self, name: str) -> Path:
         return self.folder / 'samples' / f'{word_of(name)[1:-1]}.png'
 
-    def _samples(self, name: str, number: int) -> list[np.ndarray]:
+    def _samples(self, name: str) -> list[np.ndarray]:
         """Images of a word from noise, (H, W, 3) uint8 each. The same noise for every word."""
-        samples, word = self.run.recipe['samples'], word_of(name)
-        generator = _Loaded(self.run.model, samples)
-        generator.setup(self.device)
-        told = {'guidance_scale': generator.scale}
-        prompt = fill(samples['prompt'], word)
-        made = generator.generate([Request(f'{word} {k}', number, name, k, None, prompt, told) for k in range(samples['per_class'])])
-        return list(made if isinstance(made, np.ndarray) else made.images)
+        samples = self.run.recipe['samples']
+        return list(LoadedPipeline(self.run.model, samples, self.device).draw(name, fill(samples['prompt'], word_of(name)), range(samples['per_class'])))
 
     def _row(self, name: str) -> np.ndarray:
         """Real images of a class, a gap, and samples of its word, as the sheet shows them."""
@@ -154,7 +145,7 @@ class _Learning:
             'vectors': o.vectors,
             'encoders': encoders,
             'model': run.model.origin(contents=True),
-            'erasures': run.model.erasures.identity() if run.model.erasures is not None else None,
+            'erasures': run.model.erasures.hashes(run.classes) if run.model.erasures is not None else None,
             'initialised_from': start,
             'data': {'sha256': self.images.sha256, 'images_per_class': {name: len(ids) for name, ids in run.images.items()}},
             'options': decisive_options(o),
@@ -187,21 +178,6 @@ class _Learning:
                 f"for word, rows in safetensors.torch.load_file('{WORDS}').items():\n    pipe.load_textual_inversion({{word: rows}})\n```\n",
             ]
         )
-
-
-class _Loaded(DenoiserGenerator):
-    """A pipeline that is loaded already, as a generator of images from noise."""
-
-    def __init__(self, model: TextModel, samples: Mapping[str, Any]) -> None:
-        told = PromptConditions(model, guidance_scale=samples['guidance_scale'])
-        super().__init__(told, {'num_steps': samples['num_steps']} if samples['num_steps'] else {}, 'fp32')
-        self.scale, self._denoiser = told.scale.given, model.denoiser
-
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        raise NotImplementedError
-
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        return self.sample(requests)
 
 
 def _small(image: np.ndarray) -> np.ndarray:

@@ -19,10 +19,11 @@ class _Spoken:
         name: of the bar.
         total, done: what the bar counts to, and where it starts.
         every_s: seconds between two plain lines.
+        unit: what is counted.
     """
 
-    def __init__(self, name: str, total: int, done: int, every_s: float) -> None:
-        self.total, self.every_s, self._said = total, every_s, 0.0
+    def __init__(self, name: str, total: int, done: int, every_s: float, unit: str = 'images') -> None:
+        self.total, self.every_s, self.unit, self._said = total, every_s, unit, 0.0
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[state]}'), TimeRemainingColumn())
@@ -47,7 +48,7 @@ class _Spoken:
         if self._bar:
             self._bar.update(self._task, completed=done, state=state)
         else:
-            print(f'{done:,}/{self.total:,} images, {state}, {seconds_left:.0f} s left', file=sys.stderr, flush=True)
+            print(f'{done:,}/{self.total:,} {self.unit}, {state}, {seconds_left:.0f} s left', file=sys.stderr, flush=True)
 
 
 class GenerationProgress(_Spoken):
@@ -102,10 +103,11 @@ class TrainingProgress(_Spoken):
     Args:
         total: images that the whole training shows.
         every_s: seconds between two plain lines.
+        unit: what is counted, if not images.
     """
 
-    def __init__(self, total: int, every_s: float = 10.0) -> None:
-        super().__init__('learn', total, 0, every_s)
+    def __init__(self, total: int, every_s: float = 10.0, unit: str = 'images') -> None:
+        super().__init__('learn', total, 0, every_s, unit)
         self._first: tuple[int, float] | None = None
 
     def step(self, images_shown: int, loss: Tensor) -> None:
@@ -115,4 +117,4 @@ class TrainingProgress(_Spoken):
             self._first = images_shown, now  # the first step of a run builds caches and tells little about speed
         elif self._due(done, now):
             rate = (images_shown - self._first[0]) / max(now - self._first[1], 1e-9)
-            self._say(done, now, f'loss {float(loss):.4f}, {rate:.1f} images/s', (self.total - done) / max(rate, 1e-9))
+            self._say(done, now, f'loss {float(loss):.4f}, {rate:.1f} {self.unit}/s', (self.total - done) / max(rate, 1e-9))

@@ -86,21 +86,19 @@ FREE = {'checkpoint_steps', 'gradient_checkpointing'}
 """Options that change no weight, so that a run may go on with others."""
 
 
-def training_options(given: Mapping[str, Any], seed: int) -> ErasureTraining:
-    """The options of a recipe: a preset ('lora' unless named) with what is given besides.
+def training_options(preset: str, given: Mapping[str, Any], seed: int = 0) -> ErasureTraining:
+    """The options of a recipe: those of a preset, and over them its own.
 
     Raises:
         RecipeError: an unknown preset or key, or a value out of range; it is named.
     """
     known = {f.name for f in fields(ErasureTraining)} - {'seed'}
-    preset = given.get('preset', 'lora')
     if preset not in PRESETS:
-        raise RecipeError(f'training.preset = {preset!r} is unknown.', nearest(str(preset), PRESETS))
-    own = {key: value for key, value in given.items() if key != 'preset'}
-    for key in own:
+        raise RecipeError(f'preset = {preset!r} is unknown.', nearest(str(preset), PRESETS))
+    for key in given:
         if key not in known:
-            raise RecipeError(f'training has an unknown key {key!r}.', 'It stands beside training.' if key == 'seed' else nearest(key, {*known, 'preset'}))
-    options = ErasureTraining(**{**PRESETS[preset], **own}, seed=seed)
+            raise RecipeError(f'training has an unknown key {key!r}.', 'It stands beside training.' if key in ('seed', 'preset') else nearest(key, known))
+    options = ErasureTraining(**{**PRESETS[preset], **given}, seed=seed)
     _check(options)
     return options
 

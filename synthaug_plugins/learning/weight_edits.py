@@ -133,6 +133,7 @@ class WeightEdits:
             self._edits[name] = _LowRank(W0, rank, self._switch) if kind == 'lora' else _Whole(W0, self._switch)
             parametrize.register_parametrization(network.get_submodule(layer), parameter, self._edits[name], unsafe=True)
         self.parameters: dict[str, Tensor] = {f'{name}.{part}': p for name, edit in self._edits.items() for part, p in edit.named_parameters()}
+        self.reset(0)
 
     def _original(self, name: str) -> Tensor:
         layer, _, parameter = name.rpartition('.')

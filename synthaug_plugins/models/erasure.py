@@ -111,9 +111,17 @@ class Erasures:
             return shapes
         return {_layer(name) + '.weight': (shapes[_partner(name)][0], *shape[1:]) for name, shape in shapes.items() if name.endswith(_A)}
 
+    def hashes(self, classes: Sequence[str]) -> dict[str, str]:
+        """Class -> SHA-256 of its file: what was learned on the erased model is bound to it.
+
+        Raises:
+            DataError: a class has none.
+        """
+        return {name: str(self.card['classes'][name]['sha256']) for name in classes if self._file(name)}
+
     def identity(self) -> dict[str, Any]:
         """What decides the pixels: plain JSON, the SHA-256 over names and contents of all classes' files."""
-        files = {name: entry['sha256'] for name, entry in self.card['classes'].items()}
+        files = self.hashes(self.classes)
         return {'weights': self.kind, 'sha256': hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()}
 
     def parameters(self, class_name: str) -> list[str]:
@@ -218,7 +226,9 @@ def lora_tensors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tens
     return named
 
 
-def save_erasure(folder: Path, card: Mapping[str, Any], class_name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def save_erasure(
+    folder: Path, card: Mapping[str, Any], class_name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Add a class to a folder of erasures: its file first, then the card that names it. Returns the new card.
 
     A class that is there already is replaced.
@@ -227,10 +237,12 @@ def save_erasure(folder: Path, card: Mapping[str, Any], class_name: str, tensors
         folder: made if need be.
         card: what erasures.json shall say, with `classes` as they were before.
         tensors: content of the file, see `Erasures`.
+        about: what else the card says of the class.
     """
     path = folder / erasure_file(class_name)
     save_tensors(path, tensors)
-    known = {**card, 'classes': {**card['classes'], class_name: {'file': path.name, 'sha256': file_hash(path)}}}
+    entry = {'file': path.name, 'sha256': file_hash(path), **(about or {})}
+    known = {**card, 'classes': {**card['classes'], class_name: entry}}
     save_json(folder / ERASURES, known)
     return known
 

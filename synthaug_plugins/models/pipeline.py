@@ -199,11 +199,20 @@ class TextPipeline:
         return {e: int(self.files.config(e).get('hidden_size', 512)) for e in self._encoders}  # a CLIP's, unless its config says more
 
     def check_learned(self, classes: Sequence[str]) -> None:
-        """Refuse words and erasures that are another model's or lack one of these classes, see `Words.check` and `Erasures.check`."""
+        """Refuse words and erasures that are another model's, lack one of these classes, or do not belong together.
+
+        See `Words.check` and `Erasures.check`. A word that was learned on the model with its class erased says nothing to the model without, nor the
+        other way round.
+
+        Raises:
+            ModelError, DataError: what does not fit.
+        """
         if self.words is not None:
             self.words.check(self, classes)
         if self.erasures is not None:
             self.erasures.check(self, classes)
+        if self.words is not None:
+            self.words.check_erasures(self.erasures, classes)
 
     def refuse_words(self, what: str) -> None:
         """Refuse a family that takes no learned words, with the reason.

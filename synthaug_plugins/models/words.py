@@ -14,6 +14,7 @@ from synthaug_plugins.weights import file_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from synthaug_plugins.models.erasure import Erasures
     from synthaug_plugins.models.pipeline import TextPipeline
 
 __all__ = ['FIRST', 'Words', 'add_tokens', 'make_room', 'save_words', 'set_rows', 'tensor_name', 'word_of', 'word_tokens']
@@ -113,6 +114,24 @@ class Words:
                 f'The words of {str(self.file)!r} were learned for {known.get("name")!r} of other content than {pipeline.name!r}.',
                 'Use the model that they were learned for, or learn words for this one: synthaug learn words.',
             )
+
+    def check_erasures(self, erasures: Erasures | None, classes: Sequence[str]) -> None:
+        """Refuse (ModelError) other erasures than those of the model that the words were learned on.
+
+        Args:
+            erasures: those in use.
+            classes: whose words are used.
+        """
+        learned_on = self.card.get('erasures') or {}
+        if erasures is None and learned_on:
+            raise ModelError(f'The words of {str(self.file)!r} were learned on a model with their classes erased.', 'Set erasures to the same erasures.')
+        if erasures is not None and not learned_on:
+            what = f'The words of {str(self.file)!r} were learned on the model itself, without erasures.'
+            raise ModelError(what, f'Learn them with model.erasures = {str(erasures.folder)!r}, or leave erasures out.')
+        for name, sha256 in erasures.hashes(classes).items() if erasures is not None else ():
+            if learned_on.get(name) != sha256:
+                what = f'The word of {name!r} in {str(self.file)!r} was learned with another erasure of it than that in {str(erasures and erasures.folder)!r}.'
+                raise ModelError(what, 'Use the erasures that the words were learned with.')
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels: plain JSON."""

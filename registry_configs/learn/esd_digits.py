@@ -1,0 +1,23 @@
+"""Erase digits from the embedded text-to-image pipeline, each by itself: about two minutes a class on one CPU core.
+
+synthaug learn erasure esd_digits --classes three,seven --out models/erased
+synthaug generate he2023_basic_digits --out stores/erased --cfg-options generator.erasures=models/erased/erasures
+"""
+
+model = dict(name='embedded:digits_sd')
+# Class names, as prompts say them. --classes on the command line sets it; None: the class folders of data.
+classes = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
+# What says a class: each iteration takes one of these at random.
+prompts = dict(type='synthaug_plugins.Basic', templates='a photo of a {}')
+preset = 'lora'  # ours. 'paper', 'diffusers2024' and 'da_fusion' are the published settings, made for Stable Diffusion
+training = dict(
+    method='esd-x',  # cross-attention: how the image answers to the prompt. Others: 'esd-x-strict', 'esd-u', 'full', 'selfattn'
+    num_steps=10,  # x_t lies on these steps of the pipeline; 50 are published
+    batch_size=4,
+    learning_rate=5e-4,
+    iterations=150,
+    checkpoint_steps=25,
+)
+# A sheet per class: images of it and of two others before and after.
+samples = dict(per_class=8, others=2, num_steps=25, guidance_scale=2.0)
+seed = 0
