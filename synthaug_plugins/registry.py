@@ -57,13 +57,13 @@ def _check_kind(whose: str, parameter: inspect.Parameter, value: Any) -> None:
         raise RecipeError(f'{whose}: {parameter.name} = {value!r} is of the wrong kind.', cure)
 
 
-def check_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> tuple[type, dict[str, Any]]:
-    """Check what `build_strict` builds, without building it.
+def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> Any:
+    """Build `cfg['type']` from `registry` with the other keys as arguments.
 
     Args:
-        cfg, registry, **defaults: as there.
-
-    Returns: the class, and its arguments.
+        cfg: `dict(type=..., **options)`; `type` is a registered name (with or without scope) or a class.
+        registry: one of our own root registries.
+        **defaults: arguments used where `cfg` does not set them.
 
     Raises:
         RecipeError: no `type`, an unknown name or an unknown option, for which the nearest known names are offered; or an option of the wrong kind.
@@ -92,25 +92,10 @@ def check_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> tu
     for p in parameters:
         if p.name in options:
             _check_kind(f'{noun} {cls.__name__}', p, options[p.name])
-    return cls, options
-
-
-def build_strict(cfg: dict[str, Any], registry: Registry, **defaults: Any) -> Any:
-    """Build `cfg['type']` from `registry` with the other keys as arguments.
-
-    Args:
-        cfg: `dict(type=..., **options)`; `type` is a registered name (with or without scope) or a class.
-        registry: one of our own root registries.
-        **defaults: arguments used where `cfg` does not set them.
-
-    Raises:
-        RecipeError: see `check_strict`; or the class refuses its options.
-    """
-    cls, options = check_strict(cfg, registry, **defaults)
     try:
         return cls(**options)
     except (TypeError, ValueError, AttributeError) as error:  # an option of the wrong kind, in a class that does not check it
-        raise RecipeError(f'{registry.name} {cls.__name__} does not take these options: {error}.', 'Check their types.') from error
+        raise RecipeError(f'{noun} {cls.__name__} does not take these options: {error}.', 'Check their types.') from error
 
 
 GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])

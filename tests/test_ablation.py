@@ -43,7 +43,7 @@ _few = {'generator.sampler.num_steps': 4, 'per_source': 2}
 made = dict(
     words=dict(kind='words', recipe='dafusion_words_digits', cfg_options={'training.steps': 2, 'samples.per_class': 1, 'samples.num_steps': 2}),
     variants=dict(kind='store', recipe='dafusion_digits', cfg_options={**_few, 'generator.words': '{words}'}),
-    guided=dict(kind='store', recipe='dafusion_digits', cfg_options={**_few, 'generator.words': None, 'generator.class_names': 'allowed', 'generator.t0': 0.5}),
+    unused=dict(kind='store', recipe='dafusion_digits', cfg_options={'generator.words': '{words}'}),
     named=dict(kind='store', recipe='he2023_basic_digits', cfg_options={'generator.num_steps': 2, 'per_class': 2, 'classes': None}, once=True),
 )
 arms = dict(
@@ -181,7 +181,8 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
         ('once=True', 'one=True', "Did you mean 'once'"),
         ("store='{variants}'", "store='{variant}'", "Did you mean 'variants'"),
         ("'generator.words': '{words}'", "'generator.words': '{words}', 'generator.fitt': 'pad'", "no option 'fitt'"),
-        ("'generator.t0': 0.5", "'generator.t0': 1.5", r't0 = 1\.5'),
+        ("'per_source': 2}", "'per_source': 2, 'generator.t0': 1.5}", r't0 = 1\.5'),
+        ("'training.steps': 2", "'training.steps': 2, 'training.initialise_from': None", "class_names = 'never'"),
         ("'generator.words': '{words}'", "'seed': 3", 'follows from the draw'),
         ("'generator.words': '{words}'", "'generator.words': '{word}'", "Did you mean 'words'"),
         ("'training.steps': 2", "'training.step': 2", "Did you mean 'steps'"),
@@ -225,7 +226,7 @@ def test_data_that_do_not_fit_are_refused(recipe: Path, tmp_path: Path) -> None:
 
 def test_only_what_an_arm_needs_is_made(recipe: Path) -> None:
     named = [entry.name for entry in read_comparison(recipe, data='x').made]
-    assert named == ['words', 'variants', 'named']  # not guided
+    assert named == ['words', 'variants', 'named']
     change(recipe, "    named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),\n", '')
     assert [entry.name for entry in read_comparison(recipe, data='x').made] == ['words', 'variants']
 

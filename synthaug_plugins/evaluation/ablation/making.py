@@ -16,14 +16,16 @@ import pluggy
 import torch
 
 from synthaug_plugins.engine.generate import generate
-from synthaug_plugins.engine.learn_words import WORDS, learn_class_words
+from synthaug_plugins.engine.learn_erasure import FOLDER as ERASURES
+from synthaug_plugins.engine.learn_erasure import learn_erasure
+from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
+from synthaug_plugins.engine.learn_words import WORDS, learn_class_words, save_stand_in
 from synthaug_plugins.engine.learn_words_recipe import load_words_recipe, prepare_words
-from synthaug_plugins.engine.recipe import load_recipe
+from synthaug_plugins.engine.recipe import load_recipe, prepare
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, plain_names
 from synthaug_plugins.evaluation.ablation.entries import Made
 from synthaug_plugins.evaluation.recipe_text import fill, names_in
-from synthaug_plugins.registry import GENERATORS, INSPECTORS, build_strict, check_strict
 from synthaug_plugins.store.card import recipe_differences
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.plan import Plan, make_blocks
@@ -51,6 +53,7 @@ class _Kind:
 _KINDS = {
     'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), ''),
     'words': _Kind(load_words_recipe, lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet), WORDS),
+    'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES),
 }
 
 
@@ -74,16 +77,12 @@ class Making:
         self.device, self.hook, self.quiet, self.progress = device, hook, quiet, progress
 
     def check(self) -> None:
-        """Refuse wrong recipes before anything is written.
+        """Refuse recipes that are wrong in themselves, before anything is written; `stand_ins` does the rest.
 
         Raises:
-            RecipeError, DataError, ModelError: what the recipes' own commands would refuse, as far as that needs no image and nothing that is still to be
-                made; or `out` holds things made by other recipes, and the keys that differ are named.
+            RecipeError: an unknown key, a value out of range; or `out` holds things made by other recipes, and the keys that differ are named.
         """
         self._recipes = {entry.name: self._recipe(entry, None) for entry in self.made}
-        for entry in self.made:
-            if entry.kind == 'store':
-                self._check_generation(entry, self._recipes[entry.name])
         self._record = self._read_record()
         for name, recipe in self._recipes.items():
             before = self._record['recipes'].get(name)
@@ -92,28 +91,37 @@ class Making:
                 what = f'{str(self.out)!r} holds {name!r} made by another recipe; these differ: {"; ".join(differ[:12])}.'
                 raise RecipeError(what, 'Restore these values, or give a new folder with --out.')
 
-    def check_learning(self, drawn: Drawn) -> None:
-        """Refuse words that cannot be learned from a draw, before anything is learned.
-
-        Raises:
-            RecipeError, DataError, ModelError: see `prepare_words`. Erasures that are still to be made are left out.
-        """
-        for entry in self.made:
-            if entry.kind == 'words':
-                prepare_words(self._recipe(replace(entry, cfg_options={k: v for k, v in entry.cfg_options.items() if not names_in(v) & entry.uses}), drawn))
-
     def with_names(self, drawn: Drawn, stand_ins: Mapping[str, str] | None = None) -> Drawn:
         """A draw that knows where its things lie; `stand_ins` takes the place of some."""
         places = {entry.name: self._place(entry, drawn) / _KINDS[entry.kind].gives for entry in self.made}
         return replace(drawn, names=plain_names(drawn, {**places, **(stand_ins or {})}))
 
     @contextmanager
-    def stand_ins(self) -> Iterator[dict[str, str]]:
-        """A store without images in place of each that will be made, so that arms can be checked before; they are gone afterwards."""
+    def stand_ins(self, drawn: Drawn) -> Iterator[dict[str, str]]:
+        """Words of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
+
+        Erasures have none: what would use them is checked without.
+
+        Args:
+            drawn: any draw: the others differ in nothing that is checked here.
+
+        Raises:
+            RecipeError, DataError, ModelError: what the recipes' own commands would refuse before they load any weights.
+        """
+        erasures = {entry.name for entry in self.made if entry.kind == 'erasure'}
         with TemporaryDirectory() as folder:
-            places = {entry.name: f'{folder}/{entry.name}' for entry in self.made if entry.kind == 'store'}
-            for place in places.values():
-                Store.create(place, Plan(self.classes, make_blocks(self.classes, 1), {}), {})
+            places: dict[str, str] = {}
+            for entry in self.made:
+                if entry.kind == 'erasure':
+                    continue
+                place = places[entry.name] = f'{folder}/{entry.name}'
+                kept = {key: value for key, value in entry.cfg_options.items() if not names_in(value) & erasures}
+                recipe = self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places))
+                if entry.kind == 'words':
+                    save_stand_in(prepare_words(recipe), Path(place))
+                else:
+                    prepare(recipe)
+                    Store.create(place, Plan(self.classes, make_blocks(self.classes, 1), {}), {})
             yield places
 
     def make(self, drawn: Drawn) -> None:
@@ -130,7 +138,7 @@ class Making:
             started = time.monotonic()
             self._record['recipes'][entry.name] = self._recipes[entry.name]
             self._write_record()
-            _KINDS[entry.kind].make(self._recipe(entry, drawn), place, self.device, self.hook, self.quiet)
+            _KINDS[entry.kind].make(self._recipe(entry, self.with_names(drawn)), place, self.device, self.hook, self.quiet)
             self._record['finished'] = sorted({*self._record['finished'], key})
             self._write_record()
             gc.collect()  # models hold cycles: their memory is free before the next one loads
@@ -144,7 +152,7 @@ class Making:
 
     def _recipe(self, entry: Made, drawn: Drawn | None) -> dict[str, Any]:
         """The complete recipe of an entry for a draw; without one, with names in braces left as they are: what all draws share."""
-        options = fill(entry.cfg_options, self.with_names(drawn).names) if drawn else dict(entry.cfg_options)
+        options = fill(entry.cfg_options, drawn.names) if drawn else dict(entry.cfg_options)
         if not entry.once:
             options |= {'data': str(drawn.train), 'seed': drawn.seed} if drawn else {'data': '{train}', 'seed': 0}
         recipe = _KINDS[entry.kind].load(entry.recipe, options)
@@ -154,14 +162,6 @@ class Making:
             what = f'made.{entry.name} has the classes {recipe["classes"]}, the data {list(self.classes)}.'
             raise RecipeError(what, "Leave them to the data: cfg_options={'classes': None}.")
         return recipe
-
-    def _check_generation(self, entry: Made, recipe: Mapping[str, Any]) -> None:
-        if entry.uses:  # the model cannot be opened before its words or erasures are there
-            check_strict(recipe['generator'], GENERATORS)
-        else:
-            build_strict(recipe['generator'], GENERATORS).check(self.classes)
-        for inspector in recipe['inspectors']:
-            check_strict(inspector, INSPECTORS)
 
     def _read_record(self) -> dict[str, Any]:
         path = self.out / RECORD
