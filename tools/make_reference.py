@@ -16,6 +16,8 @@ from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
 from synthaug_plugins.engine import learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
+from synthaug_plugins.evaluation import protocol
+from synthaug_plugins.evaluation.ablation.entries import MADE_KEYS
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.learning.words_options import WordTraining
 from synthaug_plugins.plugins import BUILT_IN
@@ -82,6 +84,8 @@ def page() -> str:
     parts += ['### training', text(EDMTraining), '### augment', text(Augmentation)]
     parts += ['## Keys of a recipe of `synthaug learn words`', keys_table(learn_words_recipe.KEYS, learn_words_recipe.DEFAULTS)]
     parts += ['### training', text(WordTraining)]
+    parts += ['## Keys of a recipe of `synthaug compare`', options_table(protocol.KEYS)]
+    parts += ['### an entry of arms', options_table(protocol.ARM_KEYS), '### an entry of made', options_table(MADE_KEYS)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)

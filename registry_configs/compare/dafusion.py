@@ -24,5 +24,9 @@ made = dict(
     variants=dict(kind='store', recipe='dafusion', cfg_options={**_variants, 'per_source': 20}),
     variants_k1=dict(kind='store', recipe='dafusion', cfg_options={**_variants, 'generator.t0': [0.5]}),
     variants_named=dict(kind='store', recipe='dafusion', cfg_options=_named),
+    # A model per class that cannot draw it, for all draws; the words of a draw are then learned on these.
+    erasure=dict(kind='erasure', recipe='esd_stable_diffusion', once=True, cfg_options={'classes': None}),
+    words_erased=dict(kind='words', recipe='dafusion_words', cfg_options={'model.erasures': '{erasure}'}),
+    variants_erased=dict(kind='store', recipe='dafusion', cfg_options={**_variants, 'generator.words': '{words_erased}', 'generator.erasures': '{erasure}'}),
     guided=dict(kind='store', recipe='dafusion', cfg_options={**_named, 'generator.t0': [0.5]}),
 )

@@ -23,17 +23,37 @@ shots = [1, 4]
 # Each seed draws its own shots; words, variants and classifiers start anew with it.
 seeds = [0, 1]
 
-_model = {'generator.model': '{model}'}
-_variants = {**_model, 'generator.words': '{words}', 'per_source': 20, 'block_size': 1000, 'batch_size': 100, 'generator.sampler.num_steps': 20}
+_words = {'model.name': '{model}', 'training.steps': 50}
+_variants = {
+    'generator.model': '{model}',
+    'generator.words': '{words}',
+    'per_source': 20,
+    'block_size': 1000,
+    'batch_size': 100,
+    'generator.sampler.num_steps': 20,
+}
 _named = {**_variants, 'generator.words': None, 'generator.class_names': 'allowed'}
 made = dict(
-    words=dict(kind='words', recipe='dafusion_words_digits', cfg_options={'model.name': '{model}', 'training.steps': 50}),
+    words=dict(kind='words', recipe='dafusion_words_digits', cfg_options=_words),
     # 20 of each shot; arms that take fewer take the first ones.
     variants=dict(kind='store', recipe='dafusion_digits', cfg_options=_variants),
     # k = 1: every image at the same intensity.
     variants_k1=dict(kind='store', recipe='dafusion_digits', cfg_options={**_variants, 'generator.t0': [0.5], 'per_source': 10}),
     # The prompt says the class's name in place of a learned word.
     variants_named=dict(kind='store', recipe='dafusion_digits', cfg_options={**_named, 'per_source': 10}),
+    # A model per class that cannot draw it, for all draws; the words of a draw are then learned on these.
+    erasure=dict(
+        kind='erasure',
+        recipe='esd_digits',
+        once=True,
+        cfg_options={'model.name': '{model}', 'classes': None, 'training.iterations': 50, 'training.checkpoint_steps': 50},
+    ),
+    words_erased=dict(kind='words', recipe='dafusion_words_digits', cfg_options={**_words, 'model.erasures': '{erasure}'}),
+    variants_erased=dict(
+        kind='store',
+        recipe='dafusion_digits',
+        cfg_options={**_variants, 'generator.words': '{words_erased}', 'generator.erasures': '{erasure}', 'per_source': 10},
+    ),
     # Real guidance as the paper runs it for comparison: the name, and one strength.
     guided=dict(kind='store', recipe='dafusion_digits', cfg_options={**_named, 'generator.t0': [0.5], 'per_source': 10}),
 )

@@ -22,7 +22,9 @@ arms = dict(
     m20=_arm(**_first(20)),
     # The prompt says the class's name in place of a learned word.
     class_names=_arm(**_first(10, 'variants_named')),
-    # Both: the name, and one intensity. The paper's baseline, real guidance.
+    # The defence against leakage: each word is learned, and each variant made, by the model that has its class erased.
+    erased=_arm(**_first(10, 'variants_erased')),
+    # The paper's baseline, real guidance: the name, and one intensity.
     real_guidance=_arm(**_first(10, 'guided')),
 )
 reference = 'dafusion'
