@@ -84,7 +84,7 @@ def words(
     if data is not None:
         options['data'] = str(data)
     file = learn_class_words(load_words_recipe(find_recipe(recipe, 'learn'), options), out, device)
-    print(f'{file} is ready: name it as words of a generator; {out / "sheet.png"} shows what was learned')
+    print(f'{file} is ready: name it as words of a generator; {out / "sheet.png"} shows it')
 
 
 @learn_app.command()
