@@ -21,6 +21,7 @@ from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.weight_edits import WeightEdits, edited_names
 from synthaug_plugins.models.erasure import ERASURES, Eraser, Erasures, erasure_file, lora_tensors, save_erasure
 from synthaug_plugins.models.text_model import TextModel
+from synthaug_plugins.models.words import save_words
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part
@@ -249,6 +250,30 @@ def test_a_generator_makes_each_class_with_that_class_erased(pipeline: Path, tmp
             assert np.abs(again.astype(int) - images[r.id].astype(int)).max() <= 1
     with pytest.raises(DataError, match=r"nothing for the class 'bird'"):
         generator.check(['cat', 'bird'])
+
+
+def test_words_and_erasures_are_used_together_as_they_were_learned_or_not_at_all(pipeline: Path, tmp_path: Path) -> None:
+    folder, others = erasures(tmp_path / 'e', pipeline, classes=['cat', 'dog']), erasures(tmp_path / 'f', pipeline, 'full', classes=['cat'])
+
+    def words(learned_on: Path | None) -> str:
+        widths = TextModel(str(pipeline)).text_widths()
+        card: dict[str, Any] = {'classes': ['cat'], 'vectors': 1, 'encoders': list(widths), 'initialised_from': {'word': 'the'}}
+        card |= {'model': TextModel(str(pipeline)).origin(), 'erasures': None if learned_on is None else Erasures(learned_on).hashes(['cat'])}
+        file = tmp_path / f'{learned_on and learned_on.name}.safetensors'
+        save_words(file, {e: {'<cat>': torch.zeros(1, width)} for e, width in widths.items()}, card)
+        return str(file)
+
+    def check(learned_on: Path | None, used: Path | None) -> None:
+        TextModel(str(pipeline), words=words(learned_on), **({'erasures': str(used)} if used else {})).check_learned(['cat'])
+
+    for same in (folder, others, None):
+        check(same, same)
+    with pytest.raises(ModelError, match='learned on a model with their classes erased'):
+        check(folder, None)
+    with pytest.raises(ModelError, match='learned on the model itself, without erasures'):
+        check(None, folder)
+    with pytest.raises(ModelError, match=r"word of 'cat' in .* was learned with another erasure"):
+        check(folder, others)
 
 
 def test_edits_that_are_off_or_removed_leave_the_network_as_it_was(pipeline: Path) -> None:

@@ -22,7 +22,6 @@ from synthaug_plugins.engine.learn_erasure import learn_erasure
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, complete_erasure_recipe, decisive
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.learning.erasure import PRESETS, ConceptEraser, check_model, training_options
-from synthaug_plugins.learning.weight_edits import METHODS
 from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.text_model import TextModel
 
@@ -104,7 +103,7 @@ def test_erasing_from_a_wider_concept_keeps_that_as_the_anchor(pipelines: dict[s
     assert losses[0] == pytest.approx(float((F_edited - (F_from - 2 * (F_concept - F_null))).square().mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize(('method', 'weights'), [*((method, 'lora') for method in METHODS), ('esd-x', 'full'), ('full', 'full')])
+@pytest.mark.parametrize(('method', 'weights'), [('esd-x-strict', 'lora'), ('selfattn', 'lora'), ('esd-u', 'lora'), ('full', 'full')])
 def test_every_method_learns_and_leaves_the_model_itself_alone(pipelines: dict[str, str], tmp_path: Path, method: str, weights: str) -> None:
     rate = (1e-2 if weights == 'lora' else 1e-3) / (10 if method in ('esd-u', 'full') else 1)  # these change many more layers
     options = training_options('lora', {**SHORT, 'iterations': 8, 'method': method, 'weights': weights, 'learning_rate': rate, 'x_t_from': 'base'}, 0)
@@ -131,7 +130,7 @@ def test_every_method_learns_and_leaves_the_model_itself_alone(pipelines: dict[s
 
 def test_what_is_learned_depends_neither_on_the_order_of_classes_nor_on_checkpointing(pipelines: dict[str, str], tmp_path: Path) -> None:
     def erase(names: list[str], **more: Any) -> dict[str, dict[str, Tensor]]:
-        eraser = ConceptEraser(TextModel(pipelines['epsilon']), training_options('lora', {**SHORT, 'method': 'full', **more}, 0), CPU)
+        eraser = ConceptEraser(TextModel(pipelines['epsilon']), training_options('lora', {**SHORT, **more}, 0), CPU)
         folder = tmp_path / '-'.join([*names, *more])
         return {n: {k: v.clone() for k, v in eraser.erase(n, [f'a photo of a {n}'], folder / n)[0].items()} for n in names}
 

@@ -118,13 +118,13 @@ class _Erasing:
         if not (self.folder / FOLDER / ERASURES).is_file():
             return card
         known = Erasures(self.folder / FOLDER).card
-        if known['model'] != card['model']:
+        if not self.model.has_origin(known['model']):
             raise RecipeError(f'{str(self.folder)!r} holds erasures from another model: model changed.', 'Restore the model, or give a new folder.')
         for name, entry in known['classes'].items():
             if name in self.concepts.prompts and entry.get('prompts') != self.concepts.prompts[name]:
                 what = f'{str(self.folder)!r} holds the class {name!r} erased by other prompts: {entry.get("prompts")}.'
                 raise RecipeError(what, 'Restore the names and prompts, or give a new folder.')
-        return {**card, 'classes': known['classes']}
+        return {**card, 'model': known['model'], 'classes': known['classes']}
 
     def erase(self, classes: Sequence[str], quiet: bool) -> Erasures:
         """Erase the classes that are not done yet."""
@@ -133,6 +133,7 @@ class _Erasing:
             shutil.rmtree(self._checkpoints(name), ignore_errors=True)  # a kill between the card and this left it
         if left:
             eraser = ConceptEraser(self.model, self.options, self.device)
+            self.card['model'] |= self.model.origin(contents=True)  # its weights are there now
             total = self.options.iterations * len(left)
             with nullcontext() if quiet else TrainingProgress(total, unit='iterations') as progress:
                 for number, name in enumerate(left):

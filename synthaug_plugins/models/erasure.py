@@ -85,9 +85,8 @@ class Erasures:
             ModelError: they were learned on another model, or a file is missing, changed, or holds a tensor that does not fit the network.
         """
         check_family(pipeline, f'erasures = {str(self.folder)!r}')
-        known, now = self.card['model'], pipeline.origin()
-        if not any(known.get(key) == now[key] for key in ('sha256', 'revision') if key in now):
-            what = f'erasures = {str(self.folder)!r} were learned on {known.get("name")!r} of other content than {pipeline.name!r}.'
+        if not pipeline.has_origin(self.card['model']):
+            what = f'erasures = {str(self.folder)!r} were learned on {self.card["model"].get("name")!r} of other content than {pipeline.name!r}.'
             raise ModelError(what, 'Use the model that they were learned on, or learn them on this one.')
         wanted = pipeline.network_shapes()
         for name in classes:

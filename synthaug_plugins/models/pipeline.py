@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -302,6 +302,11 @@ class TextPipeline:
         """
         found = _file_identity(self.files, self._own_files())
         return found | {'sha256': self.files.sha256(self._own_files())} if contents else found
+
+    def has_origin(self, known: Mapping[str, Any]) -> bool:
+        """Whether `known`, what `origin` said once, is this model's: equal content or equal commit, whatever its name."""
+        now = self.origin()
+        return any(known.get(key) == now[key] for key in ('sha256', 'revision') if key in now)
 
     def _own_files(self) -> list[str]:
         """The files that decide what the model makes."""

@@ -108,10 +108,9 @@ class Words:
             found = next((shape[1] for name, shape in self._shapes.items() if name.startswith('<') == (encoder == FIRST)), width)
             if found != width:
                 raise ModelError(f'The words of {str(self.file)!r} have {found} values, those of the {encoder} of {pipeline.name!r} {width}.', _LEARN)
-        known, now = self.card['model'], pipeline.origin()
-        if not any(known.get(key) == value for key, value in now.items() if key in ('sha256', 'revision')):
+        if not pipeline.has_origin(self.card['model']):
             raise ModelError(
-                f'The words of {str(self.file)!r} were learned for {known.get("name")!r} of other content than {pipeline.name!r}.',
+                f'The words of {str(self.file)!r} were learned for {self.card["model"].get("name")!r} of other content than {pipeline.name!r}.',
                 'Use the model that they were learned for, or learn words for this one: synthaug learn words.',
             )
 
