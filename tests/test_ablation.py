@@ -155,9 +155,9 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
     assert files(out / 'made') | files(out / '1-shot' / 'runs') == made
 
     # another recipe for what is there is refused, and so are other images
-    with pytest.raises(RecipeError, match=r"holds 'variants' made by another recipe; .*generator\.strength: 0\.5 -> 0\.25"):
-        run(change(recipe, "strength': 0.5", "strength': 0.25"), data)
-    change(recipe, "strength': 0.25", "strength': 0.5")
+    with pytest.raises(RecipeError, match=r"holds 'variants' made by another recipe; these differ: per_source: 2 -> 3"):
+        run(change(recipe, "'per_source': 2", "'per_source': 3"), data)
+    change(recipe, "'per_source': 3", "'per_source': 2")
     image = train / min(shots)
     (data / 'train' / min(shots)).write_bytes((data / 'train' / max(shots)).read_bytes())
     with pytest.raises(DataError, match=f'holds other images than are drawn now.*{min(shots)}'):
