@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.new_folder import new_folder
 
 VAL_SHOTS = 4
 """Validation images per class beside k shots are min(k, 4), as in CoOp (Zhou et al., IJCV 2022)."""
@@ -120,23 +121,10 @@ def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) ->
     Raises:
         DataError: `out` is not empty or lies in `root`, or a file cannot be copied.
     """
-    out = Path(out).expanduser().absolute()
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise DataError(f'The folder {str(out)!r} is not empty.', 'Give a new or empty folder; nothing was touched.')
-    if out.resolve().is_relative_to(root.resolve()):
+    if Path(out).expanduser().resolve().is_relative_to(root.resolve()):
         raise DataError(f'The folder {str(out)!r} lies in {str(root)!r}, where it would become a class.', 'Give a folder outside of it.')
-    building = out.with_name(f'.partial-shots-{out.name}')
-    try:
-        shutil.rmtree(building, ignore_errors=True)  # of a killed copy to the same place
+    with new_folder(out) as building:
         for image_id in (i for images in ids.values() for i in images):
             (building / image_id).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / image_id, building / image_id)
-        building.rename(out)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(
-                f'The shots were not copied to {str(out)!r}: {error.strerror or error}.', 'Make room, or give a folder that can be written.'
-            ) from error
-        raise
     return sum(map(len, ids.values()))

@@ -82,18 +82,7 @@ class RealImages:
         Raises:
             DataError: the file is missing or unreadable.
         """
-        from PIL import Image
-
-        path = self._path(image_id)
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-                return (height, width) if turned else (width, height)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, error) from error
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+        return image_size(self._path(image_id))
 
     def content_hash(self, ids: Sequence[str] | None = None) -> str:
         """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""
@@ -126,6 +115,25 @@ def decode_rgb(file: Path | IO[bytes]) -> np.ndarray:
             rgba = image.convert('RGBA')
             image = Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba)
         return np.asarray(image.convert('RGB'))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file as `decode_rgb` gives them; reads its header only.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
 
 
 def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:

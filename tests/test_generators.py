@@ -436,7 +436,7 @@ def test_sources_are_cropped_squashed_or_padded_to_the_models_size() -> None:
     assert all(one.pixels.shape == (8, 8, 3) for one in on.values())
     assert on['crop'].pixels.max() == 0
     assert on['squash'].pixels[:, 0].min() > 200
-    assert on['pad'].box == (2, 0, 3, 8), 'a third of the height, in the middle'
+    assert on['pad'].frame.box == (2, 0, 3, 8), 'a third of the height, in the middle'
     assert (on['pad'].pixels == on['pad'].pixels[:1]).all(), 'mirrored up and down'
 
 
@@ -446,7 +446,7 @@ def test_an_image_of_any_size_fits_and_keeps_its_shape_where_it_is_padded(fit: s
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     one = place(image, 16, 24, fit)
     assert one.pixels.shape == (16, 24, 3)
-    height, width = one.cut(one.pixels).shape[:2]
+    height, width = one.frame.cut(one.pixels).shape[:2]
     if fit != 'pad':
         assert (height, width) == (16, 24)
         return
@@ -454,7 +454,7 @@ def test_an_image_of_any_size_fits_and_keeps_its_shape_where_it_is_padded(fit: s
     assert (height, width) == tuple(max(1, round(side * scale)) for side in size)
     assert height == 16 or width == 24, 'as large as the canvas allows'
     shown = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-    assert np.array_equal(one.cut(one.pixels), shown), 'the part that is cut out is the image, and nothing that was filled in'
+    assert np.array_equal(one.frame.cut(one.pixels), shown), 'the part that is cut out is the image, and nothing that was filled in'
 
 
 def test_padded_variants_have_the_shape_of_their_source_and_share_a_batch(model: str, tmp_path: Path) -> None:

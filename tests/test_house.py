@@ -16,9 +16,9 @@ from conftest import REPO
 
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
-    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights'},
+    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder'},
     1: {'diffusion', 'store', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
-    2: {'models'},
+    2: {'models', 'annotations'},
     3: {'learning', 'generators', 'curation'},
     4: {'engine', 'training'},
     5: {'evaluation'},

@@ -63,13 +63,20 @@ def to_pickle(path: Path) -> None:
     path.rename(path.with_name(path.name.replace('.safetensors', '.bin')))
 
 
+def inpainting(folder: Path, **unet: Any) -> None:
+    """A pipeline that says it is one for inpainting."""
+    edit(folder / INDEX, _class_name='StableDiffusionInpaintPipeline')
+    edit(folder / 'unet/config.json', **unet)
+
+
 INDEX, UNET = 'model_index.json', 'unet/diffusion_pytorch_model.safetensors'
 
 
 @pytest.mark.parametrize(
     ('spoil', 'named'),
     [
-        (lambda f: edit(f / INDEX, _class_name='StableDiffusionInpaintPipeline'), 'mask.*Supported are StableDiffusionPipeline'),
+        (lambda f: edit(f / INDEX, _class_name='StableDiffusionInstructPix2PixPipeline'), 'sees a given image too.*Supported are StableDiffusionPipeline'),
+        (lambda f: edit(f / INDEX, requires_aesthetics_score=True), 'aesthetic score'),
         (lambda f: edit(f / INDEX, _class_name='AudioLDMPipeline'), 'AudioLDMPipeline has no adapter'),
         (lambda f: edit(f / INDEX, _class_name=['pipeline', 'Mine']), 'no adapter'),
         (lambda f: edit(f / INDEX, unet=['my_code', 'MyUNet']), 'MyUNet'),
@@ -88,6 +95,8 @@ INDEX, UNET = 'model_index.json', 'unet/diffusion_pytorch_model.safetensors'
         (lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:-10]), 'cannot be read as safetensors'),
         (lambda f: edit(f / 'unet/config.json', cross_attention_dim=24), 'do not fit its config'),
         (lambda f: edit(f / 'unet/config.json', in_channels=9), '9 channels'),
+        (lambda f: inpainting(f, in_channels=8), 'takes 8 channels and returns 4.*it takes 9'),
+        (lambda f: inpainting(f, in_channels=9), 'do not fit its config'),
         (lambda f: edit(f / 'scheduler/scheduler_config.json', _class_name='ScoreSdeVeScheduler'), 'ScoreSdeVe'),
     ],
 )

@@ -130,11 +130,16 @@ def ddim(**options: Any) -> Any:
     return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, steps_offset=1, **{**SCALED, **options})
 
 
-def sd(folder: Path, scheduler: Any = None, lcm: bool = False, max_length: int = 20, **unet_options: Any) -> Path:
-    """Stable Diffusion 1, or a latent consistency model."""
+INPAINT = {'in_channels': 2 * LATENTS + 1}
+"""Of a U-Net for inpainting: latents, mask and masked latents."""
+
+
+def sd(folder: Path, scheduler: Any = None, lcm: bool = False, max_length: int = 20, inpaint: bool = False, **unet_options: Any) -> Path:
+    """Stable Diffusion 1, its version for inpainting, or a latent consistency model."""
     tokenizer = clip_tokenizer(folder / 'clip', max_length)
-    options = {'time_cond_proj_dim': 12} if lcm else {}
-    cls = diffusers.LatentConsistencyModelPipeline if lcm else diffusers.StableDiffusionPipeline
+    options = {'time_cond_proj_dim': 12} if lcm else INPAINT if inpaint else {}
+    ordinary = diffusers.StableDiffusionInpaintPipeline if inpaint else diffusers.StableDiffusionPipeline
+    cls = diffusers.LatentConsistencyModelPipeline if lcm else ordinary
     cls(
         vae=vae(),
         text_encoder=clip_encoder(tokenizer),
@@ -148,10 +153,13 @@ def sd(folder: Path, scheduler: Any = None, lcm: bool = False, max_length: int =
     return folder / 'pipeline'
 
 
-def sdxl(folder: Path, scheduler: Any = None, **options: Any) -> Path:
+def sdxl(folder: Path, scheduler: Any = None, inpaint: bool = False, **options: Any) -> Path:
+    """Stable Diffusion XL, or its version for inpainting."""
     tokenizer = clip_tokenizer(folder / 'clip')
-    network = unet(32, addition_embed_type='text_time', addition_time_embed_dim=4, projection_class_embeddings_input_dim=40)
-    diffusers.StableDiffusionXLPipeline(
+    added = {'addition_embed_type': 'text_time', 'addition_time_embed_dim': 4, 'projection_class_embeddings_input_dim': 40}
+    network = unet(32, **added, **(INPAINT if inpaint else {}))
+    cls = diffusers.StableDiffusionXLInpaintPipeline if inpaint else diffusers.StableDiffusionXLPipeline
+    cls(
         vae=vae(scaling_factor=0.13025),
         text_encoder=clip_encoder(tokenizer),
         text_encoder_2=clip_encoder(tokenizer, projection=True),

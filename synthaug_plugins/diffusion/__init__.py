@@ -10,6 +10,7 @@ from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.diffusion.denoiser import CallCounter, Denoiser
 from synthaug_plugins.diffusion.grid import edm_sigmas, noise_levels
 from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, ClassifierGradient, Guided
+from synthaug_plugins.diffusion.inpainting import Blended, Region, cover
 from synthaug_plugins.diffusion.loss import IDDPMUniform, LogNormal, LogUniform, VPUniform, denoising_error, denoising_loss
 from synthaug_plugins.diffusion.mixture import GaussianMixture
 from synthaug_plugins.diffusion.networks import build_denoiser, check_denoiser_config
@@ -25,6 +26,7 @@ __all__ = [
     'PRESETS',
     'Augmentation',
     'Autoguidance',
+    'Blended',
     'CallCounter',
     'ClassifierFree',
     'ClassifierGradient',
@@ -40,12 +42,14 @@ __all__ = [
     'LogUniform',
     'Precond',
     'Preset',
+    'Region',
     'SampleNoise',
     'VEPrecond',
     'VPPrecond',
     'VPUniform',
     'build_denoiser',
     'check_denoiser_config',
+    'cover',
     'denoising_error',
     'denoising_loss',
     'edm_sigmas',

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthaug_plugins.diffusion.adapters_networks import check_labels, find_network
+from synthaug_plugins.diffusion.adapters_networks import CONCAT, check_labels, find_network
 from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 
@@ -30,6 +30,9 @@ class DiffusersDenoiser:
 
     The network runs in its own dtype, the coefficients are float64, and the result has the dtype of x (float32 at least). Channels
     of learned variance are dropped. Gradients flow through. The model should be in eval mode (`from_pretrained` leaves it so).
+
+    A U-Net that takes more channels than it returns sees more than x: it is given the condition `concat`, (B, c, h, w), below c_in x and not scaled.
+    For inpainting that is the mask, 1 where the image is made anew, and the latents of the masked image, see `inpainting.Region`.
 
     Args:
         model: of a class in `adapters_networks.NETWORKS`.
@@ -70,6 +73,7 @@ class DiffusersDenoiser:
             raise ModelError(f'The model takes {self._channels} channels and returns {out_channels}.', cure)
         self._known = self._network.known_conditions(module)
         self._required = self._network.required(module)
+        self._beside = self._network.beside(model.config)
         self._num_labels = self._network.num_labels(module)
         self._time_scale = self._network.time_scale(model.config)
 
@@ -107,7 +111,10 @@ class DiffusersDenoiser:
         c_skip, c_out, c_in = self.coefficients(s)
         # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
         c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
-        F_x = self._network.call(self.model, (c_in * x).to(self.model.dtype), self._model_time(s, x), conditions)
+        seen = (c_in * x).to(self.model.dtype)
+        if self._beside:
+            seen = torch.cat([seen, conditions.pop(CONCAT)], dim=1)
+        F_x = self._network.call(self.model, seen, self._model_time(s, x), conditions)
         return c_skip * x + c_out * F_x[:, : self._channels].to(dtype)
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,6 +187,9 @@ class DiffusersDenoiser:
         for name in self._required:
             if not isinstance(given[name], Tensor | Mapping):
                 raise ModelError(f'The condition {name!r} is of the type {type(given[name]).__name__}.', 'Give a tensor with one row per sample.')
+        if self._beside and given[CONCAT].shape[1:] != (self._beside, *x.shape[2:]):
+            what = f'The condition {CONCAT!r} has the shape {tuple(given[CONCAT].shape)} beside x {tuple(x.shape)}.'
+            raise ModelError(what, f'Give (B, {self._beside}, h, w).')
         if self._num_labels:
             check_labels(given['class_labels'], self._num_labels)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from synthaug_plugins.errors import ModelError, nearest
 
+CONCAT = 'concat'
+"""The condition that lies beside x as further channels of the input, (B, c, h, w)."""
 _NOT_CONDITIONS = {'self', 'sample', 'hidden_states', 'timestep', 'return_dict'}
 
 
@@ -40,7 +42,8 @@ def _text_unet_required(module: Any) -> tuple[str, ...]:
     config = module.config
     added = config.get('addition_embed_type') not in (None, 'text') or config.get('encoder_hid_dim_type') not in (None, 'text_proj')
     guided = config.get('time_cond_proj_dim') is not None  # the guidance scale, of a distilled model
-    return (*_unet_required(module), 'encoder_hidden_states', *(['added_cond_kwargs'] if added else []), *(['timestep_cond'] if guided else []))
+    beside = [CONCAT] if _inpainting_channels(config) else []
+    return (*_unet_required(module), *beside, 'encoder_hidden_states', *(['added_cond_kwargs'] if added else []), *(['timestep_cond'] if guided else []))
 
 
 def _pixart_required(module: Any) -> tuple[str, ...]:
@@ -50,6 +53,11 @@ def _pixart_required(module: Any) -> tuple[str, ...]:
 def _guidance(module: Any) -> tuple[str, ...]:
     """The guidance scale, where the network is told it."""
     return ('guidance',) if module.config.get('guidance_embeds') else ()
+
+
+def _inpainting_channels(config: Mapping[str, Any]) -> int:
+    """A U-Net that takes more channels than it returns sees more than x: for inpainting 1 + C, the mask and the masked image."""
+    return max(int(config['in_channels']) - int(config['out_channels']), 0)
 
 
 def _embedding_rows(table: Any) -> int:
@@ -65,6 +73,7 @@ class Network:
         made_here: arguments that `call` works out itself, so that they are no conditions.
         num_labels: rows of a network's table of classes, that of "no class" included; 0 if it has none.
         packed: how many pixels of the image make one channel vector of the input; the config counts channels of those.
+        beside: channels of the input that are no part of x, from the config: the condition `CONCAT`.
         time_scale: what the timestep of the scheduler is multiplied by, from the network's config.
         call: `(model, image, timestep, conditions) -> output`, (B, C, H, W) to (B, C or more, H, W).
     """
@@ -73,17 +82,19 @@ class Network:
     made_here: frozenset[str] = frozenset()
     num_labels: Callable[[Any], int] = lambda module: 0
     packed: int = 1
+    beside: Callable[[Mapping[str, Any]], int] = lambda config: 0
     time_scale: Callable[[Mapping[str, Any]], float] = lambda config: 1.0
     call: Callable[[Any, Tensor, Tensor, Mapping[str, Any]], Tensor] = _plain_call
 
     def channels(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Channels of the image that a network takes, and that it returns."""
-        taken = int(config['in_channels'])
+        taken = int(config['in_channels']) - self.beside(config)
         return taken // self.packed, int(config.get('out_channels') or taken) // self.packed
 
     def known_conditions(self, module: Any) -> set[str]:
         """Names of the conditions that a network takes."""
-        known = set(inspect.signature(module.forward).parameters) - _NOT_CONDITIONS - self.made_here
+        known = {CONCAT} if self.beside(module.config) else set()
+        known |= set(inspect.signature(module.forward).parameters) - _NOT_CONDITIONS - self.made_here
         if hasattr(module, 'class_embedding') and module.class_embedding is None:
             known.discard('class_labels')  # which UNet2DConditionModel would ignore
         return known
@@ -91,7 +102,7 @@ class Network:
 
 NETWORKS: dict[str, Network] = {
     'UNet2DModel': Network(_unet_required, num_labels=lambda module: _embedding_rows(module.class_embedding)),
-    'UNet2DConditionModel': Network(_text_unet_required, num_labels=lambda module: _embedding_rows(module.class_embedding)),
+    'UNet2DConditionModel': Network(_text_unet_required, num_labels=lambda module: _embedding_rows(module.class_embedding), beside=_inpainting_channels),
     'DiTTransformer2DModel': Network(
         lambda module: ('class_labels',),
         num_labels=lambda module: _embedding_rows(module.transformer_blocks[0].norm1.emb.class_embedder.embedding_table),

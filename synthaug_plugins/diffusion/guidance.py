@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,10 @@ class Term(ABC):
         """
         return None
 
+    def sharing(self, entries: Mapping[str, Any]) -> Term:
+        """This term for conditions that hold these entries as well, which say nothing of the class (such as the image that is painted into)."""
+        return self
+
     @abstractmethod
     def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor, second: Tensor | None) -> Tensor:
         """What to add to D, before the weight.
@@ -93,6 +97,16 @@ class ClassifierFree(Term):
     """
 
     uncond: Any = None
+
+    def sharing(self, entries: Mapping[str, Any]) -> Term:
+        """See `Term.sharing`: they stand in both conditions.
+
+        Raises:
+            RecipeError: the condition to move away from is no mapping.
+        """
+        if entries and not isinstance(self.uncond, Mapping):
+            raise RecipeError(f'ClassifierFree: uncond = {self.uncond!r} cannot share {", ".join(entries)} with the condition.', 'Give a mapping.')
+        return replace(self, uncond={**self.uncond, **entries}) if entries else self
 
     def second_cond(self, x: Tensor, cond: Any) -> Any:
         """See `Term.second_cond`."""

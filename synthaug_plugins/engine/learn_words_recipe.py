@@ -157,6 +157,7 @@ def prepare_words(recipe: Mapping[str, Any]) -> WordsRun:
     words, names = words_of(classes), _names(recipe, classes, options)
     model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
     model.refuse_words('words to learn')
+    model.refuse_inpainting('words to learn')
     model.tokens.add(dict.fromkeys(words.values(), options.vectors))
     for template in (*options.templates, samples['prompt']):
         prompt = fill(template, next(iter(words.values())))

@@ -78,10 +78,12 @@ def _replacing(config: Mapping[str, Any], key: str, value: Any) -> Any:
         return value
     found: Any = config
     for part in key.split('.'):
-        if isinstance(found, list):
-            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+        elif isinstance(found, Mapping) and part in found:
+            found = found[part]
         else:
-            found = found.get(part) if isinstance(found, Mapping) else None
+            return value  # nothing there to replace
     return value if isinstance(found, Mapping | list) else {**value, '_delete_': True}
 
 
@@ -177,6 +179,8 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
     for inspector in inspectors:
         inspector.check(classes, real_images)
     generator.prepare(classes, say)
+    if generator.keeps_pixels and recipe['image']['format'] != 'png':
+        say(f"image.format = {recipe['image']['format']!r} loses detail everywhere: only 'png' keeps pixels outside of the masks as they are.")
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
     per_class = recipe['per_class'] if recipe['per_source'] is None else {name: recipe['per_source'] * len(ids) for name, ids in (sources or {}).items()}
     blocks = make_blocks(classes, per_class, sources, recipe['block_size'], recipe['tries_per_image'])

@@ -64,6 +64,9 @@ class Generator(ABC):
     the request, never from global state. The noise of a request depends on its seed alone.
     """
 
+    keeps_pixels = False
+    """Whether images may hold pixels of their sources that must stay as they are, to the byte: the edit of an object leaves the rest alone."""
+
     needs_sources = False
     """Whether every request starts from a real image."""
 

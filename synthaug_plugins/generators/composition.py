@@ -94,6 +94,16 @@ class Composition(SourceGenerator):
         for member in self.members:
             member.real_images = real_images
 
+    @property
+    def keeps_pixels(self) -> bool:  # type: ignore[override]
+        """See `Generator.keeps_pixels`."""
+        return any(member.keeps_pixels for member in self.members)
+
+    @property
+    def keeps_shape(self) -> bool:  # type: ignore[override]
+        """See `SourceGenerator.keeps_shape`."""
+        return all(member.keeps_shape for member in self.members)
+
     def model_classes(self) -> Sequence[str] | None:
         known = [classes for member in self.members if (classes := member.model_classes()) is not None]
         return [name for name in known[0] if all(name in classes for classes in known)] if known else None
@@ -197,12 +207,16 @@ class Sequential(Composition):
         probs: probability that each acts. Default: 1 for all.
 
     Raises:
-        RecipeError: no members, one that edits no images, or probabilities that are none.
+        RecipeError: no members, one that edits no images, one with masks behind one that crops, or probabilities that are none.
     """
 
     def __init__(self, generators: Sequence[Mapping[str, Any]], probs: Sequence[float] | None = None) -> None:
         generators = _listed('Sequential', 'generators', generators)
         super().__init__(generators, [1.0] * len(generators) if probs is None else _listed('Sequential', 'probs', probs))
+        for place, member in enumerate(self.members):
+            if member.keeps_pixels and not all(before.keeps_shape for before in self.members[:place]):
+                what = f'Sequential edits within masks ({type(member).__name__}, place {place}) what was cropped before: masks no longer fit.'
+                raise RecipeError(what, "Set fit='pad' in the generators before it.")
 
     def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
         steps, prompts = [], set[str | None]()

@@ -31,6 +31,7 @@ class DAFusion(SDEdit):
         prompts: a template with `{}` where the learned word goes, or several; or an entry of `PROMPTS`. Without words `{}` is the class's name.
         guidance_scale: see `TextToImage`; the paper's unless given.
         fit: how a real image becomes one of the model's shape: 'pad', 'crop' or 'squash', see `RealGuidance`. The paper squashes.
+        masks: edit the object or the background only, see `RealGuidance`: dict(folder='data/voc/masks', edit='background').
         class_names: 'never': that no class name reaches the text encoder is checked before any weights load, see `TextToImage`. Words that began
             from class names, as the published words of the ICLR version did, need 'allowed'.
         erasures: folder of `synthaug learn erasure`: each class is edited by the model from which it was erased, see `TextToImage`.
@@ -52,6 +53,7 @@ class DAFusion(SDEdit):
         prompts: str | Sequence[str] | Mapping[str, Any] = 'a photo of a {}',
         guidance_scale: float | Mapping[str, float] | Sequence[float] | None = 7.5,
         fit: str = 'pad',
+        masks: Mapping[str, Any] | None = None,
         class_names: str = 'never',
         sampler: Mapping[str, Any] | None = None,
         precision: str = 'fp32',
@@ -68,7 +70,7 @@ class DAFusion(SDEdit):
         options = dict(sampler or {})
         if not {'preset', 'sigmas'} & set(options):
             options.setdefault('num_steps', NUM_STEPS)
-        super().__init__(shared.conditions(shared.text_model(model)), options, precision, fit)
+        super().__init__(shared.conditions(shared.text_model(model)), options, precision, fit, masks)
         self._layout = shared.layout()
         make = Strengths(self.model, self.sampler)
         self.strengths = [make.by_strength(share, 't0') for share in numbers('t0', t0)]

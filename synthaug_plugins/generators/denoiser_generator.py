@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.guidance import finite_json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synthaug_plugins.diffusion import Denoiser
+    from synthaug_plugins.diffusion import Denoiser, Region
 
 
 class DenoiserGenerator(Generator):
@@ -28,15 +28,20 @@ class DenoiserGenerator(Generator):
         told: the model and what it is told.
         sampler: options of `diffusion.sample`, `preset` among them; see `diffusion.sampler_options`.
         precision: in which the networks run; the sampler's state is float64 (float32 where the device has none).
+        masked: whether images are edited within masks only.
 
     Attributes:
         loaded: the models with their weights. Generators that work together are given the same before their first image.
 
     Raises:
         RecipeError: an option is unknown or out of range.
+        ModelError: an inpainting pipeline without masks.
     """
 
-    def __init__(self, told: Conditions, sampler: Mapping[str, Any] | None, precision: str) -> None:
+    def __init__(self, told: Conditions, sampler: Mapping[str, Any] | None, precision: str, masked: bool = False) -> None:
+        if told.model.inpaints and not masked:
+            cure = "Use DAFusion or RealGuidance with masks=dict(folder='...'), or give an ordinary pipeline."
+            raise ModelError(f'model = {told.model.name!r} paints into masked images: its network needs a mask, and {type(self).__name__} has none.', cure)
         if precision not in PRECISIONS:
             raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
         self.told, self.model, self.precision = told, told.model, precision
@@ -87,20 +92,21 @@ class DenoiserGenerator(Generator):
             self.told.model = self.model
         return self._denoiser
 
-    def guided(self, requests: Sequence[Request]) -> Denoiser:
-        """The model with the guidance of a batch."""
+    def guided(self, requests: Sequence[Request], shared: Mapping[str, Any] | None = None) -> Denoiser:
+        """The model with the guidance of a batch. shared: entries of the condition that say nothing of the class, see `Term.sharing`."""
         from synthaug_plugins.diffusion import Guided
 
         denoiser = self.denoiser()
         terms = self.told.terms(requests, self.device, lambda model: self.loaded.get(model, self.device, self.precision)[1])
-        return Guided(denoiser, terms) if terms else denoiser
+        return Guided(denoiser, [term.sharing(shared) for term in terms] if shared else terms) if terms else denoiser
 
-    def sample(self, requests: Sequence[Request], start: Tensor | None = None, **changes: Any) -> np.ndarray | Made:
+    def sample(self, requests: Sequence[Request], start: Tensor | None = None, region: Region | None = None, **changes: Any) -> np.ndarray | Made:
         """Run the sampler for a batch, then the decoder.
 
         Args:
             requests: the batch.
             start: what to begin from, as the model's `encode` gives it.
+            region: of what it begins from, the part that is made anew; the rest is left alone.
             **changes: options of `diffusion.sample` that differ from this generator's.
 
         Returns: (B, H, W, 3) uint8, or these with the model's verdicts.
@@ -118,7 +124,10 @@ class DenoiserGenerator(Generator):
         bad_from = _BadFrom()
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
         with full_float32(), torch.no_grad():
-            guided, cond, latents = self.guided(requests), self.told.cond(requests, self.device), noise.latents()
+            shared = region.condition() if region is not None else {}
+            guided, cond, latents = self.guided(requests, shared), self.told.cond(requests, self.device), noise.latents()
+            if region is not None and start is not None:
+                guided, cond = region.around(guided, start), {**cond, **shared} if shared else cond
             self.told.begin(requests)
             if start is None and (scale := self.told.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
                 latents = scale * latents.to(dtype)

@@ -44,6 +44,11 @@ class RealGuidance(SDEdit):
             works for classes that the model never saw.
         fit: how a real image becomes one of the model's shape: 'crop' the centre; 'squash'; or 'pad', the whole image in its own shape, which
             the variant then has, too. Smaller ones are enlarged (bicubic), and that is said.
+        masks: edit the object or the background only: dict(folder='data/voc/masks', edit='object' or 'background', dilate=16, soft=0), a folder
+            as `synthaug import` makes it, with `<class>/<stem>.png` for each image: 0 is background, all else object (in a palette 255, VOC's void,
+            is background, too). The edited region is grown by a maximum filter `dilate` wide and, with `soft`, fades over so wide a ramp at its
+            edge (at most dilate / 2); both count pixels of a canvas of 512, whatever the model's. A variant then has its real image's size and,
+            outside of the region, its bytes. An inpainting pipeline needs masks; with any other model what is known is put back at every step.
         sampler, precision: see `EDM`, and for a pipeline `TextToImage`; num_steps is that of the full grid, from sigma_max down, of
             which a strength below full runs fewer, and churn per step is that of the full grid.
         guidance: see `EDM`; not for a pipeline.
@@ -53,7 +58,8 @@ class RealGuidance(SDEdit):
     Raises:
         RecipeError: not exactly one way to say the strength, a value out of range, or an option for the other kind of model.
         ModelError: see `DenoiserModel` and `TextModel`; or labels that the model does not take, or cannot do without.
-        DataError: in `prepare`, shots='auto' for classes with different numbers of images.
+        DataError: a mask that is missing, of another size, or leaves nothing to edit; in `prepare`, shots='auto' for classes with different numbers
+            of images.
     """
 
     @options_of(PipelineOptions)
@@ -67,6 +73,7 @@ class RealGuidance(SDEdit):
         strength_map: str | None = None,
         use_labels: bool = True,
         fit: str = 'crop',
+        masks: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None,
         guidance: Sequence[Mapping[str, Any]] = (),
         precision: str = 'fp32',
@@ -83,7 +90,7 @@ class RealGuidance(SDEdit):
             told, self._options = shared.conditions(opened), shared.layout()
         else:
             told, self._options = LabelConditions(opened, use_labels, build_guidance(guidance), without_labels=True), {'use_labels': use_labels}
-        super().__init__(told, sampler, precision, fit)
+        super().__init__(told, sampler, precision, fit, masks)
         if isinstance(opened, DenoiserModel):
             _check_labels(opened, use_labels)
         ways = {'sigma': sigma, 't0': t0, 'strength': strength, 'shots': shots}

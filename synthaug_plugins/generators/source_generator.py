@@ -24,13 +24,16 @@ class SourceGenerator(Generator):
 
     needs_sources = True
 
+    keeps_shape = False
+    """Whether every edit shows all of what it was given, so that a mask of the one fits the other."""
+
     @abstractmethod
     def edit(self, requests: Sequence[Request], images: Sequence[np.ndarray]) -> Images | Made:
         """Make the images of one batch (one bucket), each from the image at its place.
 
         Args:
             requests: what to make; where `source` lies does not matter.
-            images: (H, W, 3) uint8 each, of any size. One that is asked for may be read from disk then, so ask once.
+            images: (H, W, 3) uint8 each, of any size. One that is asked for may be read from disk then, so keep none and ask seldom.
 
         Returns, raises: see `Generator.generate`.
         """

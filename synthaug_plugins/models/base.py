@@ -22,6 +22,11 @@ class Model(Protocol):
         ...
 
     @property
+    def inpaints(self) -> bool:
+        """Whether it runs only with a mask and the masked image, see `TextModel`."""
+        ...
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         """The noise levels that it supports."""
         ...

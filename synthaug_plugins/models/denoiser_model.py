@@ -25,10 +25,13 @@ class DenoiserModel:
     Attributes:
         name: as given.
         config: see `diffusion.check_denoiser_config`.
+        inpaints: never: our networks see no mask.
 
     Raises:
         ModelError: no such model, or a config that cannot be built.
     """
+
+    inpaints = False
 
     def __init__(self, name: str) -> None:
         import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Family:
         encode: `(pipeline, prompt, negative, max_length) -> conditions` of one prompt, tensors with one row each, as the network names them.
         default_max_shift: of dynamic shifting, where the scheduler's config does not say it; None where the family's pipelines do not shift by resolution.
         packs: pixels of latents that make one channel vector of the network's input, along one side (2: FLUX).
+        inpaints: whether the network of such a pipeline may see a mask and the masked image beside the latents.
         encode_tokens: `(encoders, tokens, options) -> conditions` of prompts that are tokens already, as `encode` makes them, with gradients; for the
             families that take learned words.
         no_words: why learned words (textual inversion) do not work; empty where they do.
@@ -45,12 +46,17 @@ class Family:
     reserved: int = 0
     default_max_shift: float | None = None
     packs: int = 1
+    inpaints: bool = False
     encode_tokens: Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Tensor]], dict[str, Any]], Conditions] | None = None
     no_words: str = ''
 
     def latent_channels(self, config: Mapping[str, Any]) -> int:
         """Channels of the latents, from the network's config."""
-        return int(config['in_channels']) // self.packs**2
+        return int(config['out_channels' if self.inpaints else 'in_channels']) // self.packs**2
+
+    def channels_beside(self, config: Mapping[str, Any]) -> int:
+        """Channels of the network's input that are not the latents': 1 + C for the mask and the masked image, or 0."""
+        return int(config['in_channels']) - self.latent_channels(config) if self.inpaints else 0
 
     def patch(self, config: Mapping[str, Any]) -> int:
         """By what height and width of the latents must divide. U-Nets take any size."""
@@ -167,7 +173,9 @@ _SANA = Family(
 PIPELINES: dict[str, Family] = {
     'StableDiffusionPipeline': _SD,
     'LatentConsistencyModelPipeline': _SD,
+    'StableDiffusionInpaintPipeline': replace(_SD, inpaints=True),
     'StableDiffusionXLPipeline': _SDXL,
+    'StableDiffusionXLInpaintPipeline': replace(_SDXL, inpaints=True),
     'StableDiffusion3Pipeline': _SD3,
     'FluxPipeline': _FLUX,
     'PixArtAlphaPipeline': _PIXART,
@@ -177,8 +185,6 @@ PIPELINES: dict[str, Family] = {
 
 # Why a pipeline that somebody may well try is not among them.
 REASONS: dict[str, str] = {
-    'StableDiffusionInpaintPipeline': 'it paints into a given image: its network sees a mask and that image too',
-    'StableDiffusionXLInpaintPipeline': 'it paints into a given image: its network sees a mask and that image too',
     'StableDiffusionInstructPix2PixPipeline': 'its network sees a given image too',
     'StableDiffusionXLImg2ImgPipeline': 'the refiner is told an aesthetic score and continues images of another model',
     'SanaSprintPipeline': 'it is sampled by a trigonometric consistency schedule, which has no noise level in the sense of the samplers here',

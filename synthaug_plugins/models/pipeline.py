@@ -62,6 +62,7 @@ class TextPipeline:
         self.erasures = None if erasures is None else Erasures(erasures)
         configs = self._network_config, self._vae_config
         self.size, self.image_size = find_sizes(self.files, self._family, *configs, self.tiny_vae, image_size)
+        self.inpaints = self._family.channels_beside(self._network_config) > 0
         self._timesteps = self._read_noise()
         self.flow, self.timesteps = self._timesteps.kind == 'flow', self._timesteps.count
         self.guidance = self._guidance(few_step)
@@ -79,6 +80,8 @@ class TextPipeline:
     def _find_family(self) -> Family:
         cls = str(self._index.get('_class_name', ''))
         if cls in PIPELINES:
+            if self._index.get('requires_aesthetics_score'):
+                raise ModelError(f'model = {self.name!r} is told an aesthetic score.', 'Such refiners have no adapter here; give the base model.')
             return PIPELINES[cls]
         what = f' is a {cls}: {REASONS[cls]}' if cls in REASONS else f': {cls} has no adapter here' if cls else f' has no _class_name in {PIPELINE_INDEX}'
         raise ModelError(f'model = {self.name!r}{what}.', f'Supported are {", ".join(PIPELINES)}.')
@@ -225,6 +228,11 @@ class TextPipeline:
         """
         if self._family.no_words:
             raise ModelError(f'{what}: {self.name!r} is a {self.family} pipeline: {self._family.no_words}.', 'Use Stable Diffusion 1 or 2, or SDXL.')
+
+    def refuse_inpainting(self, what: str) -> None:
+        """Refuse (ModelError) a network that runs only with a mask and a masked image, where there are none. what: was asked for, such as 'erasure'."""
+        if self.inpaints:
+            raise ModelError(f'{what}: {self.name!r} paints into masked images, and its network runs with a mask only.', 'Use an ordinary pipeline.')
 
     def _weights(self) -> dict[str, list[str]]:
         """Component -> its weight files, of those that make images."""

@@ -32,8 +32,9 @@ def find_sizes(
         ModelError: network and VAE do not fit each other.
         RecipeError: a size that the model cannot make.
     """
-    if 'in_channels' not in network:
-        raise ModelError(f'model = {files.name!r}: {family.network}/{CONFIG} names no in_channels.', files.cure)
+    for key in ('in_channels', *(['out_channels'] if family.inpaints else [])):
+        if key not in network:
+            raise ModelError(f'model = {files.name!r}: {family.network}/{CONFIG} names no {key}.', files.cure)
     channels, factor = family.latent_channels(network), _factor(vae)
     tiny = tiny_vae.config('') if tiny_vae else vae
     if tiny_vae and tiny.get('_class_name') != 'AutoencoderTiny':
@@ -44,6 +45,10 @@ def find_sizes(
             raise ModelError(
                 f'model = {files.name!r}: its network takes latents of {channels} channels and 1 : {factor}, the {what} makes {found}.', 'They must agree.'
             )
+    if family.channels_beside(network) not in (0, 1 + channels):
+        what = f'its network takes {network["in_channels"]} channels and returns {channels}'
+        cure = f'For inpainting it takes {1 + 2 * channels} (latents, mask, latents of the masked image), or as many as it returns.'
+        raise ModelError(f'model = {files.name!r}: {what}.', cure)
     native = network.get('sample_size') or 128  # FLUX has none, and its pipeline takes 128
     default = [int(n) * factor for n in (native if isinstance(native, list) else (native, native))]
     wanted = default if image_size is None else [image_size] * 2 if isinstance(image_size, int) else list(image_size)

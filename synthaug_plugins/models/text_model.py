@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 class TextModel(TextPipeline):
-    """A diffusers text-to-image pipeline: Stable Diffusion 1 and 2, SDXL, SD 3, FLUX, PixArt, Sana, and few-step models of these.
+    """A diffusers text-to-image pipeline: Stable Diffusion 1 and 2, SDXL, SD 3, FLUX, PixArt, Sana, and few-step models of these; or one for inpainting
+    of Stable Diffusion 1 and 2 or SDXL.
 
     Text is encoded by the pipeline class's own `encode_prompt`; the network runs as a `DiffusersDenoiser`, so that every sampler and
     guidance of this package works on it. Captions are not cleaned (the pipelines' `clean_caption`).
@@ -53,6 +54,7 @@ class TextModel(TextPipeline):
         guidance: 'free' (classifier-free guidance works), 'distilled' (the network is told a scale, negative prompts do nothing) or
             'none' (a few-step model; the scale must be 1).
         default_guidance_scale, default_steps: those of the pipeline's own call; 1 and 4 for few-step models.
+        inpaints: whether the network sees a mask and the masked image beside the latents, and runs with them only (`diffusion.Region.condition`).
         timesteps: how many the model was trained with.
         has_safety_checker: whether the pipeline brings one, see `flagged`.
         words: the file of learned words, or None.

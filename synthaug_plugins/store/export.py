@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.new_folder import new_folder
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.encode import suffix_of
-from synthaug_plugins.store.files import refusal
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import Selection, select
 from synthaug_plugins.store.store import Store
@@ -26,26 +25,16 @@ def export_imagefolder(store: Store, out: str | Path, selection: Selection | Non
         StoreError: `out` exists and is not an empty folder; a shard is damaged; the disk is full.
     """
     out = Path(out).expanduser().absolute()
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise StoreError(f'The export folder {str(out)!r} is not empty.', 'Give a new or empty folder; nothing was touched.')
     inside = next((p for p in out.parents if (p / CARD).exists()), None)
     if inside is not None:
         raise StoreError(f'The export folder {str(out)!r} lies inside the store {str(inside)!r}.', 'Give a folder elsewhere.')
     selection = selection or select(store, allow_empty=True)
     reader = StoreReader(store.folder)
-    building = out.with_name(f'.partial-export-{out.name}')
-    try:
-        shutil.rmtree(building, ignore_errors=True)  # of a killed export to the same place
+    with new_folder(out, StoreError) as building:
         for name in store.classes:
-            (building / name).mkdir(parents=True)
+            (building / name).mkdir()
         rows = selection.table.select(['id', 'label', 'shard', 'offset', 'size', 'sha256']).to_pylist()
         for row in sorted(rows, key=lambda r: (r['shard'], r['offset'])):
             data = reader.read_image(row)
             (building / store.classes[row['label']] / f'{row["id"]}.{suffix_of(data)}').write_bytes(data)
-        building.rename(out)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise refusal(error, f'The export to {str(out)!r} was not written') from error
-        raise
     return dict(selection.counts)
