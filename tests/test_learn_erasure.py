@@ -315,7 +315,14 @@ def test_the_command_line_erases_the_classes_of_a_folder(synthaug: Say, pipeline
     for name in ('cat', 'dog'):
         (data / name).mkdir(parents=True)
         Image.new('RGB', (8, 8)).save(data / name / '0.png')
-    options = ['training.iterations=1', 'training.num_steps=2', 'samples.per_class=1', 'samples.num_steps=2', f'model.name={pipelines["epsilon"]}']
+    options = [
+        'training.iterations=1',
+        'training.num_steps=2',
+        'samples.per_class=1',
+        'samples.num_steps=2',
+        'samples.others=1',
+        f'model.name={pipelines["epsilon"]}',
+    ]
     command = ['learn', 'erasure', 'esd_digits', '--out', out, '--device', 'cpu', '--cfg-options', *options]
     status, said, progress = synthaug(*command, 'classes=None', '--data', data)
     assert status == 0, progress

@@ -15,11 +15,8 @@ preset = 'lora'  # ours. 'paper', 'diffusers2024' and 'da_fusion' are the publis
 training = dict(
     method='esd-x',  # cross-attention: how the image answers to the prompt. Others: 'esd-x-strict', 'esd-u', 'full', 'selfattn'
     num_steps=10,  # x_t lies on these steps of the pipeline; 50 are published
-    batch_size=4,
-    learning_rate=5e-4,
-    iterations=150,
     checkpoint_steps=25,
 )
-# A sheet per class: images of it and of two others before and after.
-samples = dict(per_class=8, others=2, num_steps=25, guidance_scale=2.0)
+# A sheet per class: images of it and of these two before and after.
+samples = dict(per_class=8, others=['two', 'eight'], num_steps=25, guidance_scale=2.0)
 seed = 0
