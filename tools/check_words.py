@@ -1,6 +1,6 @@
 """Whether words are learned of digits that a text-to-image model was never told by name: a check of textual inversion from end to end.
 
-    python tools/check_words.py --out runs/words [--cfg-options training.steps=600 ...]
+    python tools/check_words.py --out runs/words [--per-class 50] [--cfg-options training.steps=600 ...]
 
 `embedded:digits_sd_unnamed` has seen twos, fours and sevens, but no caption names them. Their words are learned from 8 images each of writers that
 it never saw, by the shipped recipe; then images are drawn from noise with the word, and with the class name. A support vector machine trained on
@@ -48,7 +48,7 @@ def recognised(store: Store, label_of: dict[str, int]) -> dict[str, np.ndarray]:
     reader, found = StoreReader(store.folder), {name: [] for name in label_of}
     for row in store.index().to_pylist():
         image = Image.open(io.BytesIO(reader.read_image(row))).convert('L').resize((8, 8), Image.Resampling.BOX)
-        found[row['class_name']].append(np.asarray(image).reshape(-1) / 255)
+        found[store.classes[row['label']]].append(np.asarray(image).reshape(-1) / 255)
     return {name: machine.predict(np.stack(pixels)) for name, pixels in found.items()}
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='folder of everything that is made; a second call goes on')
     parser.add_argument('--per-class', type=int, default=100, help='images from noise')
-    parser.add_argument('--guidance-scale', type=float, default=4.0)
+    parser.add_argument('--guidance-scale', type=float, default=6.0)
     parser.add_argument('--cfg-options', action='append', default=[], metavar='KEY=VALUE ...', help='of the recipe dafusion_words_digits')
     given = parser.parse_args(spread_cfg_options(sys.argv[1:]))
     write_shots(given.out / 'shots')
