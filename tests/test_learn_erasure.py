@@ -26,7 +26,7 @@ from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.text_model import TextModel
 
 CPU = torch.device('cpu')
-SHORT = {'iterations': 4, 'num_steps': 3, 'checkpoint_steps': 2, 'learning_rate': 1e-2}
+SHORT = {'iterations': 4, 'num_steps': 3, 'batch_size': 1, 'checkpoint_steps': 2, 'learning_rate': 1e-2}
 RECIPE: dict[str, Any] = {
     'classes': ['cat', 'a dog'],
     'training': SHORT,

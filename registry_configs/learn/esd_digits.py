@@ -13,7 +13,8 @@ classes = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight
 prompts = dict(type='synthaug_plugins.Basic', templates='a photo of a {}')
 preset = 'lora'  # ours. 'paper', 'diffusers2024' and 'da_fusion' are the published settings, made for Stable Diffusion
 training = dict(
-    method='esd-x',  # cross-attention: how the image answers to the prompt. Others: 'esd-x-strict', 'esd-u', 'full', 'selfattn'
+    # Cross-attention: how the image answers to the prompt. "esd-u" and "full" need another rate, and harm other digits more (see the table).
+    method='esd-x',
     num_steps=10,  # x_t lies on these steps of the pipeline; 50 are published
     checkpoint_steps=25,
 )

@@ -75,9 +75,9 @@ class ErasureTraining:
 
 PRESETS: dict[str, dict[str, Any]] = {
     'lora': {'weights': 'lora', 'rank': 4, 'learning_rate': 5e-4, 'iterations': 150, 'batch_size': 4},
-    'paper': {'weights': 'full', 'learning_rate': 1e-5, 'iterations': 1000, 'eta': 1.0, 'x_t_from': 'edited'},
-    'diffusers2024': {'weights': 'full', 'learning_rate': 5e-5, 'iterations': 200, 'eta': 1.0, 'x_t_from': 'base'},
-    'da_fusion': {'method': 'full', 'weights': 'full', 'learning_rate': 1e-5, 'iterations': 1000, 'eta': 1.0, 'start_guidance': 3.0},
+    'paper': {'weights': 'full', 'learning_rate': 1e-5, 'iterations': 1000, 'batch_size': 1, 'eta': 1.0, 'x_t_from': 'edited'},
+    'diffusers2024': {'weights': 'full', 'learning_rate': 5e-5, 'iterations': 200, 'batch_size': 1, 'eta': 1.0, 'x_t_from': 'base'},
+    'da_fusion': {'method': 'full', 'weights': 'full', 'learning_rate': 1e-5, 'iterations': 1000, 'batch_size': 1, 'eta': 1.0, 'start_guidance': 3.0},
 }
 """Settings by name. 'lora' is ours, measured on the embedded pipeline only and with x_t on 10 steps (tools/benchmarks/results/check_erasure_digits.txt).
 'paper' is that of Gandikota et al. and of their first code. 'diffusers2024' is that of their later code, whose negative guidance of 2 is eta = 1.
