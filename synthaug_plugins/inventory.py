@@ -18,6 +18,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     from synthaug_plugins.engine.learn_recipe import KEYS as LEARN_KEYS
     from synthaug_plugins.engine.learn_words_recipe import KEYS as WORDS_KEYS
     from synthaug_plugins.engine.recipe import KEYS
+    from synthaug_plugins.evaluation.protocol import KEYS as COMPARE_KEYS
     from synthaug_plugins.plugins import BUILT_IN, register_nouns
     from synthaug_plugins.recipes import ROOT, shipped_recipes
     from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS, PROMPTS
@@ -35,6 +36,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     sections['keys of a generation recipe'] = dict(KEYS)
     sections['keys of a recipe of synthaug learn edm'] = dict(LEARN_KEYS)
     sections['keys of a recipe of synthaug learn words'] = dict(WORDS_KEYS)
+    sections['keys of a recipe of synthaug compare'] = dict(COMPARE_KEYS)
     for key, module in BUILT_IN.items():
         sections[f'keys of synthaug = dict({key}=dict(...)) in a training recipe'] = dict(importlib.import_module(module).OPTIONS)
     found = {title: {n: t for n, t in entries.items() if fnmatch(n.lower(), pattern.lower())} for title, entries in sections.items()}

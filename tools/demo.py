@@ -27,9 +27,9 @@ STRENGTHS, VARIANTS = (0.3, 0.6, 2.4), 8  # per source and strength
 
 
 def write_digits(out: Path) -> None:
-    """Write scikit-learn's digits as 8 x 8 PNG: `seen`, `val`, `test`, `draw-<n>/1-shot` and `draw-<n>/5-shot`, one folder per class.
+    """Write scikit-learn's digits as 8 x 8 PNG: `train`, `val`, `test`, `draw-<n>/1-shot` and `draw-<n>/5-shot`, one folder per class.
 
-    `seen` is what the embedded model was trained on. The one-shot set of a draw is part of its five-shot set. Nothing is
+    `train` is what the embedded models were trained on. The one-shot set of a draw is part of its five-shot set. Nothing is
     written where `out` exists.
     """
     if out.exists():
@@ -47,7 +47,7 @@ def write_digits(out: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(grey[i]).save(path)
 
-    save('seen', np.arange(SEEN))
+    save('train', np.arange(SEEN))
     save('val', np.arange(SEEN, SEEN + VALIDATION))
     save('test', np.arange(SEEN + VALIDATION, len(grey)))
     for draw in DRAWS:
@@ -68,9 +68,14 @@ def main() -> None:
     """Make data, stores, comparisons and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('runs/demo'), help='folder of everything that the demo makes')
+    parser.add_argument('--only-data', action='store_true', help='write the digits as folders and stop')
     parser.add_argument('--jobs', type=int, default=2, help='training runs at the same time')
     arguments = parser.parse_args()
     out: Path = arguments.out
+    if arguments.only_data:
+        write_digits(out / 'data')
+        print(out / 'data')
+        return
     started = time.monotonic()
 
     from synthaug_plugins import compat

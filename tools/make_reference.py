@@ -16,6 +16,8 @@ from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
 from synthaug_plugins.engine import learn_erasure_recipe, learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
+from synthaug_plugins.evaluation import protocol
+from synthaug_plugins.evaluation.ablation.entries import MADE_KEYS
 from synthaug_plugins.learning.erasure import PRESETS as ERASURE_PRESETS
 from synthaug_plugins.learning.erasure import ErasureTraining
 from synthaug_plugins.learning.options import EDMTraining
@@ -87,6 +89,8 @@ def page() -> str:
     parts += ['## Keys of a recipe of `synthaug learn erasure`', keys_table(learn_erasure_recipe.KEYS, learn_erasure_recipe.DEFAULTS)]
     presets = [(f'`{name}`', f'`{", ".join(f"{k}={v!r}" for k, v in options.items())}`') for name, options in ERASURE_PRESETS.items()]
     parts += ['### training', text(ErasureTraining), table(('preset', 'training options'), presets)]
+    parts += ['## Keys of a recipe of `synthaug compare`', options_table(protocol.KEYS)]
+    parts += ['### an entry of arms', options_table(protocol.ARM_KEYS), '### an entry of made', options_table(MADE_KEYS)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)
@@ -99,6 +103,7 @@ def page() -> str:
 
 
 if __name__ == '__main__':
+    compat.apply()  # pycocotools may be installed beside
     if '--print' in sys.argv:
         sys.stdout.write(page())
     else:

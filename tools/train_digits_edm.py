@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits_edm'), help='data, checkpoints, sample sheets')
     args = parser.parse_args()
     write_digits(args.work_dir / 'digits')
-    options = {'data': str(args.work_dir / 'digits' / 'seen'), 'classes': list(CLASSES), 'name': 'digits_edm', 'licence': 'Apache-2.0'}
+    options = {'data': str(args.work_dir / 'digits' / 'train'), 'classes': list(CLASSES), 'name': 'digits_edm', 'licence': 'Apache-2.0'}
     learn(load_learn_recipe(find_recipe('learn/edm_digits.py'), options), args.work_dir / 'run', 'cpu')
     model = args.work_dir / 'run' / 'model'
     card = complete_card(read_json(model / CARD), judge(*generate(model, per_class=200)))

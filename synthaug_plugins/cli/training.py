@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from synthaug_plugins import compat
 from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_options
 from synthaug_plugins.errors import RecipeError
 
@@ -84,27 +85,45 @@ def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options:
 @app.command(rich_help_panel='Train')
 def compare(
     recipe: Recipe,
+    data: Annotated[
+        Path | None, typer.Option(metavar='FOLDER', help='For a recipe that draws shots: train/ and test/ (and val/, if there is one), a folder per class.')
+    ] = None,
     out: Annotated[Path | None, typer.Option(help='Where runs, results and the report go; default runs/<recipe name>.')] = None,
     jobs: Annotated[int, typer.Option(min=1, help='Training runs at the same time.')] = 1,
     values: Annotated[list[str] | None, typer.Option('--set', metavar='NAME=VALUE', help="Change one of the recipe's values; may be repeated.")] = None,
+    device: Device = 'auto',
 ) -> None:
     """Train with and without synthetic images at equal compute, choose on validation, report on test with every seed.
 
     synthaug compare my_comparison.py --out runs/comparison --jobs 2
+
+    A recipe with shots draws few images per class, learns words, generates stores and compares, for all shots and seeds, in this one command; killed,
+    the same command goes on.
+
+    synthaug compare dafusion_digits --data my/digits --out runs/ablation
     """
-    from synthaug_plugins.evaluation.compare import compare as run
-    from synthaug_plugins.evaluation.compare import format_table
+    from synthaug_plugins.evaluation.ablation.run import REPORT, ablate
+    from synthaug_plugins.evaluation.ablation.table import MARKDOWN
+    from synthaug_plugins.evaluation.compare import command_of, format_table
+    from synthaug_plugins.evaluation.compare import run as run_comparison
+    from synthaug_plugins.evaluation.protocol import read_comparison
     from synthaug_plugins.evaluation.report import write_report
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
 
+    compat.apply()
     register_nouns()
     path = find_recipe(recipe, 'compare')
     folder = out or Path('runs') / Path(path).stem
-    results = run(path, folder, get_plugin_manager(), jobs, parse_options(values, '--set'), setup=register_nouns)
-    write_report([results], folder / 'report.html', get_plugin_manager())
-    print(format_table(results))
-    print(folder / 'report.html')
+    comparison = read_comparison(path, parse_options(values, '--set'), None if data is None else str(data))
+    if comparison.shots:
+        ablate(comparison, folder, get_plugin_manager(), jobs=jobs, device=device, setup=register_nouns, quiet=False)
+        print((folder / MARKDOWN).read_text(encoding='utf-8'))
+    else:
+        results = run_comparison(comparison, folder, get_plugin_manager(), command_of(comparison, folder, jobs), jobs, register_nouns)
+        write_report([results], folder / REPORT, get_plugin_manager())
+        print(format_table(results))
+    print(folder / REPORT)
 
 
 @app.command(rich_help_panel='Train')

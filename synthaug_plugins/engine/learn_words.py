@@ -64,6 +64,25 @@ def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 
         return _Learning(run, folder, sha256, where).learn(quiet)
 
 
+def save_stand_in(run: WordsRun, file: Path) -> None:
+    """Write words of zeros in place of those that a run will learn: what uses them can be checked before there are any."""
+    rows = {e: {word_of(name): torch.zeros(run.options.vectors, width) for name in run.classes} for e, width in run.model.text_widths().items()}
+    save_words(file, rows, {**_known_before(run, list(rows)), 'model': run.model.origin()})
+
+
+def _known_before(run: WordsRun, encoders: list[str]) -> dict[str, Any]:
+    """What the card of a run's words will say, as far as that is known before they are learned."""
+    o = run.options
+    return {
+        'classes': list(run.classes),
+        'words': {name: word_of(name) for name in run.classes},
+        'vectors': o.vectors,
+        'encoders': encoders,
+        'erasures': run.model.erasures.hashes(run.classes) if run.model.erasures is not None else None,
+        'initialised_from': {'word': o.initialise_from} if o.initialise_from is not None else {'class_name': True, 'names': dict(run.names)},
+    }
+
+
 def _how_far(folder: Path, run: WordsRun) -> str:
     state = folder / 'checkpoints' / STATE
     done, steps = divmod(json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0, run.options.steps)
@@ -135,18 +154,12 @@ class _Learning:
     def _card(self, encoders: list[str]) -> dict[str, Any]:
         """What the file of words says of itself. Nothing in it depends on when or how often the run was stopped."""
         run, o = self.run, self.run.options
-        start: dict[str, Any] = {'word': o.initialise_from} if o.initialise_from is not None else {'class_name': True, 'names': dict(run.names)}
         return {
             'name': run.recipe['name'] or self.folder.name,
             'what': 'learned class words (textual inversion)',
             'licence': run.recipe['licence'],
-            'classes': list(run.classes),
-            'words': {name: word_of(name) for name in run.classes},
-            'vectors': o.vectors,
-            'encoders': encoders,
+            **_known_before(run, encoders),
             'model': run.model.origin(contents=True),
-            'erasures': run.model.erasures.hashes(run.classes) if run.model.erasures is not None else None,
-            'initialised_from': start,
             'data': {'sha256': self.images.sha256, 'images_per_class': {name: len(ids) for name, ids in run.images.items()}},
             'options': decisive_options(o),
             'loss_curves': {name: self.curves[name] for name in run.classes},

@@ -13,13 +13,15 @@ import pluggy
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.cache import RunCache, Side
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool
-from synthaug_plugins.evaluation.protocol import Arm, Comparison, fill, read_comparison
-from synthaug_plugins.evaluation.runs import TRAINED, planned_steps, settle
+from synthaug_plugins.evaluation.protocol import Arm, Comparison, read_comparison
+from synthaug_plugins.evaluation.recipe_text import fill
+from synthaug_plugins.evaluation.runs import TRAINED, by_epoch, planned_steps, settle
 from synthaug_plugins.evaluation.statistics import class_gains, paired, plus_minus, signed, spread
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.training.run import configure, load_recipe
@@ -70,17 +72,33 @@ def compare(
         Stopped: Ctrl-C; finished runs are kept.
     """
     compat.apply()
-    if jobs < 1:
-        raise RecipeError(f'jobs = {jobs} is below 1.', 'Use at least one process.')
     comparison = read_comparison(recipe, values)
+    if comparison.shots:
+        raise RecipeError(f'{str(recipe)!r} draws shots: it is more than one comparison.', 'Call evaluation.ablation.run.ablate, as `synthaug compare` does.')
+    return run(comparison, out, plugin_manager, command_of(comparison, out, jobs), jobs, setup, progress)
+
+
+def run(
+    comparison: Comparison,
+    out: str | Path,
+    plugin_manager: pluggy.PluginManager,
+    command: str,
+    jobs: int = 1,
+    setup: Callable[[], object] | None = None,
+    progress: Callable[[str], None] = print,
+    draws: Mapping[int, Drawn] | None = None,
+) -> dict[str, Any]:
+    """Run a comparison that was read, see `compare`.
+
+    Args:
+        command: that makes it again, for the report.
+        draws: by seed, for a recipe that draws shots.
+    """
+    check_jobs(jobs)
     out = Path(out)
     refuse_foreign(out, OWN_FILES, 'comparison')
-    by_name = {arm.name: arm for arm in comparison.arms}
-    listed: dict[str, frozenset[str] | None] = {}
-    searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, listed, c) for c in s.candidates()] for s in comparison.searches}
-    fixed = {arm.name: _side(comparison, arm, plugin_manager, listed) for arm in comparison.arms if arm.name not in searches}
+    fixed, searches = check_arms(comparison, plugin_manager, draws)
     sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
-    _check_same_images(sides)
     steps = _check_equal_steps(sides)
     with alone(out, 'comparison'), Pool(jobs, setup) as pool:
         runs = RunCache(out, pool, progress)
@@ -92,7 +110,7 @@ def compare(
         except KeyboardInterrupt:
             done = len(list(out.glob(f'runs/*/{TRAINED}')))
             raise Stopped(f'Stopped: {done} trained runs are in {out}.', 'The same command goes on from there.') from None
-    arms = [_arm_result(s, trained[s.label], t, tested[0], runs) for s, t in zip(ordered, tested, strict=True)]
+    arms = [_arm_result(s, trained[s.label], t, tested[0], runs, draws) for s, t in zip(ordered, tested, strict=True)]
     arms[0]['difference'] = arms[0]['class_gains'] = None
     results = {
         'format_version': FORMAT_VERSION,
@@ -103,11 +121,36 @@ def compare(
         'support': tested[0][0]['support'],
         'arms': arms,
         'search': search,
-        'command': _command(comparison, out, jobs),
+        'command': command,
         'versions': {'python': platform.python_version(), **versions()},
     }
     write_whole(out / 'results.json', (json.dumps(results, indent=1, ensure_ascii=False) + '\n').encode())
     return results
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse (RecipeError) fewer than one process."""
+    if jobs < 1:
+        raise RecipeError(f'jobs = {jobs} is below 1.', 'Use at least one process.')
+
+
+def check_arms(
+    comparison: Comparison, plugin_manager: pluggy.PluginManager, draws: Mapping[int, Drawn] | None = None
+) -> tuple[dict[str, Side], dict[str, list[Side]]]:
+    """The settled recipes of every arm, and of every candidate of searched arms, by name.
+
+    Raises:
+        RecipeError: an option that no plugin takes, images that are shared, or arms that are held to different images.
+    """
+    by_name = {arm.name: arm for arm in comparison.arms}
+    listed: dict[str, frozenset[str] | None] = {}
+    searches = {s.arm: [_side(comparison, by_name[s.arm], plugin_manager, listed, draws, c) for c in s.candidates()] for s in comparison.searches}
+    fixed = {arm.name: _side(comparison, arm, plugin_manager, listed, draws) for arm in comparison.arms if arm.name not in searches}
+    sides = [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]
+    _check_same_images(sides)
+    if not any(by_epoch(cfg) for side in sides for cfg in side.configs.values()):  # else counting needs the images
+        _check_equal_steps(sides)
+    return fixed, searches
 
 
 def _choose(searches: Mapping[str, Sequence[Side]], trained: Mapping[str, Sequence[_Result]]) -> tuple[list[_Result], dict[str, Side]]:
@@ -136,6 +179,7 @@ def _side(
     arm: Arm,
     manager: pluggy.PluginManager,
     listed: dict[str, frozenset[str] | None],
+    draws: Mapping[int, Drawn] | None,
     options: Mapping[str, Any] | None = None,
 ) -> Side:
     """The settled config of every seed."""
@@ -143,11 +187,18 @@ def _side(
     arm = arm.with_options(options)
     configs = {}
     for seed in comparison.seeds:
-        named = fill({'base': comparison.cfg_options, 'arm': arm.cfg_options, 'synthaug': arm.synthaug}, {'seed': seed})
+        named = fill({'base': comparison.cfg_options, 'arm': arm.cfg_options, 'synthaug': arm.synthaug}, _names(draws, seed))
         cfg = load_recipe(comparison.train, {**named['base'], **named['arm']})
+        if draws:
+            draws[seed].set_folders(cfg)
         refuse_leaks(cfg, listed)
         configs[seed] = settle(configure(cfg, manager, named['synthaug']), seed)
     return Side(arm, options, configs)
+
+
+def _names(draws: Mapping[int, Drawn] | None, seed: int) -> Mapping[str, Any]:
+    """What stands in braces for a seed."""
+    return draws[seed].names if draws else {'seed': seed}
 
 
 def _check_same_images(sides: Sequence[Side]) -> None:
@@ -175,7 +226,9 @@ def _check_equal_steps(sides: Sequence[Side]) -> int:
     return next(iter(steps.values()))
 
 
-def _arm_result(side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: RunCache) -> _Result:
+def _arm_result(
+    side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: RunCache, draws: Mapping[int, Drawn] | None
+) -> _Result:
     top1, recalls = [t['top1'] for t in tested], [t['recall'] for t in tested]
     return {
         'name': side.arm.name,
@@ -190,7 +243,7 @@ def _arm_result(side: Side, trained: Sequence[_Result], tested: Sequence[_Result
         'recall': [spread(r) for r in zip(*recalls, strict=True)],
         'class_gains': class_gains(recalls, [t['recall'] for t in baseline]),
         'curves': [t['curve'] for t in trained],
-        'stores': [_stores(fill(side.arm.synthaug, {'seed': seed})) for seed in side.configs],
+        'stores': [_stores(fill(side.arm.synthaug, _names(draws, seed))) for seed in side.configs],
         'runs': [str(runs.out / 'runs' / runs.key(side, seed)) for seed in side.configs],
     }
 
@@ -202,8 +255,9 @@ def _stores(synthaug: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{'store': str(s['store']), 'select': s.get('select')} for s in stores]
 
 
-def _command(comparison: Comparison, out: Path, jobs: int) -> str:
-    words = ['synthaug', 'compare', str(comparison.path), '--out', str(out), '--jobs', str(jobs)]
+def command_of(comparison: Comparison, out: str | Path, jobs: int) -> str:
+    """The command line that runs a comparison."""
+    words = ['synthaug', 'compare', str(comparison.path), *(['--data', comparison.data] if comparison.data else []), '--out', str(out), '--jobs', str(jobs)]
     for name, value in comparison.values.items():
         words += ['--set', f'{name}={value}']
     return shlex.join(words)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.evaluation.ablation.entries import DRAW_NAMES, Made, needed, read_made
+from synthaug_plugins.evaluation.recipe_text import check_keys, fill, recipe_file
 
 KEYS = {
     'title': 'heading of this comparison in the report',
@@ -20,6 +21,12 @@ KEYS = {
     'values': 'names that stand in braces in any string, with their values; --set NAME=VALUE on the command line changes one',
     'cfg_options': 'changes to the trainer recipe in every run, as dotted keys',
     'arms': 'what is compared: name -> dict(cfg_options=..., synthaug=...); the first is the baseline',
+    'reference': 'name of an arm that others vary: differences to it are given beside those to the baseline',
+    'shots': 'numbers of real images per class: one comparison for each. They are drawn from data for each seed; folders and number of classes of the '
+    'trainer recipe are set to the draw',
+    'data': 'with shots: a folder with train/, test/ and perhaps val/, a folder per class in each; --data on the command line sets it',
+    'made': 'with shots: what is made from each draw before training, name -> dict(kind=..., recipe=..., cfg_options=..., once=False); {name} in any string '
+    'is where it lies. Only what an arm names is made',
     'search': 'dict(arm=..., grid={dotted key: [values]}), or a list of them: chosen on validation, the winner is the arm that is tested',
 }
 ARM_KEYS = {
@@ -27,7 +34,6 @@ ARM_KEYS = {
     'synthaug': 'options of the plugins for this arm, as under `synthaug = dict(...)` in a trainer recipe',
 }
 SEARCH_KEYS = ('arm', 'grid')
-_PLACE = re.compile(r'\{([A-Za-z_]\w*)\}')
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checked compare recipe; strings still hold `{seed}`, nothing else in braces."""
+    """A checked compare recipe; strings still hold `{seed}`, and with `shots` `{shots}` and the names of `made`, nothing else in braces."""
 
     path: Path
     title: str
@@ -86,6 +92,10 @@ class Comparison:
     cfg_options: Mapping[str, Any]
     arms: tuple[Arm, ...]
     searches: tuple[Search, ...]
+    reference: str | None = None
+    shots: tuple[int, ...] = ()
+    data: str | None = None
+    made: tuple[Made, ...] = ()
 
 
 def _set(tree: Any, path: str, value: Any, key: str) -> None:
@@ -101,40 +111,13 @@ def _set(tree: Any, path: str, value: Any, key: str) -> None:
         raise RecipeError(f'search.grid names {key!r}, but there is no {head!r} in {tree!r}.', 'Correct the key.') from error
 
 
-def fill(tree: Any, values: Mapping[str, Any], keep: Sequence[str] = ()) -> Any:
-    """Replace `{name}` in every string of nested dicts and lists (keys stay).
-
-    Args:
-        values: by name.
-        keep: names that stay as they are.
-
-    Raises:
-        RecipeError: a name in braces that neither `values` nor `keep` has.
-    """
-    if isinstance(tree, Mapping):
-        return {k: fill(v, values, keep) for k, v in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(fill(v, values, keep) for v in tree)
-    if not isinstance(tree, str):
-        return tree
-
-    def replace(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in keep:
-            return match[0]
-        if name not in values:
-            raise RecipeError(f'The text {tree!r} names {match[0]}, which has no value.', nearest(name, [*values, *keep]) + ' Set it under values.')
-        return str(values[name])
-
-    return _PLACE.sub(replace, tree)
-
-
-def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None) -> Comparison:
+def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, data: str | None = None) -> Comparison:
     """Read a compare recipe (an MMEngine config, so it is Python code that runs).
 
     Args:
         path: the recipe file.
         values: replaces some of the recipe's `values`.
+        data: replaces the recipe's `data`.
 
     Raises:
         RecipeError: the file cannot be run, or holds an unknown key or a wrong value.
@@ -148,50 +131,62 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None) -
         recipe = {k: v for k, v in Config.fromfile(str(path)).to_dict().items() if not k.startswith('_')}  # _name: a helper variable
     except Exception as error:  # a recipe is Python: it may raise anything
         raise RecipeError(f'The compare recipe {str(path)!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file.') from error
-    _known(recipe, KEYS, 'The compare recipe')
+    check_keys(recipe, KEYS, 'The compare recipe')
     for key in ('train', 'seeds', 'arms'):
         if not recipe.get(key):
             raise RecipeError(f'The compare recipe {str(path)!r} has no {key}.', f'{key}: {KEYS[key]}.')
     named = dict(recipe.get('values') or {})
-    _known(values or {}, named, 'values')
+    check_keys(values or {}, named, 'values')
     named.update(values or {})
-    recipe = {k: v if k == 'values' else fill(v, named, keep=['seed']) for k, v in recipe.items()}
+    if data is not None:
+        recipe['data'] = data
+    draws = _check_draws(recipe)
+    keep = [*DRAW_NAMES, *(recipe.get('made') or {})] if draws else ['seed']
+    for name in named:
+        if name in keep:
+            raise RecipeError(f'values names {name!r}, which has a meaning of its own in braces.', 'Use another name.')
+    recipe = {k: v if k == 'values' else fill(v, named, keep) for k, v in recipe.items()}
     arms = _arms(recipe['arms'])
+    if recipe.get('reference') is not None and recipe['reference'] not in [arm.name for arm in arms]:
+        raise RecipeError(f'reference = {recipe["reference"]!r} is none of the arms.', nearest(str(recipe['reference']), [arm.name for arm in arms]))
     notes = recipe.get('notes') or []
     return Comparison(
         path=path,
         title=recipe.get('title') or path.stem,
         notes=(notes,) if isinstance(notes, str) else tuple(notes),
-        train=_train(recipe['train'], path),
-        seeds=_seeds(recipe['seeds']),
+        train=recipe_file(recipe['train'], path, 'train', 'train'),
+        seeds=_numbers('seeds', recipe['seeds'], 0),
         values=named,
         cfg_options=recipe.get('cfg_options') or {},
         arms=arms,
         searches=_searches(recipe.get('search') or [], arms),
+        reference=recipe.get('reference'),
+        shots=_numbers('shots', recipe['shots'], 1) if draws else (),
+        data=recipe.get('data'),
+        made=needed(read_made(recipe.get('made') or {}, path, keep[:2] + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
     )
 
 
-def _known(keys: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str], where: str) -> None:
-    for key in keys:
-        if key not in known:
-            raise RecipeError(f'{where} has no key {key!r}.', nearest(key, known))
+def _check_draws(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe draws shots; refuse (RecipeError) half of what that needs."""
+    if recipe.get('shots') is None:
+        for key in ('data', 'made'):
+            if recipe.get(key) is not None:
+                raise RecipeError(f'The compare recipe has {key}, but no shots to draw.', 'Add shots = [1, 4, 16], or set the folders under cfg_options.')
+        return False
+    if not isinstance(recipe.get('data'), str):
+        raise RecipeError('The compare recipe draws shots, but names no data.', 'Add --data FOLDER with train/ and test/.')
+    if not isinstance(recipe.get('made') or {}, Mapping):
+        raise RecipeError(f'made = {recipe["made"]!r} is not a dict.', 'Its keys are names of what is made.')
+    return True
 
 
-def _train(train: str, path: Path) -> str:
-    if '::' in train:
-        return train
-    file = path.parent / train
-    if not file.is_file():
-        raise RecipeError(f'train = {train!r}: the file {str(file)!r} does not exist.', "Give a path relative to the compare recipe, or 'mmpretrain::...'.")
-    return str(file.resolve())
-
-
-def _seeds(seeds: Any) -> tuple[int, ...]:
-    if not isinstance(seeds, list | tuple) or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in seeds):
-        raise RecipeError(f'seeds = {seeds!r} is not a list of whole numbers.', 'Write seeds = [0, 1, 2].')
-    if len(set(seeds)) != len(seeds):
-        raise RecipeError(f'seeds = {seeds!r} repeats a seed.', 'A seed twice is the same run twice: name different ones.')
-    return tuple(seeds)
+def _numbers(key: str, values: Any, low: int) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or not values or any(isinstance(v, bool) or not isinstance(v, int) or v < low for v in values):
+        raise RecipeError(f'{key} = {values!r} is not a list of whole numbers from {low}.', f'Write {key} = [1, 2, 4].')
+    if len(set(values)) != len(values):
+        raise RecipeError(f'{key} = {values!r} repeats a {key[:-1]}.', 'Twice is the same run twice: name different ones.')
+    return tuple(values)
 
 
 def _arms(arms: Any) -> tuple[Arm, ...]:
@@ -200,7 +195,7 @@ def _arms(arms: Any) -> tuple[Arm, ...]:
     for name, arm in arms.items():
         if not isinstance(arm, Mapping):
             raise RecipeError(f'arms.{name} = {arm!r} is not a dict.', f'Its keys are {" and ".join(ARM_KEYS)}.')
-        _known(arm, ARM_KEYS, f'arms.{name}')
+        check_keys(arm, ARM_KEYS, f'arms.{name}')
     return tuple(Arm(name, arm.get('cfg_options') or {}, arm.get('synthaug') or {}) for name, arm in arms.items())
 
 
@@ -209,7 +204,7 @@ def _searches(searches: Any, arms: Sequence[Arm]) -> tuple[Search, ...]:
     by_name = {arm.name: arm for arm in arms}
     seen: set[str] = set()
     for search in searches:
-        _known(search, SEARCH_KEYS, 'search')
+        check_keys(search, SEARCH_KEYS, 'search')
         name, grid = search.get('arm'), search.get('grid')
         if name not in by_name:
             raise RecipeError(f'search.arm = {name!r} is none of the arms.', nearest(str(name), by_name))

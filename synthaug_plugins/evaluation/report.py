@@ -25,6 +25,8 @@ def write_report(
     title: str | None = None,
     stores: Sequence[str | Path] | None = None,
     commands: Sequence[str] = (),
+    table: Sequence[Sequence[str]] = (),
+    about_table: str = '',
 ) -> None:
     """Write the report on one or several comparisons.
 
@@ -39,6 +41,7 @@ def write_report(
         stores: stores to show; default: those that the arms trained on. The gallery shows one per arm, that of
             the first seed.
         commands: shell commands that made the data and stores, before those of the comparisons.
+        table: rows over all comparisons, the head first, and what it shows; none by default.
 
     Raises:
         DataError: no results, or results of another format version.
@@ -62,7 +65,9 @@ def write_report(
         galleries=[{**gallery(store), 'store': str(store.folder), 'pixelated': is_pixel_art(store)} for store in _shown(results, opened)],
         funnels=[counts(store, uses.get(str(store.folder), [])) for store in opened],
         costs=[_generation_cost(store) for store in opened],
-        commands=[*commands, *(r['command'] for r in results)],
+        commands=[*commands, *dict.fromkeys(r['command'] for r in results)],
+        table=table,
+        about_table=about_table,
         sections=[Markup(s) for s in _plugin_sections(results, plugin_manager)],
         versions=results[0]['versions'],
     )

@@ -52,17 +52,20 @@ def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
 
 def differences(old: Plan, new: Plan) -> list[str]:
     """What differs between two plans, one line each: recipe keys (dotted), classes, blocks, with old and new values."""
-    lines = []
-    a, b = dict(_flat(old.recipe)), dict(_flat(new.recipe))
-    for key in [*a, *(k for k in b if k not in a)]:
-        if a.get(key) != b.get(key):
-            lines.append(f'{key}: {_short(a.get(key, "absent"))} -> {_short(b.get(key, "absent"))}')
+    lines = recipe_differences(old.recipe, new.recipe)
     if old.classes != new.classes:
         lines.append(f'classes: {_short(json.dumps(old.classes, ensure_ascii=False))} -> {_short(json.dumps(new.classes, ensure_ascii=False))}')
     if len(old.blocks) != len(new.blocks):
         lines.append(f'number of blocks: {len(old.blocks)} -> {len(new.blocks)}')
     lines += _block_differences(old, new)
     return lines or ['the fingerprint alone: the plans are equal key by key']
+
+
+def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two recipes of plain JSON, one line for each dotted key, with old and new value; empty if nothing does."""
+    a, b = dict(_flat(old)), dict(_flat(new))
+    keys = [*a, *(k for k in b if k not in a)]
+    return [f'{key}: {_short(a.get(key, "absent"))} -> {_short(b.get(key, "absent"))}' for key in keys if a.get(key) != b.get(key)]
 
 
 def _block_differences(old: Plan, new: Plan) -> Iterator[str]:

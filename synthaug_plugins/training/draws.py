@@ -12,7 +12,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
 # What a draw decides; two draws about the same position must not share a stream.
-SWAP, STORE, MEMBER, ORDER = 1, 2, 3, 4
+SWAP, STORE, MEMBER, ORDER, REAL = 1, 2, 3, 4, 5
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.runner import Runner
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.registry import PARAM_SCHEDULERS
+from synthaug_plugins.registry import HOOKS, PARAM_SCHEDULERS
+from synthaug_plugins.training.frozen_bn_hook import find_batch_norms
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -48,3 +52,33 @@ class SawtoothCosineLR(LRSchedulerMixin, _ParamScheduler):
         epoch, i = divmod(self.last_step, self.epoch_length)
         position = (epoch * self.counted + i) / (self.epochs * self.counted)
         return [base * 0.5 * (1 + math.cos(math.pi * position)) for base in self.base_values]
+
+
+@HOOKS.register_module()
+class TrainModeBNHook(Hook):
+    """BatchNorm as the official code of DA-Fusion (ICLR 2024) has it in its frozen trunk: in train mode.
+
+    The weights get no gradient, but the layers normalise with the statistics of the batch, synthetic images included, and their running
+    statistics follow them. FrozenBNHook is the opposite.
+
+    Raises:
+        RecipeError: the model has no BatchNorm layer, or a FrozenBNHook too.
+    """
+
+    priority = 'LOWEST'  # after every hook that might put modules into eval mode
+
+    def __init__(self) -> None:
+        self._layers: list[Any] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the layers."""
+        if any(type(hook).__name__ == 'FrozenBNHook' for hook in runner.hooks):
+            raise RecipeError('FrozenBNHook keeps the statistics that TrainModeBNHook lets go.', 'Remove one of the two: synthaug.frozen_bn=None.')
+        self._layers = find_batch_norms(runner.model.module if is_model_wrapper(runner.model) else runner.model, None)
+        if not self._layers:
+            raise RecipeError('TrainModeBNHook: the model has no BatchNorm layer.', 'Remove the hook.')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Put the layers into train mode: MMPretrain's `frozen_stages` has put them into eval mode."""
+        for module in self._layers:
+            module.train()

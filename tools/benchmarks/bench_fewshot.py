@@ -102,7 +102,7 @@ def main() -> None:
             data = root / 'data'
             write_digits(root / 'digits')
             data.mkdir()
-            shutil.copytree(root / 'digits' / 'seen', data / 'train')
+            shutil.copytree(root / 'digits' / 'train', data / 'train')
             shutil.copytree(root / 'digits' / 'test', data / 'test')
         store = noisy_store(root / 'store', data / 'train', arguments.synthetic)
         options = {f'{part}_dataloader.dataset.shots': arguments.shots for part in ('train', 'val')}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.few_shot import Shots
-from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.selection import select as select_records
 from synthaug_plugins.store.store import Store
 
@@ -24,20 +23,6 @@ def check_numbers(shots: Sequence[int], seeds: Sequence[int], lr_scales: Sequenc
         raise RecipeError(f'lr_scales = {list(lr_scales)} are not all positive numbers.', 'Write them like 1,10.')
     if steps is not None and steps < 2:
         raise RecipeError(f'steps = {steps} cannot be shared by two phases.', 'Use at least 2.')
-
-
-def refuse_shared(train: RealImages, test: RealImages, val: RealImages | None) -> None:
-    """Refuse (DataError) one file in two parts, links resolved."""
-    seen: dict[Path, Path] = {}
-    for part in (train, val, test):
-        if part is None:
-            continue
-        for ids in (part.ids(c) for c in part.classes):
-            for i in ids:
-                path = (part.root / i).resolve()
-                if path in seen and seen[path] != part.root:
-                    raise DataError(f'{str(path)!r} is in {str(seen[path])!r} and in {str(part.root)!r}.', 'Training, validation and test images must differ.')
-                seen[path] = part.root
 
 
 def records_of(store: str | Path | None, select: str | None, classes: Sequence[str]) -> tuple[int, set[str | None] | None]:

@@ -20,17 +20,17 @@ from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
 from synthaug_plugins.engine.generate import choose_device
-from synthaug_plugins.errors import DataError, RecipeError, Stopped
+from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.fewshot.accuracy import recalls, top1
 from synthaug_plugins.evaluation.fewshot.baselines import BASELINES, wise_ft, zero_shot
-from synthaug_plugins.evaluation.fewshot.checks import check_numbers, records_of, refuse_foreign_sources, refuse_shared
+from synthaug_plugins.evaluation.fewshot.checks import check_numbers, records_of, refuse_foreign_sources
 from synthaug_plugins.evaluation.fewshot.curve import draw_curve
 from synthaug_plugins.evaluation.fewshot.table import Result, write_tables
 from synthaug_plugins.evaluation.fewshot.task import Fitted, Labelled, Task, linear
 from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, tuned_heads
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
-from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.evaluation.parts import Parts
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.reader import read_uri
@@ -158,25 +158,11 @@ def study(
     out, data = Path(out), Path(data).expanduser()
     check_numbers(shots, seeds, lr_scales, steps, jobs)
     refuse_foreign(out, OWN_FILES, 'few-shot study')
-    train, test = RealImages(data / 'train'), RealImages(data / 'test')
-    val = RealImages(data / 'val') if (data / 'val').is_dir() else None
-    for part, images in (('test', test), ('val', val)):
-        if images is not None and images.classes != train.classes:
-            raise DataError(
-                f'The classes of {str(data / part)!r} are not those of train: {sorted(set(images.classes) ^ set(train.classes))}.', 'Make them equal.'
-            )
-    for images in (train, test, val):
-        if images is not None and out.resolve().is_relative_to(images.root.resolve()):
-            raise RecipeError(f'--out {str(out)!r} lies in {str(images.root)!r}, where it would become a class.', 'Give a folder outside of it.')
-    refuse_shared(train, test, val)
+    parts = Parts.of(data, out)
+    train, test, val = parts.train, parts.test, parts.val
     if val and val_shots is not None:
         raise RecipeError(f'--val-shots {val_shots} means nothing beside {str(data / "val")!r}.', 'Leave it out, or move the folder away.')
-    kept_back = 0 if val else val_shots
-    draws = {(k, s): draw_shots({c: train.ids(c) for c in train.classes}, k, s, kept_back) for k in shots for s in seeds}
-    if val is None and not all(any(drawn.val.values()) for drawn in draws.values()):
-        raise DataError(
-            f'No image of {str(data / "train")!r} is left to validate on beside the shots.', 'Lower --shots, raise --val-shots, add images or a folder val/.'
-        )
+    draws = parts.draws(shots, seeds, val_shots)
     source = model_and_tag(model)
     clip, told = ClipModel(**source), ClassPrompts(**(prompts or {}))
     clip.check()
@@ -187,7 +173,7 @@ def study(
     steps = steps or (PASSES * -(-records // SYNTHETIC_BATCH) if records else STEPS_WITHOUT_STORE)
     where = choose_device(device)
     options = {**source, **(prompts or {}), 'classes': list(train.classes), 'cache': cache, 'device': str(where)}
-    setting = Setting(data, options, None if store is None else str(store), select, steps, kept_back, sources is not None)
+    setting = Setting(data, options, None if store is None else str(store), select, steps, 0 if val else val_shots, sources is not None)
     teacher = store is not None and 'teacher_logits' in Store.open(store).index().column_names
 
     started = time.monotonic()

@@ -6,14 +6,14 @@ All accuracies, recalls and differences are in percent or percentage points.
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import DataError, nearest
+from synthaug_plugins.evaluation.csv_text import csv_bytes, rounded
 from synthaug_plugins.evaluation.statistics import class_gains, gain_and_harm, paired, plus_minus, signed, spread
 from synthaug_plugins.store.files import write_whole
 
@@ -118,25 +118,25 @@ def write_tables(folder: Path, results: Sequence[Result], classes: Sequence[str]
     bases = _bases(results, real)
     runs: list[Sequence[Any]] = [[*_HEAD, *(_RECALL + name for name in classes)]]
     runs += [[r.method, r.shots, r.seed, r.top1, r.val_top1, json.dumps(r.chosen), *r.recalls] for r in results]
-    write_whole(folder / RESULTS, _csv(runs))
+    write_whole(folder / RESULTS, csv_bytes(runs))
 
     compared = {base: against(results, base) for base in bases}
     columns = ('difference', 'se', 'gain', 'harm', 'helped', 'harmed')
     summary: list[Sequence[Any]] = [['method', 'shots', 'seeds', 'top1_mean', 'top1_sd', *(f'{c}_{base}' for base in bases for c in columns)]]
     for cell, of_cell in cells(results).items():
         found = spread([r.top1 for r in of_cell])
-        row = [*cell, found['n'], _rounded(found['mean']), _rounded(found['sd'])]
+        row = [*cell, found['n'], rounded(found['mean']), rounded(found['sd'])]
         for base in bases:
             d = compared[base].get(cell)
-            row += [_rounded(d['top1']['mean']), _rounded(d['top1']['se']), *(_rounded(d[c]) for c in columns[2:])] if d else [None] * len(columns)
+            row += [rounded(d['top1']['mean']), rounded(d['top1']['se']), *(rounded(d[c]) for c in columns[2:])] if d else [None] * len(columns)
         summary.append(row)
-    write_whole(folder / SUMMARY, _csv(summary))
+    write_whole(folder / SUMMARY, csv_bytes(summary))
 
     per_class: list[Sequence[Any]] = [['class', 'method', 'shots', 'against', 'seeds', 'difference', 'se']]
     for base in bases:
         for cell, d in compared[base].items():
-            per_class += [[name, *cell, base, g['n'], _rounded(g['mean']), _rounded(g['se'])] for name, g in zip(classes, d['classes'], strict=True)]
-    write_whole(folder / PER_CLASS, _csv(per_class))
+            per_class += [[name, *cell, base, g['n'], rounded(g['mean']), rounded(g['se'])] for name, g in zip(classes, d['classes'], strict=True)]
+    write_whole(folder / PER_CLASS, csv_bytes(per_class))
 
 
 def read_results(path: Path) -> tuple[list[Result], tuple[str, ...]]:
@@ -208,14 +208,3 @@ def _aligned(rows: Sequence[Sequence[str]], words: int = 0) -> list[str]:
     left = {0, *range(len(widths) - words, len(widths))}
     padded = ([cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in rows)
     return ['  '.join(row).rstrip() for row in padded]
-
-
-def _rounded(value: float | None) -> float | None:
-    """To 4 decimals: more would be noise of the floating point."""
-    return None if value is None else round(value, 4)
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue().encode()

@@ -1,0 +1,175 @@
+"""Makes what the arms need of each draw: words and erasures by learning, stores by generating. What is finished is not made again."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pluggy
+import torch
+
+from synthaug_plugins.engine.generate import generate
+from synthaug_plugins.engine.learn_erasure import FOLDER as ERASURES
+from synthaug_plugins.engine.learn_erasure import learn_erasure
+from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
+from synthaug_plugins.engine.learn_words import WORDS, learn_class_words, save_stand_in
+from synthaug_plugins.engine.learn_words_recipe import load_words_recipe, prepare_words
+from synthaug_plugins.engine.recipe import load_recipe, prepare
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.evaluation.ablation.drawn import Drawn, plain_names
+from synthaug_plugins.evaluation.ablation.entries import Made
+from synthaug_plugins.evaluation.recipe_text import fill, names_in
+from synthaug_plugins.store.card import recipe_differences
+from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.plan import Plan, make_blocks
+from synthaug_plugins.store.store import Store
+
+RECORD = 'made.json'
+"""What was made, from which recipes, and what of it is finished."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a kind of thing is made.
+
+    Attributes:
+        load: (recipe file, options by dotted key) -> complete recipe; refuses what is wrong.
+        make: (complete recipe, folder, device, hooks, quiet); goes on where a killed call stopped.
+        gives: what is meant by its name: a file in its folder, or '' for the folder.
+    """
+
+    load: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    make: Callable[[Mapping[str, Any], Path, str, pluggy.HookRelay | None, bool], object]
+    gives: str
+
+
+_KINDS = {
+    'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), ''),
+    'words': _Kind(load_words_recipe, lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet), WORDS),
+    'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES),
+}
+
+
+class Making:
+    """All that a comparison makes, in one folder.
+
+    Args:
+        made: in order.
+        classes: names in label order.
+        out: `out/made/<name>` or `out/made/<name>/<draw>` are the places; `out/made.json` is the record.
+        device: 'auto', 'cpu', 'cuda', ...
+        hook: the plugin manager's hooks.
+        quiet: no progress bars.
+        progress: takes one line per finished thing.
+    """
+
+    def __init__(
+        self, made: Sequence[Made], classes: Sequence[str], out: Path, device: str, hook: pluggy.HookRelay | None, quiet: bool, progress: Callable[[str], None]
+    ) -> None:
+        self.made, self.classes, self.out = tuple(made), tuple(classes), out
+        self.device, self.hook, self.quiet, self.progress = device, hook, quiet, progress
+
+    def check(self) -> None:
+        """Refuse recipes that are wrong in themselves, before anything is written; `stand_ins` does the rest.
+
+        Raises:
+            RecipeError: an unknown key, a value out of range; or `out` holds things made by other recipes, and the keys that differ are named.
+        """
+        self._recipes = {entry.name: self._recipe(entry, None) for entry in self.made}
+        self._record = self._read_record()
+        for name, recipe in self._recipes.items():
+            before = self._record['recipes'].get(name)
+            differ = recipe_differences(before, recipe) if before and (self.out / 'made' / name).exists() else []
+            if differ:
+                what = f'{str(self.out)!r} holds {name!r} made by another recipe; these differ: {"; ".join(differ[:12])}.'
+                raise RecipeError(what, 'Restore these values, or give a new folder with --out.')
+
+    def with_names(self, drawn: Drawn, stand_ins: Mapping[str, str] | None = None) -> Drawn:
+        """A draw that knows where its things lie; `stand_ins` takes the place of some."""
+        places = {entry.name: self._place(entry, drawn) / _KINDS[entry.kind].gives for entry in self.made}
+        return replace(drawn, names=plain_names(drawn, {**places, **(stand_ins or {})}))
+
+    @contextmanager
+    def stand_ins(self, drawn: Drawn) -> Iterator[dict[str, str]]:
+        """Words of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
+
+        Erasures have none: what would use them is checked without.
+
+        Args:
+            drawn: any draw: the others differ in nothing that is checked here.
+
+        Raises:
+            RecipeError, DataError, ModelError: what the recipes' own commands would refuse before they load any weights.
+        """
+        erasures = {entry.name for entry in self.made if entry.kind == 'erasure'}
+        with TemporaryDirectory() as folder:
+            places: dict[str, str] = {}
+            for entry in self.made:
+                if entry.kind == 'erasure':
+                    continue
+                place = places[entry.name] = f'{folder}/{entry.name}'
+                kept = {key: value for key, value in entry.cfg_options.items() if not names_in(value) & erasures}
+                recipe = self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places))
+                if entry.kind == 'words':
+                    save_stand_in(prepare_words(recipe), Path(place))
+                else:
+                    prepare(recipe)
+                    Store.create(place, Plan(self.classes, make_blocks(self.classes, 1), {}), {})
+            yield places
+
+    def make(self, drawn: Drawn) -> None:
+        """Make what a draw needs and does not have.
+
+        Raises:
+            SynthAugError: whatever learning or generation raises; what is finished stays, and the rest goes on with the next call.
+        """
+        for entry in self.made:
+            place = self._place(entry, drawn)
+            key = place.relative_to(self.out / 'made').as_posix()
+            if key in self._record['finished'] and place.exists():
+                continue
+            started = time.monotonic()
+            self._record['recipes'][entry.name] = self._recipes[entry.name]
+            self._write_record()
+            _KINDS[entry.kind].make(self._recipe(entry, self.with_names(drawn)), place, self.device, self.hook, self.quiet)
+            self._record['finished'] = sorted({*self._record['finished'], key})
+            self._write_record()
+            gc.collect()  # models hold cycles: their memory is free before the next one loads
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            self.progress(f'made {key} ({time.monotonic() - started:.0f} s)')
+
+    def _place(self, entry: Made, drawn: Drawn) -> Path:
+        folder = self.out / 'made' / entry.name
+        return folder if entry.once else folder / drawn.label
+
+    def _recipe(self, entry: Made, drawn: Drawn | None) -> dict[str, Any]:
+        """The complete recipe of an entry for a draw; without one, with names in braces left as they are: what all draws share."""
+        options = fill(entry.cfg_options, drawn.names) if drawn else dict(entry.cfg_options)
+        if not entry.once:
+            options |= {'data': str(drawn.train), 'seed': drawn.seed} if drawn else {'data': '{train}', 'seed': 0}
+        recipe = _KINDS[entry.kind].load(entry.recipe, options)
+        if entry.once and recipe['classes'] is None:
+            recipe['classes'] = list(self.classes)
+        if recipe['classes'] is not None and tuple(recipe['classes']) != self.classes:
+            what = f'made.{entry.name} has the classes {recipe["classes"]}, the data {list(self.classes)}.'
+            raise RecipeError(what, "Leave them to the data: cfg_options={'classes': None}.")
+        return recipe
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.out / RECORD
+        try:
+            record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {'recipes': {}, 'finished': []}
+            return {'recipes': dict(record['recipes']), 'finished': list(record['finished'])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecipeError(f'{str(path)!r} is damaged: {error!r}.', 'Give a new folder with --out.') from error
+
+    def _write_record(self) -> None:
+        write_whole(self.out / RECORD, (json.dumps(self._record, indent=1, ensure_ascii=False) + '\n').encode())

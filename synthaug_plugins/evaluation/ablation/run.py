@@ -1,0 +1,103 @@
+"""A comparison that starts from a data folder, for several numbers of shots: one call from the images to the table and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from synthaug_plugins import compat
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw
+from synthaug_plugins.evaluation.ablation.making import RECORD, Making
+from synthaug_plugins.evaluation.ablation.table import ABOUT, CSV, MARKDOWN, write_tables
+from synthaug_plugins.evaluation.compare import check_arms, check_jobs, command_of
+from synthaug_plugins.evaluation.compare import run as run_comparison
+from synthaug_plugins.evaluation.folder import alone, refuse_foreign
+from synthaug_plugins.evaluation.parts import Parts
+from synthaug_plugins.evaluation.protocol import Comparison, read_comparison
+from synthaug_plugins.evaluation.recipe_text import fill
+from synthaug_plugins.evaluation.report import write_report
+
+REPORT = 'report.html'
+_OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, MARKDOWN, REPORT})
+
+
+def ablate(
+    recipe: str | Path | Comparison,
+    out: str | Path,
+    plugin_manager: pluggy.PluginManager,
+    data: str | None = None,
+    jobs: int = 1,
+    values: Mapping[str, Any] | None = None,
+    device: str = 'auto',
+    setup: Callable[[], object] | None = None,
+    progress: Callable[[str], None] = print,
+    quiet: bool = True,
+) -> list[dict[str, Any]]:
+    """Run a compare recipe that draws shots: for each number of shots and each seed draw, make what the arms need, train and test all arms.
+
+    What is finished is not done again: a killed call goes on. Generators and learning see copies of the shots in `out/draws` and nothing else.
+    Everything that can be known to be wrong is refused before the first learning begins. `out` receives draws/, made/<name>/ (words, erasures, stores),
+    <k>-shot/ (a comparison each, see `compare`), and after each of them table.csv, table.md and report.html anew.
+
+    Args:
+        recipe: a compare recipe with `shots`, see `protocol.KEYS`, or what `read_comparison` made of it.
+        out: new, or the folder of an earlier call. More shots or seeds may be asked for; a recipe of `made` that changed is refused.
+        plugin_manager, jobs, values, setup, progress: as for `compare`.
+        data: replaces the recipe's `data`: a folder with train/, test/ and perhaps val/. Without val/, min(shots, 4) images per class of train/ that are
+            no shots are validated on.
+        device: where things are made; training takes the default one.
+        quiet: no progress bars of learning and generation on standard error.
+
+    Returns: the results of the comparison at each number of shots, as `compare` returns them.
+
+    Raises:
+        RecipeError, DataError, ModelError, StoreError: what cannot work.
+        QuotaShortfall: a store came out short.
+        RunFailed: a run failed; its log is named.
+        Stopped: Ctrl-C; what is finished is kept.
+    """
+    compat.apply()
+    check_jobs(jobs)
+    comparison = recipe if isinstance(recipe, Comparison) else read_comparison(recipe, values, data)
+    if not comparison.shots or comparison.data is None:
+        raise RecipeError(f'{str(comparison.path)!r} draws no shots.', 'Add shots = [1, 4, 16].')
+    out = Path(out)
+    refuse_foreign(out, _OWN_FILES | {p.name for p in out.glob('*-shot')}, 'comparison')
+    parts = Parts.of(comparison.data, out)
+    chosen = parts.draws(comparison.shots, comparison.seeds)
+    making = Making(comparison.made, parts.train.classes, out, device, plugin_manager.hook, quiet, progress)
+    making.check()
+    command = command_of(comparison, out, jobs)
+    results: list[dict[str, Any]] = []
+    with alone(out, 'comparison'):
+        drawn = {key: copy_draw(parts, shots, *key, out / 'draws') for key, shots in chosen.items()}
+        with making.stand_ins(next(iter(drawn.values()))) as places:
+            for k in comparison.shots:
+                check_arms(_at(comparison, k), plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
+        for number, k in enumerate(comparison.shots, 1):
+            draws: dict[int, Drawn] = {}
+            for seed in comparison.seeds:
+                making.make(drawn[k, seed])
+                draws[seed] = making.with_names(drawn[k, seed])
+            results.append(run_comparison(_at(comparison, k), out / f'{k}-shot', plugin_manager, command, jobs, setup, progress, draws))
+            table = write_tables(out, results, comparison.shots[:number], comparison.reference)
+            title = fill(comparison.title, {'shots': _listed(comparison.shots)})
+            write_report(results, out / REPORT, plugin_manager, title, table=table, about_table=ABOUT)
+    return results
+
+
+def _at(comparison: Comparison, k: int) -> Comparison:
+    """The comparison at one number of shots; its title says which."""
+    title = fill(comparison.title, {'shots': k})
+    if title == comparison.title and len(comparison.shots) > 1:
+        title = f'{title}, {k} shot{"" if k == 1 else "s"}'
+    return replace(comparison, title=title, notes=tuple(fill(comparison.notes, {'shots': _listed(comparison.shots)})))
+
+
+def _listed(shots: tuple[int, ...]) -> str:
+    return ', '.join(map(str, shots))

@@ -1,0 +1,115 @@
+"""All shots of a comparison in one table: each arm against the baseline and against the arm that others vary. No tensors here.
+
+Accuracies are means of per-class accuracies (macro recall), in percent; differences are in points, taken draw by draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from synthaug_plugins.evaluation.csv_text import csv_bytes, rounded
+from synthaug_plugins.evaluation.statistics import class_gains, gain_and_harm, paired, plus_minus, signed, spread
+from synthaug_plugins.store.files import write_whole
+
+CSV, MARKDOWN = 'table.csv', 'table.md'
+ALL = 'all'
+"""In place of a number of shots: the mean over them, of each seed."""
+ABOUT = (
+    'Mean of per-class accuracies on the test images in percent, mean ± standard deviation over seeds; differences of the mean over shots in points, '
+    'paired by seed, ± their standard error.'
+)
+_HEAD = ('arm', 'shots', 'seeds', 'mean_recall', 'sd', 'top1', 'top1_sd')
+_AGAINST = ('difference', 'se', 'gain', 'harm', 'helped', 'harmed', 'most_harmed', 'by')
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One arm at one number of shots (or over all): per seed the recall of each class and top-1, percent."""
+
+    recalls: Sequence[Sequence[float]]
+    top1: Sequence[float]
+
+    @property
+    def points(self) -> list[float]:
+        """Mean of the per-class accuracies, per seed."""
+        return [fmean(r) for r in self.recalls]
+
+
+def _cells(results: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> dict[tuple[str, int | str], _Cell]:
+    cells: dict[tuple[str, int | str], _Cell] = {}
+    for k, result in zip(shots, results, strict=True):
+        for arm in result['arms']:
+            recalls = [list(of_seed) for of_seed in zip(*(r['points'] for r in arm['recall']), strict=True)]
+            cells[arm['name'], k] = _Cell(recalls, arm['test']['points'])
+    for name in [arm['name'] for arm in results[0]['arms']]:
+        of_arm = [cells[name, k] for k in shots]
+        recalls = [[fmean(of_class) for of_class in zip(*of_seed, strict=True)] for of_seed in zip(*(c.recalls for c in of_arm), strict=True)]
+        cells[name, ALL] = _Cell(recalls, [fmean(t) for t in zip(*(c.top1 for c in of_arm), strict=True)])
+    return cells
+
+
+def _against(cell: _Cell, base: _Cell, classes: Sequence[str]) -> dict[str, Any]:
+    """A cell against another of the same shots."""
+    gains = class_gains(cell.recalls, base.recalls)
+    worst, name = min((g['mean'], name) for g, name in zip(gains, classes, strict=True))
+    d = paired(cell.points, base.points)
+    return {'difference': d['mean'], 'se': d['se'], **gain_and_harm(gains), 'most_harmed': name, 'by': worst}
+
+
+def write_tables(out: Path, results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None) -> list[list[str]]:
+    """Write `table.csv` (a row for each arm and number of shots) and `table.md` (to read).
+
+    Args:
+        out: folder.
+        results: of the comparison at each of `shots`, as `compare` returns them.
+        reference: name of the arm that others vary, or None.
+
+    Returns: the rows of the main table of table.md, its head first.
+    """
+    cells, classes = _cells(results, shots), results[0]['classes']
+    arms = [arm['name'] for arm in results[0]['arms']]
+    bases = list(dict.fromkeys([arms[0], *([reference] if reference else [])]))
+    columns: list[int | str] = [*shots, ALL]
+    rows: list[Sequence[Any]] = [[*_HEAD, *(f'{column}_vs_{base}' for base in bases for column in _AGAINST)]]
+    for arm in arms:
+        for k in columns:
+            cell = cells[arm, k]
+            mean, top1 = spread(cell.points), spread(cell.top1)
+            row = [arm, k, mean['n'], *(rounded(x) for x in (mean['mean'], mean['sd'], top1['mean'], top1['sd']))]
+            for base in bases:
+                d = _against(cell, cells[base, k], classes)
+                row += [None] * len(_AGAINST) if arm == base else [rounded(d[c]) if isinstance(d[c], float) else d[c] for c in _AGAINST]
+            rows.append(row)
+    write_whole(out / CSV, csv_bytes(rows))
+
+    main = [['arm', *(f'{k} shot{"" if k == 1 else "s"}' for k in shots), 'mean over shots', *(f'against {base}' for base in bases)]]
+    for arm in arms:
+        differences = (_difference(cells[arm, ALL], cells[base, ALL], classes) if arm != base else '' for base in bases)
+        main.append([arm, *(plus_minus(spread(cells[arm, k].points)) for k in columns), *differences])
+    per_class = [['arm', 'gain', 'harm', 'helped', 'harmed', 'most harmed']]
+    for arm in arms[1:]:
+        d = _against(cells[arm, ALL], cells[arms[0], ALL], classes)
+        most = f'{d["most_harmed"]} ({signed(d["by"])})' if d['harmed'] else 'none'
+        per_class.append([arm, signed(d['gain']), signed(d['harm']), f'{d["helped"]} of {len(classes)}', f'{d["harmed"]} of {len(classes)}', most])
+    seeds = len(results[0]['seeds'])
+    about = f'{ABOUT} {seeds} seed{"" if seeds == 1 else "s"}.'
+    classes_say = f'Classes, mean over shots and seeds, against {arms[0]}: points of the mean that classes gained and lost.'
+    write_whole(out / MARKDOWN, ('\n'.join([about, '', *_table(main), '', classes_say, '', *_table(per_class)]) + '\n').encode())
+    return main
+
+
+def _difference(cell: _Cell, base: _Cell, classes: Sequence[str]) -> str:
+    d = _against(cell, base, classes)
+    return signed(d['difference']) + ('' if d['se'] is None else f' ± {d["se"]:.1f}')
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns stand under each other."""
+    safe = [[cell.replace('|', '\\|').replace('\n', ' ') for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    lines = ['| ' + ' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + ' |' for row in safe]
+    return [lines[0], '|' + '|'.join('-' * (w + 2) for w in widths) + '|', *lines[1:]]
