@@ -33,7 +33,7 @@ def test_wheel_carries_recipes_models_and_template(wheel: Path) -> None:
     ):
         assert file in names
     assert not [n for n in names if n.startswith(('tests/', 'tools/', 'docs/'))]
-    assert wheel.stat().st_size < 10e6
+    assert wheel.stat().st_size < 12e6  # seven small models, most of it
 
 
 def test_installed_wheel_generates_from_a_shipped_recipe(wheel: Path, tmp_path: Path) -> None:
