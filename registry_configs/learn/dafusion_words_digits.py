@@ -18,7 +18,7 @@ shots_seed = 0
 preset = 'iclr2024'
 # What differs from it. Every key: the docstring of synthaug_plugins.learning.words_options.WordTraining.
 training = dict(
-    # Nothing of the class's name. Four words that this model knows, so that the four vectors start apart from each other.
+    # Nothing of the class's name. Words that this model knows; the vectors start from these four in turn.
     initialise_from='bold thin wide digit',
     templates=('a photo of a {}', 'a picture of a {}', 'an image of a {}', 'a scan of a {}', 'a drawing of a {}', 'a handwritten {}', '{}'),
     # Chosen among four settings by tools/check_words.py, see tools/benchmarks/results/check_words_digits.txt.
