@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from conftest import Say, digits
-from synthaug_plugins.errors import DataError, RecipeError, SynthAugError
+from synthaug_plugins.errors import DataError, RecipeError, StoreError, SynthAugError
 from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.ablation.run import ablate
 from synthaug_plugins.evaluation.ablation.table import write_tables
@@ -168,6 +169,12 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
     assert image.exists()
     assert files(out / 'made') | files(out / '1-shot' / 'runs') == made
 
+    # words that are learned anew are not mixed with variants that were made by the old ones
+    (data / 'train' / min(shots)).write_bytes(image.read_bytes())
+    shutil.rmtree(out / 'made' / 'words')
+    with pytest.raises(StoreError, match='words'):
+        run(change(recipe, "'training.steps': 2", "'training.steps': 3"), data)
+
 
 # --- refusals, before anything is made
 
@@ -193,6 +200,7 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
         ("'generator.num_steps': 2", "'generator.words': '{variants}'", "is made once, but names .'variants'."),
         ("'generator.words': '{words}'", "'generator.words': '{named}'", 'not made before it'),
         ("'classes': None", "'classes': ['three', 'tow']", 'tow'),
+        ("'classes': None}, once", "'classes': None, 'data': 'my/test'}, once", "without any real image, but its data is 'my/test'"),
         ("store='{named}'", "stor='{named}'", "no option 'stor'"),
         ("store='{named}', partner='class'", "store='{named}', partner='clas'", "partner = 'clas'"),
         (
@@ -222,6 +230,14 @@ def test_data_that_do_not_fit_are_refused(recipe: Path, tmp_path: Path) -> None:
         ablate(recipe, tmp_path / 'out', get_plugin_manager())
     with pytest.raises(RecipeError, match='lies in'):
         ablate(recipe, tmp_path / 'ok' / 'train' / 'out', get_plugin_manager(), str(write_data(tmp_path / 'ok', train=range(50), test=range(1400, 1440))))
+
+
+def test_a_device_is_refused_where_nothing_is_made(synthaug: Say, tmp_path: Path) -> None:
+    path = tmp_path / 'plain.py'
+    path.write_text("train = 'digits_resnet'\nseeds = [0]\narms = dict(a=dict(), b=dict())\n")
+    said = synthaug('compare', path, '--out', tmp_path / 'out', '--device', 'cpu')
+    assert said.status != 0 and 'and this one makes none' in said.err
+    assert not (tmp_path / 'out').exists()
 
 
 # --- the parts

@@ -265,6 +265,7 @@ def change(key: str, k: int, **values: Any) -> Callable[[dict[str, Any]], Any]:
         (change('images', 1, width=W, height=H + 1), r"annotation 4 of .* has 16 x 13 pixels, the image '.*2\.png' 16 x 12"),
         (change('images', 0, file_name='gone.jpg'), r"1 of 2 images that the annotations name are missing, first '.*gone\.jpg'"),
         (change('images', 0, file_name='../1.jpg'), r"name the image '\.\./1\.jpg', outside of"),
+        (change('images', 0, file_name='1.gif'), r"name the image '1\.gif', which would be passed over"),
         (change('images', 2, file_name='1.png'), "2 images have the name '1'"),
         (change('images', 2, id=11), '2 images have the id 11'),
         (change('categories', 0, name='cat'), r"\['cat'\] are repeated"),

@@ -102,6 +102,15 @@ def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path, synthaug: Say
     assert (tmp_path / 'edm_digits.py').read_text() == 'mine'
 
 
+def test_list_knows_the_recipe_keys_of_every_learning_command(synthaug: Say) -> None:
+    from synthaug_plugins.cli.learning import learn_app
+    from synthaug_plugins.engine.learn_folder import KINDS
+
+    assert set(KINDS) <= {command.callback.__name__ for command in learn_app.registered_commands if command.callback}
+    said = synthaug('list').out
+    assert not [kind for kind in KINDS if f'keys of a recipe of synthaug learn {kind}' not in said]
+
+
 def test_list_and_doctor_speak(synthaug: Say) -> None:
     listed = synthaug('list', '*guidance*')
     assert 'RealGuidance' in listed.out

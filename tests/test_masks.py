@@ -383,6 +383,15 @@ def test_a_lossy_format_is_said_once(data: Path) -> None:
     assert not [s for s in said if 'png' in s]
 
 
+def test_another_size_is_said(data: Path) -> None:
+    said: list[str] = []
+    for size in (None, 'source', 32):
+        prepare(recipe(data, {}, MODELS['pixels'], image={'size': size}), said.append)
+    assert [s for s in said if 'image.size' in s] == [
+        "image.size = 32 resamples every image: only None and 'source' keep pixels outside of the masks as they are."
+    ]
+
+
 def test_unmasked_recipes_keep_their_identity(data: Path) -> None:
     """A store that was made before there were masks goes on."""
     plain = build_strict({'type': 'RealGuidance', **MODELS['pixels']}, GENERATORS)

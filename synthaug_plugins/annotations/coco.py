@@ -13,6 +13,7 @@ import numpy as np
 from synthaug_plugins.annotations.instance import NO_INSTANCE, Labelled, LeftOut, check_present, check_size
 from synthaug_plugins.annotations.segmentation import decode
 from synthaug_plugins.errors import DataError, first_line
+from synthaug_plugins.real_images import SUFFIXES
 from synthaug_plugins.store.plan import check_class_names
 
 _CURE = 'Give a file of COCO instances: images, annotations and categories.'
@@ -84,6 +85,9 @@ class COCO:
         name = PurePosixPath(self._entries[id]['file_name'])
         if name.is_absolute() or '..' in name.parts:
             raise DataError(f'The annotations {str(self.file)!r} name the image {str(name)!r}, outside of {str(self.root)!r}.', 'Correct the file.')
+        if name.suffix.lower() not in SUFFIXES:
+            what = f'The annotations {str(self.file)!r} name the image {str(name)!r}, which would be passed over in a class folder.'
+            raise DataError(what, f'Convert it to one of {", ".join(sorted(SUFFIXES))}.')
         return self.root / name
 
     def read(self, id: str) -> Labelled | LeftOut:

@@ -120,6 +120,8 @@ def compare(
         ablate(comparison, folder, get_plugin_manager(), jobs=jobs, device=device, setup=register_nouns, quiet=False)
         print((folder / MARKDOWN).read_text(encoding='utf-8'))
     else:
+        if device != 'auto':
+            raise RecipeError(f'--device {device} says where a recipe with shots makes things, and this one makes none.', 'Leave it out.')
         results = run_comparison(comparison, folder, get_plugin_manager(), command_of(comparison, folder, jobs), jobs, register_nouns)
         write_report([results], folder / REPORT, get_plugin_manager())
         print(format_table(results))

@@ -181,6 +181,8 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
     generator.prepare(classes, say)
     if generator.keeps_pixels and recipe['image']['format'] != 'png':
         say(f"image.format = {recipe['image']['format']!r} loses detail everywhere: only 'png' keeps pixels outside of the masks as they are.")
+    if generator.keeps_pixels and isinstance(recipe['image']['size'], int):
+        say(f"image.size = {recipe['image']['size']} resamples every image: only None and 'source' keep pixels outside of the masks as they are.")
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
     per_class = recipe['per_class'] if recipe['per_source'] is None else {name: recipe['per_source'] * len(ids) for name, ids in (sources or {}).items()}
     blocks = make_blocks(classes, per_class, sources, recipe['block_size'], recipe['tries_per_image'])

@@ -73,7 +73,7 @@ def read_made(made: Mapping[str, Any], path: Path, taken: Sequence[str]) -> tupl
             )
         for key in _FOLLOWS:
             if key in options and not once:
-                raise RecipeError(f'{where}.cfg_options sets {key}, which follows from the draw.', 'Remove it, or write once=True.')
+                raise RecipeError(f'{where}.cfg_options sets {key}, which follows from the draw.', 'Remove it.')
         uses = names_in(options)
         for other in sorted(uses - set(DRAW_NAMES)):
             if other not in found:

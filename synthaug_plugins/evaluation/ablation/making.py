@@ -137,6 +137,7 @@ class Making:
                 continue
             started = time.monotonic()
             self._record['recipes'][entry.name] = self._recipes[entry.name]
+            self._record['finished'] = sorted(set(self._record['finished']) - self._made_from(entry, drawn))
             self._write_record()
             _KINDS[entry.kind].make(self._recipe(entry, self.with_names(drawn)), place, self.device, self.hook, self.quiet)
             self._record['finished'] = sorted({*self._record['finished'], key})
@@ -145,6 +146,18 @@ class Making:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             self.progress(f'made {key} ({time.monotonic() - started:.0f} s)')
+
+    def _made_from(self, entry: Made, drawn: Drawn) -> set[str]:
+        """What is finished and was made from a thing that is about to be made, again since its folder was removed.
+
+        Its own command then looks at it once more: it keeps what fits and refuses what was made from another.
+        """
+        names: set[str] = set()
+        for later in self.made:
+            if later.uses & {entry.name, *names}:
+                names.add(later.name)
+        parted = {key: key.partition('/') for key in self._record['finished']}
+        return {key for key, (name, _, draw) in parted.items() if name in names and (entry.once or draw == drawn.label)}
 
     def _place(self, entry: Made, drawn: Drawn) -> Path:
         folder = self.out / 'made' / entry.name
@@ -156,6 +169,9 @@ class Making:
         if not entry.once:
             options |= {'data': str(drawn.train), 'seed': drawn.seed} if drawn else {'data': '{train}', 'seed': 0}
         recipe = _KINDS[entry.kind].load(entry.recipe, options)
+        if entry.once and entry.kind != 'erasure' and recipe['data'] is not None:  # of an erasure it names the classes, and no image is read
+            what = f'made.{entry.name} is made once, without any real image, but its data is {recipe["data"]!r}.'
+            raise RecipeError(what, 'Remove once=True: each draw then makes it from its own shots. Or set data to None.')
         if entry.once and recipe['classes'] is None:
             recipe['classes'] = list(self.classes)
         if recipe['classes'] is not None and tuple(recipe['classes']) != self.classes:
