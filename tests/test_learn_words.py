@@ -419,6 +419,19 @@ def test_a_changed_recipe_or_other_images_are_refused_by_what_differs(sd: Path, 
     assert (out / 'words.safetensors').read_bytes() == before
 
 
+def test_samples_follow_the_recipe_of_the_last_call_and_words_stay(sd: Path, data: Path, unbroken: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(unbroken, tmp_path / 'out')
+    learn_class_words(recipe(sd, data), out, 'cpu', quiet=True)
+    for name in ('samples/dog.png', 'sheet.png'):
+        assert (out / name).read_bytes() == (unbroken / name).read_bytes()
+    learn_class_words(recipe(sd, data, samples__per_class=3, samples__prompt='{} at night'), out, 'cpu', quiet=True)
+    before, after = (np.asarray(Image.open(folder / 'samples' / 'dog.png')) for folder in (unbroken, out))
+    assert after.shape[1] == before.shape[1] // 2 * 3
+    assert not np.array_equal(after[:, : before.shape[1]], before)  # the same noise, another prompt
+    assert '`{} at night`' in (out / 'card.md').read_text()
+    assert (out / 'words.safetensors').read_bytes() == (unbroken / 'words.safetensors').read_bytes()
+
+
 def test_the_presets_are_the_published_settings() -> None:
     later = training_options(complete_words_recipe({'model': {'name': 'x'}}))
     assert later == WordTraining()
