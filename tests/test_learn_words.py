@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,24 @@ def test_a_draw_of_latents_from_the_stored_posterior_is_the_vaes_own(sd: Path) -
         with torch.no_grad():
             torch.testing.assert_close(mean[k : k + 1] + deviation[k : k + 1] * noise, denoiser.encode(x, noise))
     assert deviation.min() > 0
+
+
+def test_of_a_class_one_image_at_a_time_is_held_in_memory(sd: Path) -> None:
+    model, rng = TextModel(str(sd)), np.random.default_rng(0)
+    pixels, held = rng.integers(0, 255, (4, 16, 24, 3), np.uint8), list[weakref.ref[np.ndarray]]()
+
+    def read() -> Iterator[np.ndarray]:
+        for one in pixels:
+            assert sum(ref() is not None for ref in held) <= 1  # the last one, whose name the loop still has
+            image = one.copy()
+            held.append(weakref.ref(image))
+            yield image
+            del image
+
+    read_singly = posteriors(model.load(CPU, torch.float32), read(), model.image_size, 'pad', mirrored=True)
+    for found, listed in zip(read_singly, posteriors(model.denoiser, list(pixels), model.image_size, 'pad', mirrored=True), strict=True):
+        assert found.shape[0] == 8
+        assert torch.equal(found, listed)
 
 
 @pytest.mark.parametrize('family', ['sd', 'sdxl'])

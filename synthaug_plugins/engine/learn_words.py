@@ -95,7 +95,7 @@ class _Learning:
 
     def __init__(self, run: WordsRun, folder: Path, sha256: str, device: torch.device) -> None:
         self.run, self.folder, self.device = run, folder, device
-        self.images = ClassImages(lambda name: [run.real_images.load(i) for i in run.images[name]], sha256)
+        self.images = ClassImages(lambda name: map(run.real_images.load, run.images[name]), sha256)
         self.log = {entry['class']: entry for entry in read_log(folder / 'log.jsonl')}
         self.curves: dict[str, list[float]] = {}
         self._forget_other_samples()
