@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import tiny_pipelines as tiny
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from conftest import REPO, Say
 from synthaug_plugins.diffusion import DiffusersDenoiser, SampleNoise
 from synthaug_plugins.engine.learn_erasure import learn_erasure
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, complete_erasure_recipe, decisive
+from synthaug_plugins.engine.learn_samples import LoadedPipeline
+from synthaug_plugins.engine.learn_words import learn_class_words
+from synthaug_plugins.engine.learn_words_recipe import complete_words_recipe
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.learning.erasure import PRESETS, ConceptEraser, check_model, training_options
-from synthaug_plugins.models.erasure import Erasures
+from synthaug_plugins.models.erasure import Eraser, Erasures
 from synthaug_plugins.models.text_model import TextModel
+from synthaug_plugins.models.words import Words
 
 CPU = torch.device('cpu')
 SHORT = {'iterations': 4, 'num_steps': 3, 'batch_size': 1, 'checkpoint_steps': 2, 'learning_rate': 1e-2}
@@ -222,6 +229,45 @@ def test_finished_classes_stay_and_more_can_be_added(pipelines: dict[str, str], 
         learn_erasure(recipe(pipelines['epsilon'], training={**SHORT, 'eta': 0.5}), out, 'cpu', quiet=True)
     with pytest.raises(RecipeError, match=r'differs in model\.name'):
         learn_erasure(recipe(pipelines['v_prediction']), out, 'cpu', quiet=True)
+
+
+@pytest.mark.parametrize('kind', ['epsilon', 'sdxl'])
+def test_the_word_of_a_class_is_learned_on_the_model_that_has_this_class_erased(pipelines: dict[str, str], tmp_path: Path, kind: str) -> None:
+    classes, erased = ['cat', 'a dog'], tmp_path / 'erased' / 'erasures'
+    for k, name in enumerate(classes):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        Image.new('RGB', (16, 16), (60 + 120 * k, 90, 140)).save(tmp_path / 'data' / name / '0.png')
+    found = learn_erasure(recipe(pipelines[kind], training={**SHORT, 'learning_rate': 0.1}), erased.parent, 'cpu', quiet=True)
+
+    def learned(model: str, out: str, classes: list[str], **options: str) -> Path:
+        training = {'steps': 2, 'batch_size': 2, 'vectors': 1, 'templates': ['a photo of a {}']}
+        told = {'model': {'name': model, **options}, 'classes': classes, 'training': training, 'samples': {'per_class': 1, 'num_steps': 1}}
+        return learn_class_words(complete_words_recipe({**told, 'data': str(tmp_path / 'data')}), tmp_path / out, 'cpu', quiet=True)
+
+    file, plain = learned(pipelines[kind], 'words', classes, erasures=str(erased)), learned(pipelines[kind], 'plain', classes)
+    for name in classes:  # against a pipeline whose weights are those of the erased one
+        network = diffusers.UNet2DConditionModel.from_pretrained(pipelines[kind], subfolder='unet')
+        Eraser(found, network)(name)
+        own = shutil.copytree(pipelines[kind], tmp_path / 'own' / name)
+        network.save_pretrained(own / 'unet')
+        for tensor, rows in load_file(learned(str(own), f'{name} alone', [name])).items():
+            assert torch.equal(rows, load_file(file)[tensor])
+            assert not torch.equal(rows, load_file(plain)[tensor])
+    assert Words(file).card['erasures'] == found.hashes(classes)
+    TextModel(pipelines[kind], words=str(file), erasures=str(erased)).check_learned(classes)
+    card = file.with_name('card.md').read_text()
+    assert f"words='words.safetensors', erasures={str(erased)!r})" in card  # the one is refused without the other
+    assert 'load_textual_inversion' not in card
+    assert 'load_textual_inversion' in plain.with_name('card.md').read_text()
+
+
+def test_a_sample_that_is_not_finite_is_refused_in_words(pipelines: dict[str, str]) -> None:
+    model = TextModel(pipelines['epsilon'])
+    model.load(CPU, torch.float32)
+    with torch.no_grad():
+        next(model.denoiser.model.parameters()).fill_(float('nan'))
+    with pytest.raises(ModelError, match=r"a sample of 'a photo of a cat' is not finite \(request cat 0 from step 0 of 2 on\)"):
+        LoadedPipeline(model, {'num_steps': 2, 'guidance_scale': 2.0}, CPU).draw('cat', 'a photo of a cat', [0])
 
 
 def test_erasing_lowers_the_share_of_the_erased_digit_and_leaves_another(tmp_path: Path) -> None:

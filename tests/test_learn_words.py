@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,24 @@ def test_a_draw_of_latents_from_the_stored_posterior_is_the_vaes_own(sd: Path) -
         with torch.no_grad():
             torch.testing.assert_close(mean[k : k + 1] + deviation[k : k + 1] * noise, denoiser.encode(x, noise))
     assert deviation.min() > 0
+
+
+def test_of_a_class_one_image_at_a_time_is_held_in_memory(sd: Path) -> None:
+    model, rng = TextModel(str(sd)), np.random.default_rng(0)
+    pixels, held = rng.integers(0, 255, (4, 16, 24, 3), np.uint8), list[weakref.ref[np.ndarray]]()
+
+    def read() -> Iterator[np.ndarray]:
+        for one in pixels:
+            assert sum(ref() is not None for ref in held) <= 1  # the last one, whose name the loop still has
+            image = one.copy()
+            held.append(weakref.ref(image))
+            yield image
+            del image
+
+    read_singly = posteriors(model.load(CPU, torch.float32), read(), model.image_size, 'pad', mirrored=True)
+    for found, listed in zip(read_singly, posteriors(model.denoiser, list(pixels), model.image_size, 'pad', mirrored=True), strict=True):
+        assert found.shape[0] == 8
+        assert torch.equal(found, listed)
 
 
 @pytest.mark.parametrize('family', ['sd', 'sdxl'])
@@ -417,6 +437,19 @@ def test_a_changed_recipe_or_other_images_are_refused_by_what_differs(sd: Path, 
     before = (out / 'words.safetensors').read_bytes()
     learn_class_words(recipe(sd, data, samples__max_classes=1, training__accumulation=2), out, 'cpu', quiet=True)  # decides nothing
     assert (out / 'words.safetensors').read_bytes() == before
+
+
+def test_samples_follow_the_recipe_of_the_last_call_and_words_stay(sd: Path, data: Path, unbroken: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(unbroken, tmp_path / 'out')
+    learn_class_words(recipe(sd, data), out, 'cpu', quiet=True)
+    for name in ('samples/dog.png', 'sheet.png'):
+        assert (out / name).read_bytes() == (unbroken / name).read_bytes()
+    learn_class_words(recipe(sd, data, samples__per_class=3, samples__prompt='{} at night'), out, 'cpu', quiet=True)
+    before, after = (np.asarray(Image.open(folder / 'samples' / 'dog.png')) for folder in (unbroken, out))
+    assert after.shape[1] == before.shape[1] // 2 * 3
+    assert not np.array_equal(after[:, : before.shape[1]], before)  # the same noise, another prompt
+    assert '`{} at night`' in (out / 'card.md').read_text()
+    assert (out / 'words.safetensors').read_bytes() == (unbroken / 'words.safetensors').read_bytes()
 
 
 def test_the_presets_are_the_published_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,21 @@ def test_a_word_that_the_file_lacks_is_refused_before_weights_load(sd: Path, wor
         generator(words=str(words), prompts={'type': 'LearnedWords', 'templates': 'a {}_1'}).prepare(['cat'], said.append)
     with pytest.raises(RecipeError, match="holds '<Cat>'"):
         generator(words=str(words), negative_prompt='a <Cat>').check(['cat'])
-    with pytest.raises(RecipeError, match=r"has no effect: no prompt says a learned word, 'a photo of a cat' for one"):
+    with pytest.raises(RecipeError, match=r"has no effect on the class 'cat': no prompt of it says '<cat>', 'a photo of a cat' for one"):
         generator(words=str(words), prompts={'type': 'Basic'}).prepare(['cat'], said.append)
     told = generator(words=str(words))
     told.check(['cat'])
     told.prepare(['cat'], said.append)
     assert next(told.requests(Part(0, 0, 'cat', 1, 2), 0)).prompt == 'a photo of a <cat>'
+
+
+def test_a_class_that_is_told_by_its_name_or_by_the_word_of_another_is_refused(sd: Path, tmp_path: Path) -> None:
+    words, file = tiny.learned_words(tmp_path / 'w.safetensors', sd, ['cat', 'dog']), tmp_path / 'prompts.json'
+    for prompts, refused in ((['a dog'], True), (['a <cat>'], True), (['a <cat> and a <dog>', 'a dog'], False)):
+        file.write_text(json.dumps({'cat': ['a <cat>'], 'dog': prompts}))
+        generator = TextToImage(str(sd), num_steps=2, words=words, prompts={'type': 'FromFile', 'file': str(file)})
+        with pytest.raises(RecipeError, match=r"no effect on the class 'dog': no prompt of it says '<dog>'") if refused else nullcontext():
+            generator.prepare(['cat', 'dog'], print)
 
 
 def test_conditions_refuse_a_missing_word_too(sd: Path, words: Path) -> None:

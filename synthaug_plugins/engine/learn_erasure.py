@@ -23,7 +23,7 @@ from synthaug_plugins.engine.learn_output import draw_sheet, read_log
 from synthaug_plugins.engine.learn_samples import LoadedPipeline
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.prompt_conditions import GuidanceScale
+from synthaug_plugins.generators.guidance_scale import GuidanceScale
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.erasure import FREE, ConceptEraser, check_model
 from synthaug_plugins.models.erasure import ERASURES, FORMAT, Erasures, erasure_file, save_erasure

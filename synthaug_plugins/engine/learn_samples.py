@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthaug_plugins.generators.base import Made
+from synthaug_plugins.errors import ModelError
+from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.prompt_conditions import PromptConditions
 from synthaug_plugins.models.text_model import TextModel
@@ -34,9 +35,17 @@ class LoadedPipeline(DenoiserGenerator):
         self.setup(device)
 
     def draw(self, class_name: str, prompt: str, seeds: Sequence[int]) -> np.ndarray:
-        """(n, H, W, 3) uint8, one image per seed; the same noise for every prompt. With erasures the class is erased."""
+        """(n, H, W, 3) uint8, one image per seed; the same noise for every prompt. With erasures the class is erased.
+
+        Raises:
+            ModelError: the network returned NaN or infinity.
+        """
         told = {'guidance_scale': self._scale}
-        made = self.sample([Request(f'{class_name} {k}', 0, class_name, seed, None, prompt, told) for k, seed in enumerate(seeds)])
+        try:
+            made = self.sample([Request(f'{class_name} {k}', 0, class_name, seed, None, prompt, told) for k, seed in enumerate(seeds)])
+        except NonFiniteImages as found:
+            cure = "Give a new folder with a lower learning_rate, or with precision='fp32'."
+            raise ModelError(f'After learning, a sample of {prompt!r} is not finite ({next(iter(found.bad.values()))}).', cure) from None
         return np.asarray(made.images if isinstance(made, Made) else made)
 
     def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:

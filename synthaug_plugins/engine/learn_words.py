@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -94,9 +95,10 @@ class _Learning:
 
     def __init__(self, run: WordsRun, folder: Path, sha256: str, device: torch.device) -> None:
         self.run, self.folder, self.device = run, folder, device
-        self.images = ClassImages(lambda name: [run.real_images.load(i) for i in run.images[name]], sha256)
+        self.images = ClassImages(lambda name: map(run.real_images.load, run.images[name]), sha256)
         self.log = {entry['class']: entry for entry in read_log(folder / 'log.jsonl')}
         self.curves: dict[str, list[float]] = {}
+        self._forget_other_samples()
         self._times: list[tuple[int, float]] = []  # of the steps of the class that is being learned, in this call
 
     def learn(self, quiet: bool) -> Path:
@@ -135,6 +137,14 @@ class _Learning:
         if number < self.run.recipe['samples']['max_classes'] and not self._strip(name).is_file():
             write_png(self._strip(name), np.concatenate([_small(image) for image in self._samples(name)], axis=1))
 
+    def _forget_other_samples(self) -> None:
+        """Remove the samples of an earlier call that drew others: its recipe may differ in them."""
+        about = self.folder / 'samples' / 'samples.json'
+        said = json.dumps({key: value for key, value in self.run.recipe['samples'].items() if key != 'max_classes'}, indent=1) + '\n'
+        if not about.is_file() or about.read_text(encoding='utf-8') != said:
+            shutil.rmtree(about.parent, ignore_errors=True)
+            write_whole(about, said.encode())
+
     def _strip(self, name: str) -> Path:
         return self.folder / 'samples' / f'{word_of(name)[1:-1]}.png'
 
@@ -172,6 +182,13 @@ class _Learning:
         run, o = self.run, self.run.options
         start = f'{o.initialise_from!r}, which says nothing of the class' if o.initialise_from is not None else "those of the class's name"
         erased = '; each on the model that has its class erased' if card['erasures'] else ''
+        beside = f', erasures={run.recipe["model"]["erasures"]!r}' if card['erasures'] else ''
+        stock = (
+            "Of no use without the erasures: a class's word belongs to the model that has the class erased.\n"
+            if card['erasures']
+            else 'On a pipeline of one text encoder, stock diffusers takes them too:\n\n```python\n'
+            f"for word, rows in safetensors.torch.load_file('{WORDS}').items():\n    pipe.load_textual_inversion({{word: rows}})\n```\n"
+        )
         rows = [
             f'| {name} | `{word_of(name)}` | {len(run.images[name])} | {card["loss_curves"][name][0]:.4f} | {card["loss_curves"][name][-1]:.4f} |'
             for name in run.classes
@@ -187,8 +204,7 @@ class _Learning:
                 '| class | word | images | first loss | last loss |\n|---|---|---|---|---|',
                 *rows,
                 f"\nIn a recipe of `synthaug generate`:\n\n```python\ngenerator = dict(type='synthaug_plugins.TextToImage', model={run.model.name!r}, "
-                f"words='{WORDS}')\n```\n\nOn a pipeline of one text encoder, stock diffusers takes them too:\n\n```python\n"
-                f"for word, rows in safetensors.torch.load_file('{WORDS}').items():\n    pipe.load_textual_inversion({{word: rows}})\n```\n",
+                f"words='{WORDS}'{beside})\n```\n\n{stock}",
             ]
         )
 

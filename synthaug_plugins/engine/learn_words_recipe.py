@@ -10,7 +10,7 @@ from typing import Any
 from synthaug_plugins.engine.recipe import read_recipe
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.few_shot import draw_shots
-from synthaug_plugins.generators.prompt_conditions import GuidanceScale
+from synthaug_plugins.generators.guidance_scale import GuidanceScale
 from synthaug_plugins.learning.words_options import PRESETS, WordTraining, check_word_training, decisive_options
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.prompts.placeholders import words_of

@@ -138,7 +138,8 @@ class PromptConditions(Conditions):
         """See `Generator.prepare`: settle the prompts, say what the user should know of them.
 
         Raises:
-            RecipeError: a prompt is cut before its class name, or holds a placeholder that is no learned word; or learned words that none says.
+            RecipeError: a prompt is cut before its class name, or holds a placeholder that is no learned word; or no prompt of a class says its
+                learned word.
         """
         if self._prepared == tuple(classes):
             return
@@ -153,12 +154,21 @@ class PromptConditions(Conditions):
         n = max(1, min(256, _PROMPTS_LOOKED_AT // max(len(classes), 1)))
         looked_at = dict.fromkeys((label, self.prompts.prompt(label, 0, k)) for label in classes for k in range(self.prompts.cycle(label) or n))
         cut = {prompt: words for label, prompt in looked_at if (words := self._fitted(label, prompt)[1])}
-        if self.model.words is not None and not any(word in self.model.tokens.words for _, prompt in looked_at for word in placeholders(prompt)):
-            what = f'words = {str(self.model.words.file)!r} has no effect: no prompt says a learned word'
-            raise RecipeError(f'{what}, {next(iter(looked_at))[1]!r} for one.', "Leave words out, or set prompts=dict(type='synthaug_plugins.LearnedWords').")
+        self._check_words_said(list(looked_at))
         if cut:
             prompt, words = next(iter(cut.items()))
             self._say_cut(f'{len(cut)} of {len({prompt for _, prompt in looked_at})} prompts are', prompt, words)
+
+    def _check_words_said(self, prompts: Sequence[tuple[str, str]]) -> None:
+        """Refuse (RecipeError) learned words where no prompt of a class says its own word: its images would be of something else. prompts: (class, prompt)."""
+        words = self.model.words
+        if words is None:
+            return
+        said = {label for label, prompt in prompts if words.of(label) in placeholders(prompt)}
+        for label, prompt in prompts:
+            if label not in said:
+                what = f'words = {str(words.file)!r} has no effect on the class {label!r}: no prompt of it says {words.of(label)!r}, {prompt!r} for one.'
+                raise RecipeError(what, "Leave words out, or set prompts=dict(type='synthaug_plugins.LearnedWords').")
 
     def _fitted(self, label: str, whole: str) -> tuple[str, list[str]]:
         """What the model sees of a class's prompt, and the words that were cut; refused (RecipeError) without the class name that it had."""

@@ -52,7 +52,7 @@ class RealGuidance(SDEdit):
         sampler, precision: see `EDM`, and for a pipeline `TextToImage`; num_steps is that of the full grid, from sigma_max down, of
             which a strength below full runs fewer, and churn per step is that of the full grid.
         guidance: see `EDM`; not for a pipeline.
-        prompts, words, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
+        prompts, words, erasures, negative_prompt, guidance_scale, guidance_interval, image_size, revision, variant, few_step, tiny_vae, compile,
             channels_last, class_names, safety: see `TextToImage`; for a pipeline only. He et al. use the plain class prompt, which is the default.
 
     Raises:

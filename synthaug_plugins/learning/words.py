@@ -8,7 +8,7 @@ word in the text encoders' tables. Nothing else learns.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ class ClassImages:
     """The real images that a run learns from.
 
     Attributes:
-        of: class name -> its images, (H, W, 3) uint8 each; called once for each class, when its turn comes.
+        of: class name -> its images, (H, W, 3) uint8 each, gone through once; called when the turn of the class comes.
         sha256: of their contents.
     """
 
-    of: Callable[[str], Sequence[np.ndarray]]
+    of: Callable[[str], Iterable[np.ndarray]]
     sha256: str
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,10 @@ def first_rows(tokens: Tensor, vectors: int) -> Tensor:
 
 
 @torch.no_grad()
-def posteriors(denoiser: DiffusersDenoiser, images: Sequence[np.ndarray], size: tuple[int, int], fit: str, mirrored: bool) -> tuple[Tensor, Tensor]:
+def posteriors(denoiser: DiffusersDenoiser, images: Iterable[np.ndarray], size: tuple[int, int], fit: str, mirrored: bool) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents of a class's images, float32 on the device of the VAE: a draw costs nothing afterwards.
 
-    Images go through the VAE one at a time, so that none depends on its neighbours, and memory does not on their number.
+    Images are taken and go through the VAE one at a time, so that none depends on its neighbours, and their number costs no memory but that of latents.
 
     Args:
         images: (H, W, 3) uint8 each.
@@ -44,12 +44,13 @@ def posteriors(denoiser: DiffusersDenoiser, images: Sequence[np.ndarray], size: 
     Returns: (N or 2N, c, h, w) each.
     """
     device = next(denoiser.vae.parameters()).device
-    found = []
-    for flip in (False, True) if mirrored else (False,):
-        for image in images:
-            pixels = torch.from_numpy(np.ascontiguousarray(place(image, *size, fit).pixels.transpose(2, 0, 1))).to(device).float() / 127.5 - 1
-            found.append(denoiser.posterior((pixels.flip(-1) if flip else pixels)[None]))
-    mean, deviation = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    found, turned = [], []
+    for image in images:
+        pixels = torch.from_numpy(np.ascontiguousarray(place(image, *size, fit).pixels.transpose(2, 0, 1))).to(device).float() / 127.5 - 1
+        found.append(denoiser.posterior(pixels[None]))
+        if mirrored:
+            turned.append(denoiser.posterior(pixels.flip(-1)[None]))
+    mean, deviation = (torch.cat(parts).float() for parts in zip(*found, *turned, strict=True))
     return mean, deviation
 
 
