@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.learning.erasure import FREE, ErasureTraining, training_options
 from synthaug_plugins.models.pipeline import TextPipeline
@@ -56,12 +56,7 @@ def complete_erasure_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
-    for key in recipe:
-        if key not in KEYS:
-            commands = {'train_dataloader': 'train', 'arms': 'compare', 'generator': 'generate', 'augment': 'learn edm'}
-            if key in commands:
-                raise RecipeError(f'This is no recipe to erase classes: it has {key}.', f'Use `synthaug {commands[key]}`.')
-            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
+    check_learn_keys(recipe, KEYS, 'erase classes')
     if 'model' not in recipe:
         raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init esd_digits')
     done = {**DEFAULTS, **recipe}

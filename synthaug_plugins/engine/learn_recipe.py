@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from synthaug_plugins.diffusion.augmentation import Augmentation
-from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.learning.options import FREE, EDMTraining, check_training
 
@@ -50,12 +50,7 @@ def complete_learn_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
         ModelError: the model cannot be built.
     """
-    for key in recipe:
-        if key not in KEYS:
-            commands = {'train_dataloader': 'train', 'arms': 'compare', 'generator': 'generate'}
-            if key in commands:
-                raise RecipeError(f'This is no recipe to learn a model: it has {key}.', f'Use `synthaug {commands[key]}`.')
-            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
+    check_learn_keys(recipe, KEYS, 'learn a model')
     for key in ('model', 'training'):
         if key not in recipe:
             raise RecipeError(f'The recipe has no {key}.', 'Start from a shipped one: synthaug init edm_digits')

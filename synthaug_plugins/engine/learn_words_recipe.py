@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.generators.guidance_scale import GuidanceScale
@@ -83,12 +83,7 @@ def complete_words_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
-    for key in recipe:
-        if key not in KEYS:
-            commands = {'train_dataloader': 'train', 'arms': 'compare', 'generator': 'generate', 'augment': 'learn edm'}
-            if key in commands:
-                raise RecipeError(f'This is no recipe to learn words: it has {key}.', f'Use `synthaug {commands[key]}`.')
-            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, KEYS))
+    check_learn_keys(recipe, KEYS, 'learn words')
     if 'model' not in recipe:
         raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init dafusion_words')
     done = {**DEFAULTS, **recipe}

@@ -87,6 +87,21 @@ def _replacing(config: Mapping[str, Any], key: str, value: Any) -> Any:
     return value if isinstance(found, Mapping | list) else {**value, '_delete_': True}
 
 
+def check_learn_keys(recipe: Mapping[str, Any], known: Mapping[str, str], what: str) -> None:
+    """Refuse (RecipeError) keys that a recipe of `synthaug learn ...` has not; what belongs to another command is sent there.
+
+    Args:
+        known: its keys.
+        what: what such a recipe does: 'learn words'.
+    """
+    commands = {'train_dataloader': 'train', 'arms': 'compare', 'generator': 'generate', 'augment': 'learn edm'}
+    for key in recipe:
+        if key not in known:
+            if key in commands:
+                raise RecipeError(f'This is no recipe to {what}: it has {key}.', f'Use `synthaug {commands[key]}`.')
+            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, known))
+
+
 def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`read_recipe` and `complete`.
 
