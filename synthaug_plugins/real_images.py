@@ -84,15 +84,15 @@ class RealImages:
         """
         return image_size(self._path(image_id))
 
+    def file_hashes(self, ids: Sequence[str]) -> Iterator[str]:
+        """SHA-256 of the content of each image's file, in order."""
+        return in_threads(lambda image_id: hashlib.sha256(self._path(image_id).read_bytes()).hexdigest(), ids)
+
     def content_hash(self, ids: Sequence[str] | None = None) -> str:
         """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""
-
-        def one(image_id: str) -> str:
-            return hashlib.sha256((self.root / image_id).read_bytes()).hexdigest()
-
         ids = [i for name in self.classes for i in self._ids[name]] if ids is None else ids
         digest = hashlib.sha256()
-        for image_id, content in zip(ids, in_threads(one, ids), strict=True):
+        for image_id, content in zip(ids, self.file_hashes(ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
 
