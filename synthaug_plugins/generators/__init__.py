@@ -3,6 +3,7 @@
 from synthaug_plugins.generators import (  # noqa: F401  importing registers them
     composition,
     da_fusion,
+    diffusion_inversion,
     edm,
     guidance,
     real_guidance,
