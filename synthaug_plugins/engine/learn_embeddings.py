@@ -65,8 +65,8 @@ def save_stand_in(run: EmbeddingsRun, folder: Path) -> None:
     about = {'model': run.model.origin(), 'shape': shape, 'image_size': list(run.model.image_size), 'options': decisive_options(run.options)}
     create_embeddings(folder, {**_about(run, folder), **about})
     tokens, pooled = torch.zeros(n, shape.tokens, shape.width).half(), torch.zeros(n, shape.pooled).half() if shape.pooled else None
-    columns = {'steps': [0] * n, 'loss_first': [0.0] * n, 'loss_last': [0.0] * n}
-    publish_shard(folder, 0, run.ids, [run.real_images.file_hash(i) for i in run.ids], tokens, pooled, columns)
+    columns: dict[str, list[float]] = {'steps': [0] * n, 'loss_first': [0.0] * n, 'loss_last': [0.0] * n}
+    publish_shard(folder, 0, run.ids, list(run.real_images.file_hashes(run.ids)), tokens, pooled, columns)
 
 
 def _about(run: EmbeddingsRun, folder: Path) -> dict[str, Any]:

@@ -143,12 +143,12 @@ class _Run:
         self.model, self.real_images, self.options, self.folder, self.work_dir, self.device = model, real_images, options, folder, work_dir, device
         self.names, self.shape = names, model.embedding_shape(options.tokens)
         dtype = network_dtype(options.precision, device)
-        found = {'options': decisive_options(options), 'model': model.identity(), 'device': device.type, 'dtype': str(dtype)}
-        self.identity = json.loads(json.dumps({**found.pop('options'), **found}))
+        facts = {'model': model.identity(), 'device': device.type, 'dtype': str(dtype)}
+        self.identity = json.loads(json.dumps({**decisive_options(options), **facts}))  # through JSON, to compare with what a checkpoint holds
         model.load(device, dtype)
         self.slots = Slots(model, self.shape, options, device, dtype)
         if not (folder / EMBEDDINGS).is_file():
-            about = {'model': model.origin(contents=True), 'shape': asdict(self.shape), 'image_size': list(model.image_size)}
+            about = {'model': model.origin(contents=True), 'shape': self.shape, 'image_size': list(model.image_size)}
             create_embeddings(folder, {**card, **about, 'options': decisive_options(options), 'dtype': str(dtype).removeprefix('torch.')})
         self.waiting: list[tuple[Finished, Tensor]] = []
         self.begun: deque[tuple[AtWork, State]] = deque()
