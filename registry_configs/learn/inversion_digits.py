@@ -17,6 +17,7 @@ shots_seed = 0
 # What differs from the published setting. Every key: the docstring of synthaug_plugins.learning.embeddings_options.EmbeddingTraining.
 training = dict(
     steps=300,
+    learning_rate=0.2,
     precision='fp32',
 )
 # The sheet, and the figures on the card.
