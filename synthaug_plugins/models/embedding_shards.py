@@ -47,7 +47,8 @@ def index_path(folder: Path, number: int) -> Path:
 
 def published_shards(folder: Path) -> list[int]:
     """Numbers of the finished shards, rising."""
-    return sorted(int(path.stem) for path in (folder / 'index').glob('*.parquet') if path.stem.isdigit())
+    found = (int(path.stem) for path in (folder / 'index').glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
+    return sorted(number for number in found if index_path(folder, number).is_file())
 
 
 def next_shard(folder: Path) -> int:
