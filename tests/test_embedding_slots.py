@@ -16,6 +16,7 @@ from torch import Tensor
 
 from conftest import digits
 from synthaug_plugins.diffusion import philox_normal
+from synthaug_plugins.errors import ModelError
 from synthaug_plugins.learning.embedding_slots import AtWork, Slots, State, noise_levels, row_length, split_rows
 from synthaug_plugins.learning.embeddings import learn_embeddings
 from synthaug_plugins.learning.embeddings_options import EmbeddingTraining
@@ -251,7 +252,8 @@ def test_networks_of_half_precision_learn_embeddings_of_full_precision(precision
         DenoiserModel('embedded:digits_edm'), data, IDS[:4], options, tmp_path / 'f', tmp_path / 'v', CPU, on_step=lambda n, v: full.append(float(v))
     )
     assert next(model.denoiser.parameters()).dtype == {'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-    assert found.card['dtype'] == {'bf16': 'bfloat16', 'fp16': 'float16'}[precision]
+    assert set(read_index(tmp_path / 'e', 0)['network'].to_pylist()) == {{'bf16': 'bfloat16', 'fp16': 'float16'}[precision]}
+    assert len(found) == 4
     assert loss == pytest.approx(full, rel=0.05)
     assert loss != full
 
@@ -274,3 +276,12 @@ def test_embeddings_of_an_edm_model_learn_what_tells_images_apart(data: RealImag
         errors.append(float(((D - y).square().mean((1, 2, 3)) * model.denoiser.loss_weight(sigma)).mean()))
     assert errors[0] < 0.96 * errors[1]
     assert isinstance(found, Embeddings)
+
+
+def test_too_little_memory_is_refused_with_the_option_to_lower(sd: Path, data: RealImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*a: Any) -> Any:
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
+
+    monkeypatch.setattr(Slots, '_gradient', full)
+    with pytest.raises(ModelError, match=r'2 images at a time are more than the memory of cpu holds: CUDA out of memory.* Lower batch_size'):
+        learned(sd, data, IDS[:2], tmp_path)

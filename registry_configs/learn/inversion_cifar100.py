@@ -3,9 +3,9 @@
 synthaug learn embeddings inversion_cifar100 --data data/cifar100/train --out embeddings/cifar100
 synthaug generate inversion_cifar100 --data data/cifar100/train --out stores/cifar100-inversion
 
-How it differs from the paper: _base_/inversion.py.
+How it differs from the paper: _base_/inversion_learn.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=128)  # as published; the images made of them are stored at 32 pixels

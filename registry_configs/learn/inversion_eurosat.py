@@ -3,10 +3,10 @@
 synthaug learn embeddings inversion_eurosat --data data/eurosat/16-shot --out embeddings/eurosat
 synthaug generate inversion_eurosat --data data/eurosat/16-shot --out stores/eurosat-inversion
 
-How it differs from the paper: _base_/inversion.py.
+How it differs from the paper: _base_/inversion_learn.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=128)  # the images made of them are stored at 64 pixels
 dataset = 'eurosat'

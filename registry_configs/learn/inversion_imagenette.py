@@ -3,9 +3,10 @@
 synthaug learn embeddings inversion_imagenette --data data/imagenette/train --out embeddings/imagenette
 synthaug generate inversion_imagenette --data data/imagenette/train --out stores/imagenette-inversion
 
-How it differs from the paper: _base_/inversion.py.
+How it differs from the paper: _base_/inversion_learn.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=256)  # as published
+dataset = 'imagenet'  # its folders are named by WordNet ids

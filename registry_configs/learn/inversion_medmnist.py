@@ -3,9 +3,9 @@
 synthaug learn embeddings inversion_medmnist --data data/medmnist/train --out embeddings/medmnist
 synthaug generate inversion_medmnist --data data/medmnist/train --out stores/medmnist-inversion
 
-How it differs from the paper: _base_/inversion.py.
+How it differs from the paper: _base_/inversion_learn.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=128)  # the images made of them are stored at 28 pixels

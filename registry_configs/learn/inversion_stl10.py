@@ -3,9 +3,9 @@
 synthaug learn embeddings inversion_stl10 --data data/stl10/train --out embeddings/stl10
 synthaug generate inversion_stl10 --data data/stl10/train --out stores/stl10-inversion
 
-How it differs from the paper: _base_/inversion.py.
+How it differs from the paper: _base_/inversion_learn.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=256)  # as published; the images made of them are stored at 96 pixels
