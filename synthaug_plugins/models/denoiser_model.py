@@ -129,6 +129,16 @@ class DenoiserModel:
         vector = network.label_vector(None if label is None else label.to(like.device), like)
         return vector.detach().float().cpu(), None
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        return self._denoiser is not None
+
+    @property
+    def denoiser(self) -> Precond:
+        """What `load` returned."""
+        return self._loaded()
+
     def _loaded(self) -> Precond:
         if self._denoiser is None:
             raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
@@ -137,6 +147,10 @@ class DenoiserModel:
     def encode(self, images: Tensor) -> Tensor:
         """What is sampled, of images (B, C, H, W) in [-1, 1]: these, since the model works in pixels."""
         return images
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Model.posterior`: the images, without any spread."""
+        return images, images.new_zeros(()).expand_as(images)
 
     def decode(self, x: Tensor) -> Tensor:
         """The inverse of `encode`."""

@@ -265,9 +265,18 @@ class TextModel(TextPipeline):
         """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], see `DiffusersDenoiser.encode`."""
         return self._loaded().encode(images, noise)
 
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of images, see `DiffusersDenoiser.posterior`."""
+        return self._loaded().posterior(images)
+
     def decode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [-1, 1], of latents, see `DiffusersDenoiser.decode`."""
         return self._loaded().decode(x)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        return self._denoiser is not None
 
     @property
     def denoiser(self) -> DiffusersDenoiser:
