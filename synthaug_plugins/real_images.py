@@ -84,9 +84,21 @@ class RealImages:
         """
         return image_size(self._path(image_id))
 
+    def file_hash(self, image_id: str) -> str:
+        """SHA-256 of an image's file.
+
+        Raises:
+            DataError: the file is missing or unreadable.
+        """
+        path = self._path(image_id)
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+
     def file_hashes(self, ids: Sequence[str]) -> Iterator[str]:
-        """SHA-256 of the content of each image's file, in order."""
-        return in_threads(lambda image_id: hashlib.sha256(self._path(image_id).read_bytes()).hexdigest(), ids)
+        """`file_hash` of each of these images, in order."""
+        return in_threads(self.file_hash, ids)
 
     def content_hash(self, ids: Sequence[str] | None = None) -> str:
         """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""

@@ -6,20 +6,19 @@ import hashlib
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.base import Images, Made, NonFiniteImages, with_images
+from synthaug_plugins.generators.base import Images, Made, finished
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.masks import build_masks, lay_over
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.generators.strength import Strength
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.fit import Frame, Placed, check_fit, place
+from synthaug_plugins.models.fit import Frame, Placed, channels_first, check_fit, place_all
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.store.plan import Part, Request
 
@@ -138,8 +137,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         import torch
 
         _, height, width = self.told.image_shape
-        with ThreadPoolExecutor(4) as pool:
-            placed = list(pool.map(lambda k: place(images[k], height, width, self.fit), range(len(requests))))
+        placed = place_all(images, height, width, self.fit)
 
         def finish(canvases: Images) -> Images:
             if self.masks is not None:
@@ -149,10 +147,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         self.denoiser()  # the model encodes only when it is loaded
         start = torch.stack([self._encode(one.pixels) for one in placed])
         region = None if self.masks is None else self._region(requests, placed)
-        try:
-            return with_images(self.sample(requests, start, region, **self._strength(requests[0])[1].sampler), finish)
-        except NonFiniteImages as found:
-            raise NonFiniteImages(with_images(found.images, finish), found.bad) from None
+        return finished(lambda: self.sample(requests, start, region, **self._strength(requests[0])[1].sampler), finish)
 
     def _region(self, requests: Sequence[Request], placed: Sequence[Placed]) -> Region:
         """What of the canvases is made anew: all that meets a pixel which the edit may change."""
@@ -191,7 +186,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
 
         key = hashlib.sha256(pixels.tobytes() + (b'' if hidden is None else hidden.tobytes())).digest()
         if key not in self._encoded:
-            image = torch.tensor(self._channels_first(pixels), device=self.device).float() / 127.5 - 1
+            image = torch.tensor(channels_first(pixels, self.told.image_shape[0]), device=self.device).float() / 127.5 - 1
             if hidden is not None:
                 image = image * torch.tensor(~hidden, device=self.device)
             with torch.no_grad(), full_float32():
@@ -201,11 +196,3 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
                 self._encoded_bytes -= self._encoded.popitem(last=False)[1].nbytes
         self._encoded.move_to_end(key)
         return self._encoded[key]
-
-    def _channels_first(self, pixels: np.ndarray) -> np.ndarray:
-        """(C, H, W) of (H, W, 3), grey for a model of one channel."""
-        from PIL import Image
-
-        if self.told.image_shape[0] == 1:
-            pixels = np.asarray(Image.fromarray(pixels).convert('L'))
-        return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))

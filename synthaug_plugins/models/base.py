@@ -126,6 +126,10 @@ class Model(Protocol):
         """The denoiser with its weights; reads them."""
         ...
 
+    def unconditional(self) -> Any:
+        """The condition of nothing in particular, see `diffusion.ClassifierFree`: the empty prompt, or no label. After `load`."""
+        ...
+
     def embedded(self, tokens: Tensor, pooled: Tensor | None = None, guidance_scale: float | Sequence[float] | Tensor | None = None) -> Any:
         """The condition of the denoiser (see `diffusion.Denoiser`) that holds embeddings in place of text or labels, differentiable. After `load`.
 
@@ -153,8 +157,22 @@ class Model(Protocol):
         """
         ...
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        ...
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What `load` returned."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """What is sampled, (B, C, h, w), of images in [-1, 1]. After `load`."""
+        ...
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (B, C, h, w) each, of what `encode` may draw of images in [-1, 1]; the latter is 0 in pixels. After `load`."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:

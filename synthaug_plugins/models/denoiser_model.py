@@ -82,6 +82,10 @@ class DenoiserModel:
         """See `diffusion.Denoiser.round_sigma`."""
         return self._shape_only.round_sigma(sigma)
 
+    def unconditional(self) -> int | None:
+        """See `Model.unconditional`: the index that means "no label"; None where the network takes none."""
+        return len(self.classes) if self.takes_labels else None
+
     def sampler_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """See `Model.sampler_options`: EDM's defaults.
 
@@ -125,6 +129,16 @@ class DenoiserModel:
         vector = network.label_vector(None if label is None else label.to(like.device), like)
         return vector.detach().float().cpu(), None
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        return self._denoiser is not None
+
+    @property
+    def denoiser(self) -> Precond:
+        """What `load` returned."""
+        return self._loaded()
+
     def _loaded(self) -> Precond:
         if self._denoiser is None:
             raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
@@ -133,6 +147,10 @@ class DenoiserModel:
     def encode(self, images: Tensor) -> Tensor:
         """What is sampled, of images (B, C, H, W) in [-1, 1]: these, since the model works in pixels."""
         return images
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Model.posterior`: the images, without any spread."""
+        return images, images.new_zeros(()).expand_as(images)
 
     def decode(self, x: Tensor) -> Tensor:
         """The inverse of `encode`."""
