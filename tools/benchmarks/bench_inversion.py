@@ -40,7 +40,8 @@ from bench_generation import Stopwatch
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
-from synthaug_plugins.engine.generate import choose_device, generate
+from synthaug_plugins.device import choose_device
+from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.learning.embeddings import learn_embeddings
