@@ -292,6 +292,18 @@ def test_what_was_drawn_can_be_selected(sd: str, real: RealImages, tmp_path: Pat
         assert 0 < len(select(store, where, allow_empty=True).table) == sum(map(wanted, params)) < len(params)
 
 
+def test_mixed_labels_are_in_the_class_order_of_the_recipe(sd: str, real: RealImages, no_weights: None) -> None:
+    classes = ['owl', 'dog', 'cat']
+    run = prepare(recipe(SD, sd, real, {'partners': 'all', 'alphas': 0.25}, classes=classes))
+    requests = [r for part in run.plan.parts for r in islice(run.generator.requests(part, 0), 6)]
+    assert isinstance(run.generator, DiffusionInversion)
+    said = run.generator.told.judge(requests, np.zeros((len(requests), 16, 16, 3), np.uint8))
+    assert said is not None and said[0] == {}
+    for row, request in zip(said[1]['mixed_label'], requests, strict=True):
+        other = request.params['partner'].split('/')[0]
+        assert row.tolist() == [0.75 * (name == request.class_name) + 0.25 * (name == other) for name in classes]
+
+
 def test_a_block_that_is_made_again_has_the_same_bytes(sd: str, real: RealImages, tmp_path: Path) -> None:
     again = recipe(SD, sd, real, {'guidance_scales': [1, 2], 'partners': 'all', 'unconditional': 'class'})
     store = generate(again, tmp_path / 's', 'cpu', quiet=True)

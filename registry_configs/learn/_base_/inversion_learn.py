@@ -35,7 +35,7 @@ training = dict(
     steps=3000,
     batch_size=50,  # images at work at a time: fewer for less memory, more for a large GPU; what is learned stays the same
     learning_rate=0.03,
-    initialise_from=None,  # or a text, such as 'a photo of a {}'
+    initialise_from=None,  # or a text, such as '{}', the name of the class: its first states
     fit='squash',
     # dict(window=250, tolerance=0.005) finishes an image early when its loss has fallen by less than half a percent from one window to the next.
     plateau=None,
