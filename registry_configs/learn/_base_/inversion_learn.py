@@ -37,7 +37,7 @@ training = dict(
     # which leave an H200 waiting (tools/benchmarks/results/bench_inversion_sd15_h200.txt).
     batch_size=200,
     learning_rate=0.03,
-    initialise_from=None,  # or a text, such as 'a photo of a {}'
+    initialise_from=None,  # or a text, such as '{}', the name of the class: its first states
     fit='squash',
     # dict(window=250, tolerance=0.005) finishes an image early when its loss has fallen by less than half a percent from one window to the next.
     plateau=None,
