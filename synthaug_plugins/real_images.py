@@ -84,15 +84,27 @@ class RealImages:
         """
         return image_size(self._path(image_id))
 
+    def file_hash(self, image_id: str) -> str:
+        """SHA-256 of an image's file.
+
+        Raises:
+            DataError: the file is missing or unreadable.
+        """
+        path = self._path(image_id)
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+
+    def file_hashes(self, ids: Sequence[str]) -> Iterator[str]:
+        """`file_hash` of each of these images, in order."""
+        return in_threads(self.file_hash, ids)
+
     def content_hash(self, ids: Sequence[str] | None = None) -> str:
         """SHA-256 over ids and file contents, of all images or of these: the part of a plan's fingerprint that real images decide."""
-
-        def one(image_id: str) -> str:
-            return hashlib.sha256((self.root / image_id).read_bytes()).hexdigest()
-
         ids = [i for name in self.classes for i in self._ids[name]] if ids is None else ids
         digest = hashlib.sha256()
-        for image_id, content in zip(ids, in_threads(one, ids), strict=True):
+        for image_id, content in zip(ids, self.file_hashes(ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
 

@@ -27,8 +27,9 @@ from synthaug_plugins.engine.learn_words import learn_class_words
 from synthaug_plugins.engine.learn_words_recipe import complete_words_recipe, load_words_recipe, prepare_words, training_options
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.text_to_image import TextToImage
+from synthaug_plugins.learning.latents import posteriors
 from synthaug_plugins.learning.words import ClassImages, learn_words
-from synthaug_plugins.learning.words_class import first_rows, posteriors, rows_in_tables
+from synthaug_plugins.learning.words_class import first_rows, rows_in_tables
 from synthaug_plugins.learning.words_options import WordTraining
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.models.words import Words
@@ -135,7 +136,7 @@ def test_a_draw_of_latents_from_the_stored_posterior_is_the_vaes_own(sd: Path) -
     model = TextModel(str(sd))
     denoiser = model.load(CPU, torch.float32)
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
-    mean, deviation = posteriors(denoiser, [image], model.image_size, 'squash', mirrored=True)
+    mean, deviation = posteriors(model, [image], 'squash', CPU, mirrored=True)
     assert mean.shape == deviation.shape == (2, 4, 8, 8)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for k, pixels in enumerate((image, image[:, ::-1])):
@@ -157,8 +158,9 @@ def test_of_a_class_one_image_at_a_time_is_held_in_memory(sd: Path) -> None:
             yield image
             del image
 
-    read_singly = posteriors(model.load(CPU, torch.float32), read(), model.image_size, 'pad', mirrored=True)
-    for found, listed in zip(read_singly, posteriors(model.denoiser, list(pixels), model.image_size, 'pad', mirrored=True), strict=True):
+    model.load(CPU, torch.float32)
+    read_singly = posteriors(model, read(), 'pad', CPU, mirrored=True)
+    for found, listed in zip(read_singly, posteriors(model, list(pixels), 'pad', CPU, mirrored=True), strict=True):
         assert found.shape[0] == 8
         assert torch.equal(found, listed)
 
@@ -323,7 +325,7 @@ def test_words_learn_what_tells_their_class_apart(data: Path, tmp_path: Path) ->
     found = {}
     with torch.no_grad():
         for name in ('seven', 'zero'):
-            z = posteriors(denoiser, of(name), model.image_size, 'squash', False)[0].repeat(6, 1, 1, 1)
+            z = posteriors(model, of(name), 'squash', CPU)[0].repeat(6, 1, 1, 1)
             sigma = denoiser.sigma_of(torch.linspace(300, 900, len(z)).double())
             x = z + sigma.float().reshape(-1, 1, 1, 1) * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
             for prompt in ('a photo of a <seven>', 'a photo of a digit'):

@@ -66,14 +66,21 @@ def shots(
 
 
 @app.command(rich_help_panel='Make images')
-def verify(folder: StoreArg) -> None:
-    """Check every byte of a store; ends with status 4 when something is damaged or missing.
+def verify(folder: Annotated[Path, typer.Argument(metavar='FOLDER', help='A store, or a folder of learned embeddings.', show_default=False)]) -> None:
+    """Check every byte of a store, or of learned embeddings; ends with status 4 when something is damaged or missing.
 
     synthaug verify stores/digits
+
+    synthaug verify learned/inversion/embeddings
     """
+    from synthaug_plugins.models.embedding_shards import EMBEDDINGS
+    from synthaug_plugins.models.embedding_verify import verify_embeddings
     from synthaug_plugins.store.store import Store
     from synthaug_plugins.store.verify import verify as check
 
+    if (folder / EMBEDDINGS).is_file():
+        cure = 'Remove the shards and indexes that are named, and run the same `synthaug learn embeddings` again: their images are learned anew.'
+        return _report_faults(folder, verify_embeddings(folder), cure)
     _report_faults(folder, check(Store.open(folder)), f'Run: synthaug repair {folder}')
 
 

@@ -10,7 +10,9 @@ import typer
 from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
 
 learn_app = typer.Typer(
-    name='learn', help='Learn what generation needs: a denoiser of your own images, words for your classes, a model without some of them.', no_args_is_help=True
+    name='learn',
+    help='Learn what generation needs: a denoiser of your own images, words for your classes, embeddings of your images, a model without some of them.',
+    no_args_is_help=True,
 )
 app.add_typer(learn_app, rich_help_panel='Learn')
 
@@ -36,6 +38,31 @@ def edm(
         options['data'] = str(data)
     learn(load_learn_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / "model"} is ready: name it as model in a generation recipe')
+
+
+@learn_app.command()
+def embeddings(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder for the embeddings, checkpoints, sheet and log: new, empty, or one of the same recipe to go on with.')],
+    data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Learn an embedding for each of your images (Diffusion Inversion, Zhou et al. 2023), to make variants of it from.
+
+    The same command goes on where a killed run stopped; with images that were added, it learns these.
+
+    synthaug learn embeddings inversion_digits --data my/digits --out embeddings/digits
+    """
+    from synthaug_plugins.engine.learn_embeddings import learn_image_embeddings
+    from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_recipe
+    from synthaug_plugins.recipes import find_recipe
+
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    folder = learn_image_embeddings(load_embeddings_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    print(f'{folder} is ready: name it as embeddings of a generator; {out / "sheet.png"} shows some')
 
 
 @learn_app.command()

@@ -54,7 +54,7 @@ class ADM(EncoderDecoder):
             attention_resolutions=attention_resolutions,
             checkpoint=checkpoint,
         )
-        self.noise_channels = channels
+        self.noise_channels, self.label_width = channels, self.embedding_channels
         self.embed_augment = nn.Linear(augment_labels, channels, bias=False) if augment_labels else None
         self.embed0 = nn.Linear(channels, self.embedding_channels)
         self.embed1 = nn.Linear(self.embedding_channels, self.embedding_channels)
@@ -85,7 +85,5 @@ class ADM(EncoderDecoder):
         e = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         if self.embed_augment is not None and augment_labels is not None:
             e = e + self.embed_augment(augment_labels.to(x.dtype))
-        e = self.embed1(F.silu(self.embed0(e)))
-        if self.embed_label is not None:
-            e = e + self.embed_label(self.class_rows(labels, x))
+        e = self.embed1(F.silu(self.embed0(e))) + self.label_vector(labels, x)
         return self.decode(x, F.silu(e))

@@ -146,7 +146,10 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """The U-Net itself, without its embeddings: `decode(x, e)`; and the checks and class rows that both networks need.
+    """The U-Net itself, without its embeddings: `decode(x, e)`; and the checks and label vectors that both networks need.
+
+    Where a network takes class labels it also takes, conditional or not, label vectors (B, `label_width`) of any floating type: one stands in the
+    place of a class's own, which `label_vector` says.
 
     Args:
         resolution: height and width of the images, divisible by 2 per level below the first.
@@ -165,6 +168,12 @@ class EncoderDecoder(nn.Module):
     Raises:
         ModelError: a value that makes no network, with its key.
     """
+
+    label_width: int
+    """Length of a label vector."""
+    label_scale: float = 1.0
+    """What a class's one-hot row is multiplied by before its linear layer."""
+    embed_label: nn.Linear | None
 
     def __init__(
         self,
@@ -246,32 +255,43 @@ class EncoderDecoder(nn.Module):
         return block(h, embedding)
 
     def check_conditions(self, x: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> None:
-        """Refuse (ModelError) labels that the network cannot take, or that are not one index (one row) per sample of x.
+        """Refuse (ModelError) labels that the network cannot take, or that are not one index (one vector, one row) per sample of x.
 
         The values of class labels are checked on the CPU only: reading them back from a device would wait for it. There an
         index outside of [0, num_classes] counts as no label.
         """
-        if labels is not None and not self.num_classes:
+        vectors = labels is not None and labels.is_floating_point()
+        if labels is not None and not vectors and not self.num_classes:
             raise ModelError('Labels were given to an unconditional network.', 'Set label_conditioning = True in the model config and train it.')
-        if labels is not None and (labels.shape != x.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool):
+        if labels is not None and (labels.shape != ((len(x), self.label_width) if vectors else x.shape[:1]) or labels.dtype == torch.bool):
             what = f'Labels of {labels.dtype} and the shape {tuple(labels.shape)} were given for {len(x)} samples.'
-            raise ModelError(what, 'Give one class index per sample, (B,) int64, not one-hot rows.')
+            cure = f'Give one class index per sample, (B,) int64, not one-hot rows; or one label vector per sample, (B, {self.label_width}) float.'
+            raise ModelError(what, cure)
         if augment_labels is not None and augment_labels.shape != (len(x), self.augment_labels):
             raise ModelError(
                 f'Augment labels of the shape {tuple(augment_labels.shape)} were given for {len(x)} samples to a network with '
                 f'augment_labels = {self.augment_labels}.',
                 "Give one row per sample, and set augment_labels in the model config to the augmentation's label_dim (0 without augmentation).",
             )
-        if labels is not None and labels.device.type == 'cpu' and not torch.compiler.is_compiling():
+        if labels is not None and not vectors and labels.device.type == 'cpu' and not torch.compiler.is_compiling():
             wrong = labels[(labels < 0) | (labels > self.num_classes)]
             if len(wrong):
                 raise ModelError(f'The label {int(wrong[0])} is outside of [0, {self.num_classes}].', f'{self.num_classes} means no label.')
 
-    def class_rows(self, labels: Tensor | None, x: Tensor) -> Tensor:
-        """One-hot rows (B, num_classes) in the dtype and on the device of x; zeros for no label. One row of zeros, (1, num_classes), for None."""
+    def label_vector(self, labels: Tensor | None, x: Tensor) -> Tensor:
+        """What the network adds to its embedding for labels that `check_conditions` accepts, in the dtype and on the device of x.
+
+        Returns: (B, label_width); (1, label_width) for None. Given label vectors it returns these. Zeros where a network without classes has no label.
+        """
+        if labels is not None and labels.is_floating_point():
+            return labels.to(x)
+        if self.embed_label is None:
+            return x.new_zeros(1, self.label_width)
         if labels is None:
-            return x.new_zeros(1, self.num_classes)
-        return (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(x)
+            rows = x.new_zeros(1, self.num_classes)
+        else:
+            rows = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(x)
+        return self.embed_label(rows * self.label_scale)  # type: ignore[no-any-return]
 
 
 def _check_sizes(

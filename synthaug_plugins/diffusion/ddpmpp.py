@@ -85,7 +85,8 @@ class DDPMpp(EncoderDecoder):
             checkpoint=checkpoint,
         )
         self.fourier = embedding == 'fourier'
-        self.noise_channels = 2 * channels if self.fourier else channels
+        self.noise_channels = self.label_width = 2 * channels if self.fourier else channels
+        self.label_scale = math.sqrt(num_classes)
         if self.fourier:
             # Rounded to bfloat16: these numbers survive every precision in which the network may be stored or run.
             self.register_buffer('frequencies', (16 * torch.randn(channels)).bfloat16().float())
@@ -117,7 +118,7 @@ class DDPMpp(EncoderDecoder):
         Args:
             x: (B, C, H, W) scaled noisy images, in the dtype of the parameters (or under autocast).
             c_noise: (B,) float32 or float64.
-            labels: (B,) int64 class indices; num_classes, or None for the whole batch, means no label.
+            labels: (B,) int64 class indices; num_classes, or None for the whole batch, means no label. Or (B, label_width) label vectors.
             augment_labels: (B, augment_labels) float, or None for images that are not augmented (equal to zeros).
 
         Returns: (B, C, H, W).
@@ -131,8 +132,7 @@ class DDPMpp(EncoderDecoder):
         else:
             angles = noise_angles(c_noise, positional_frequencies(self.noise_channels // 2, x.device, last=True))
         e = torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype)
-        if self.embed_label is not None:
-            e = e + self.embed_label(self.class_rows(labels, x) * math.sqrt(self.num_classes))
+        e = e + self.label_vector(labels, x)
         if self.embed_augment is not None and augment_labels is not None:
             e = e + self.embed_augment(augment_labels.to(x.dtype))
         return self.decode(x, F.silu(self.embed1(F.silu(self.embed0(e)))))

@@ -26,7 +26,7 @@ class Denoiser(Protocol):
             sigma: noise levels, (B,) on the device of x, or a 0-dim tensor. The samplers pass a 0-dim float64 tensor on the
                 CPU: host code reads it without waiting for the device.
             cond: what the model is conditioned on: class indices (B,) int64 for this package's networks (the number of
-                classes means "no label"), a mapping of tensors for diffusers models, None for nothing.
+                classes means "no label") or label vectors (B, d) float, a mapping of tensors for diffusers models, None for nothing.
 
         Returns: (B, C, H, W) in the dtype of x. Non-finite values are returned as they are.
         """

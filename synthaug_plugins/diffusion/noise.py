@@ -43,12 +43,12 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     return c0, c1, c2, c3
 
 
-def philox_normal(seeds: Tensor, stream: int, n: int) -> Tensor:
+def philox_normal(seeds: Tensor, stream: int | Tensor, n: int) -> Tensor:
     """Unit normal noise by Box and Muller's transform of Philox words.
 
     Args:
         seeds: (B,) int64, 0 or more. Seeds that differ give unrelated noise.
-        stream: which of a seed's streams, 0 <= stream < 2**32.
+        stream: which of a seed's streams, 0 <= stream < 2**32; one for all seeds, or (B,) int64.
         n: values per seed.
 
     Returns: (B, n) float32 on the device of `seeds`. Worked out in float64 and rounded, so that devices whose cosines differ
@@ -57,7 +57,7 @@ def philox_normal(seeds: Tensor, stream: int, n: int) -> Tensor:
     element = torch.arange((n + 3) // 4, device=seeds.device)
     zero = torch.zeros_like(element)
     key = (seeds & _MASK)[:, None], (seeds >> 32)[:, None]
-    words = philox((element, zero + stream, zero, zero), key)
+    words = philox((element, zero + (stream[:, None] if isinstance(stream, Tensor) else stream), zero, zero), key)
     u0, u1, u2, u3 = ((word.double() + 0.5) * 2.0**-32 for word in words)
     pairs = []
     for radius, angle in ((u0, u1), (u2, u3)):

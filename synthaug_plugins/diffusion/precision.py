@@ -1,4 +1,4 @@
-"""float32 that is float32."""
+"""In what precision networks run, and float32 that is float32."""
 
 from __future__ import annotations
 
@@ -54,3 +54,9 @@ def _turn_off() -> list[tuple[Any, str, Any]]:
     for switch in switches:
         setattr(*switch, off)
     return before
+
+
+def network_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """In which a network runs. precision: 'fp32', 'bf16', 'fp16', or 'auto': bf16 on GPUs that have it, else fp32."""
+    auto = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[auto if precision == 'auto' else precision]

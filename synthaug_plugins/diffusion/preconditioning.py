@@ -19,7 +19,7 @@ class Precond(nn.Module, ABC):
 
     Args:
         network: called as `network(x, c_noise, labels)`, with `augment_labels=` where there are any; x (B, C, H, W), c_noise
-            (B,), labels (B,) int64 or None, augment_labels (B, A) or None. Returns (B, C, H, W); further channels are dropped
+            (B,), labels (B,) int64, (B, d) float or None, augment_labels (B, A) or None. Returns (B, C, H, W); further channels are dropped
             by `IDDPMPrecond` only.
         sigma_min, sigma_max: supported noise levels.
     """

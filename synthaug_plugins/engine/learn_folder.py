@@ -17,7 +17,7 @@ from synthaug_plugins.store.files import refusal, write_whole
 
 MARK = 'learn.json'
 """Names the kind of run, its recipe and its data; a folder with it is ours."""
-KINDS = {'edm': 'training', 'words': 'learning of class words', 'erasure': 'run of erasing classes'}
+KINDS = {'edm': 'training', 'words': 'learning of class words', 'erasure': 'run of erasing classes', 'embeddings': 'learning of image embeddings'}
 """What `synthaug learn KIND` leaves in a folder, as messages say it."""
 
 Decisive = Callable[[Mapping[str, Any]], Mapping[str, Any]]

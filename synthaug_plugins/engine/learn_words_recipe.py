@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
-from synthaug_plugins.errors import DataError, RecipeError, nearest
-from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.engine import learn_images
+from synthaug_plugins.engine.learn_images import choose_images, complete_of_images
+from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.generators.guidance_scale import GuidanceScale
 from synthaug_plugins.learning.words_options import PRESETS, WordTraining, check_word_training, decisive_options
 from synthaug_plugins.models.text_model import TextModel
@@ -22,12 +22,7 @@ from synthaug_plugins.real_images import RealImages
 KEYS = {
     'model': "the pipeline, dict(name='stable-diffusion-v1-5/stable-diffusion-v1-5', revision=..., variant=..., image_size=...): options of `TextModel`; "
     'with erasures=FOLDER each word is learned on the model that has its class erased',
-    'data': 'folder of images, one folder per class; --data on the command line sets it',
-    'classes': 'names of the class folders to learn words for; default: all',
-    'shots': 'images per class to learn from, drawn by shots_seed as `synthaug shots` draws them; None: all',
-    'shots_seed': 'another draw for another seed; only with shots',
-    'dataset': 'one of the data sets whose class names are known: what the classes are called, for the vectors to start from',
-    'names': 'a file of class names, in place of dataset; without both, folder names are read as words',
+    **learn_images.KEYS,
     'preset': f'published setting that training starts from: {" or ".join(repr(name) for name in PRESETS)}',
     'training': 'dict(steps=..., ...): attributes of WordTraining except seed, in place of those of the preset',
     'samples': "dict(per_class=4, max_classes=16, num_steps=None, guidance_scale=None, prompt='a photo of a {}'): what the sheet shows of each word, "
@@ -36,10 +31,7 @@ KEYS = {
     'name': 'name of the words, for their card',
     'licence': 'licence of the words, for their card',
 }
-DEFAULTS: dict[str, Any] = {
-    **{'data': None, 'classes': None, 'shots': None, 'shots_seed': 0, 'dataset': None, 'names': None, 'preset': 'iclr2024', 'training': {}},
-    **{'samples': {}, 'seed': 0, 'name': None, 'licence': None},
-}
+DEFAULTS: dict[str, Any] = {**learn_images.DEFAULTS, 'preset': 'iclr2024'}
 SAMPLES_DEFAULTS = {'per_class': 4, 'max_classes': 16, 'num_steps': None, 'guidance_scale': None, 'prompt': 'a photo of a {}'}
 _MODEL = {'name', 'revision', 'variant', 'image_size', 'tiny_vae', 'few_step', 'compile', 'channels_last', 'erasures'}
 _TRAINING = {f.name for f in fields(WordTraining)} - {'seed'}
@@ -83,40 +75,10 @@ def complete_words_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
-    check_learn_keys(recipe, KEYS, 'learn words')
-    if 'model' not in recipe:
-        raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init dafusion_words')
-    done = {**DEFAULTS, **recipe}
-    for key, known in (('model', _MODEL), ('training', _TRAINING), ('samples', {*SAMPLES_DEFAULTS})):
-        if not isinstance(done[key], Mapping):
-            raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
-        for name in done[key]:
-            if name not in known:
-                raise RecipeError(f'{key} has an unknown key {name!r}.', 'It stands beside training.' if name == 'seed' else nearest(name, known))
-    if not isinstance(done['model'].get('name'), str):
-        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
+    dicts = {'model': _MODEL, 'training': _TRAINING}
+    done = complete_of_images(recipe, KEYS, DEFAULTS, dicts, SAMPLES_DEFAULTS, 'learn words', 'dafusion_words')
     if done['preset'] not in PRESETS:
         raise RecipeError(f'preset = {done["preset"]!r} is unknown.', nearest(str(done['preset']), PRESETS))
-    done['samples'] = {**SAMPLES_DEFAULTS, **done['samples']}
-    for key in ('per_class', 'max_classes'):
-        value = done['samples'][key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f'samples.{key} = {value!r} is no whole number above 0.', 'Correct it.')
-    resolve_templates([done['samples']['prompt']])
-    classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or not classes):
-        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
-    if classes is not None and len(set(classes)) < len(classes):
-        raise RecipeError(f'classes = {classes!r} names a class twice.', 'Name each once.')
-    if done['shots'] is not None:
-        draw_shots({}, done['shots'], done['shots_seed'])  # refuses numbers out of range
-    for key in ('data', 'dataset', 'names', 'name', 'licence'):
-        if done[key] is not None and not isinstance(done[key], str):
-            raise RecipeError(f'{key} = {done[key]!r} is not a text.', 'Correct it.')
-    try:
-        done = json.loads(json.dumps(done, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use finite numbers, texts, lists and dicts only.') from error
     check_word_training(training_options(done))
     return done
 
@@ -139,16 +101,8 @@ def prepare_words(recipe: Mapping[str, Any]) -> WordsRun:
         ModelError: the model takes no words, cannot be had or is incomplete.
     """
     options, samples = training_options(recipe), recipe['samples']
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
-    real_images = RealImages(recipe['data'])
-    classes = tuple(recipe['classes'] or real_images.classes)
-    for name in classes:
-        if name not in real_images.classes:
-            raise DataError(f'The class {name!r} has no folder in {str(real_images.root)!r}.', nearest(name, real_images.classes))
-    images = {name: real_images.ids(name) for name in classes}
-    if recipe['shots'] is not None:
-        images = dict(draw_shots(images, recipe['shots'], recipe['shots_seed'], val_shots=0).train)
+    real_images, images = choose_images(recipe)
+    classes = tuple(images)
     words, names = words_of(classes), _names(recipe, classes, options)
     model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
     model.refuse_words('words to learn')

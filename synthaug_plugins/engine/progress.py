@@ -118,3 +118,28 @@ class TrainingProgress(_Spoken):
         elif self._due(done, now):
             rate = (images_shown - self._first[0]) / max(now - self._first[1], 1e-9)
             self._say(done, now, f'loss {float(loss):.4f}, {rate:.1f} {self.unit}/s', (self.total - done) / max(rate, 1e-9))
+
+
+class EmbeddingProgress(_Spoken):
+    """Images learned, loss, images per hour and time left. Reads the loss from the device only when it says something.
+
+    Args:
+        total: images.
+        steps: of each.
+        every_s: seconds between two plain lines.
+    """
+
+    def __init__(self, total: int, steps: int, every_s: float = 10.0) -> None:
+        super().__init__('learn', total, 0, every_s)
+        self.steps = steps
+        self._first: tuple[int, float] | None = None
+
+    def step(self, image_steps: int, loss: Tensor) -> None:
+        """So many steps of all images together are done; `loss` is a 0-dim tensor."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = image_steps, now  # the first step of a run builds caches and tells little about speed
+        elif self._due(image_steps // self.steps, now):
+            rate = (image_steps - self._first[0]) / self.steps / max(now - self._first[1], 1e-9)
+            state = f'loss {float(loss):.4f}, {3600 * rate:,.0f} images/hour'
+            self._say(image_steps // self.steps, now, state, (self.total - image_steps / self.steps) / max(rate, 1e-9))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
@@ -37,10 +37,6 @@ class Conditions(ABC):
         return None
 
     @abstractmethod
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of `diffusion.sample` from a recipe's, with this kind of model's defaults."""
-
-    @abstractmethod
     def check(self, classes: Sequence[str]) -> None:
         """Refuse (ModelError, RecipeError) what cannot work for these classes, before any weights load."""
 
@@ -70,10 +66,6 @@ class Conditions(ABC):
     def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
         """Guidance of a batch. load: reads another model's weights onto the device."""
 
-    def start_scale(self, sigma: float) -> float:
-        """By what sigma * noise is multiplied where sampling begins with noise alone."""
-        return 1.0
-
     def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
         """The model's own reasons (by place) and scores (by column) for (B, H, W, 3) uint8 images; None where it judges none."""
         return None
@@ -98,12 +90,6 @@ class LabelConditions(Conditions):
     def classes(self) -> Sequence[str] | None:
         """See `Conditions.classes`."""
         return self.model.classes if self.use_labels and self.model.classes else None
-
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Conditions.sampler`: EDM's defaults."""
-        from synthaug_plugins.diffusion import sampler_options
-
-        return sampler_options(options, *self.model.sigma_range, self.model.round_sigma)
 
     def check(self, classes: Sequence[str]) -> None:
         """See `Conditions.check`."""

@@ -45,7 +45,7 @@ class DenoiserGenerator(Generator):
         if precision not in PRECISIONS:
             raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
         self.told, self.model, self.precision = told, told.model, precision
-        self.sampler = told.sampler(sampler or {})
+        self.sampler = self.model.sampler_options(sampler or {})
         self.loaded = LoadedModels()
         self._denoiser: Denoiser | None = None
 
@@ -129,7 +129,7 @@ class DenoiserGenerator(Generator):
             if region is not None and start is not None:
                 guided, cond = region.around(guided, start), {**cond, **shared} if shared else cond
             self.told.begin(requests)
-            if start is None and (scale := self.told.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
+            if start is None and (scale := self.model.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
                 latents = scale * latents.to(dtype)
             x = sample(guided, latents, noise=noise.step, cond=cond, start=start, dtype=dtype, callback=bad_from, **options)
             x = self.model.decode(x.float())

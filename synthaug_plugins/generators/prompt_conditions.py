@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 SAFETY = ('off', 'flag', 'drop')
 _PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan, of a source that does not say how many it has
-# Options of a sampler that say where its noise levels lie; without them it visits those of the pipeline.
-_GRID = ('preset', 'sigmas', 'discretization', 'sigma_min', 'sigma_max', 'rho', 'epsilon_s', 'C_1', 'C_2', 'M')
 
 
 class PromptConditions(Conditions):
@@ -103,26 +101,6 @@ class PromptConditions(Conditions):
             raise RecipeError(what, f'Leave {key} out.')
         if not self.scale.guides:
             raise RecipeError(f'{key} = {value!r} has no effect with guidance_scale = 1.', f'Leave {key} out, or use a larger guidance_scale.')
-
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Conditions.sampler`. Unless told otherwise: the noise levels that the pipeline's own scheduler visits, by Euler's method.
-
-        That is DDIM and Euler for Stable Diffusion, flow Euler for flows. `num_steps` without more is the pipeline's number of steps.
-        """
-        from synthaug_plugins.diffusion import sampler_options
-
-        if not isinstance(options, Mapping):
-            raise RecipeError(f'The sampler options are {options!r}.', 'Write them as dict(num_steps=30, ...).')
-        done = dict(options)
-        if 'preset' not in options:
-            done.setdefault('solver', 'euler')
-            if 'sigmas' not in options:
-                done.setdefault('num_steps', self.model.default_steps)
-            if done['solver'] == 'euler' and self.model.flow and not {'schedule', 'scaling'} & set(options):
-                done |= {'schedule': 'flow', 'scaling': 'flow'}
-        if not any(key in options for key in _GRID):
-            done['sigmas'] = self.model.visited_sigmas(done.pop('num_steps'))
-        return sampler_options(done, *self.model.sigma_range, self.model.round_sigma)
 
     def check(self, classes: Sequence[str]) -> None:
         """See `Conditions.check`."""
@@ -249,10 +227,6 @@ class PromptConditions(Conditions):
         weights = torch.tensor(scales, dtype=torch.float32 if device.type == 'mps' else torch.float64) - 1
         weight = float(weights[0]) if len(set(scales)) == 1 else weights.to(device)
         return [ClassifierFree(weight, uncond=self.model.conditions([self.negative_prompt], negative=True), interval=self.interval)]
-
-    def start_scale(self, sigma: float) -> float:
-        """See `Conditions.start_scale`: pipelines start from unit noise in the model's own coordinates, x = noise / c_in(sigma)."""
-        return (1 + sigma) / sigma if self.model.flow else math.sqrt(1 + sigma**2) / sigma
 
     def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
         """See `Conditions.judge`: the safety checker's verdicts."""

@@ -19,7 +19,7 @@ from synthaug_plugins.generators.masks import build_masks, lay_over
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.generators.strength import Strength
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.fit import Frame, Placed, check_fit, place
+from synthaug_plugins.models.fit import Frame, Placed, channels_first, check_fit, place
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.store.plan import Part, Request
 
@@ -191,7 +191,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
 
         key = hashlib.sha256(pixels.tobytes() + (b'' if hidden is None else hidden.tobytes())).digest()
         if key not in self._encoded:
-            image = torch.tensor(self._channels_first(pixels), device=self.device).float() / 127.5 - 1
+            image = torch.tensor(channels_first(pixels, self.told.image_shape[0]), device=self.device).float() / 127.5 - 1
             if hidden is not None:
                 image = image * torch.tensor(~hidden, device=self.device)
             with torch.no_grad(), full_float32():
@@ -201,11 +201,3 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
                 self._encoded_bytes -= self._encoded.popitem(last=False)[1].nbytes
         self._encoded.move_to_end(key)
         return self._encoded[key]
-
-    def _channels_first(self, pixels: np.ndarray) -> np.ndarray:
-        """(C, H, W) of (H, W, 3), grey for a model of one channel."""
-        from PIL import Image
-
-        if self.told.image_shape[0] == 1:
-            pixels = np.asarray(Image.fromarray(pixels).convert('L'))
-        return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))

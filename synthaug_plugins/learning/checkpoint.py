@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         return load_file(weights), state
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f'The checkpoint in {str(folder)!r} cannot be read: {error!r}.', cure) from error
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a folder of checkpoints, the commit mark first: a kill at any moment leaves a checkpoint or none."""
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_work_dir(folder: Path) -> None:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
-from synthaug_plugins.diffusion.precision import full_float32
+from synthaug_plugins.diffusion.precision import full_float32, network_dtype
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.learning.batches import Order, mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint
-from synthaug_plugins.learning.words_class import first_rows, posteriors, rows_in_tables
+from synthaug_plugins.learning.latents import posteriors
+from synthaug_plugins.learning.words_class import first_rows, rows_in_tables
 from synthaug_plugins.learning.words_options import WordTraining, check_word_training, decisive_options
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.models.words import tensor_name, word_tokens
@@ -122,8 +123,7 @@ class _Run:
     ) -> None:
         self.model, self.words, self.names, self.images, self.options = model, words, names, images, options
         self.work_dir, self.device = work_dir, device
-        bf16 = options.precision == 'bf16' or (options.precision == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported())
-        self.dtype = torch.bfloat16 if bf16 else torch.float16 if options.precision == 'fp16' else torch.float32
+        self.dtype = network_dtype(options.precision, device)
         self.done: dict[str, Rows] = {}
         self.curves: dict[str, list[float]] = {}
         facts = {'classes': list(words), 'names': dict(names), 'data': images.sha256, 'model': model.identity()}
@@ -205,7 +205,7 @@ class _Class:
             said = tokenizer(text, add_special_tokens=False).input_ids
             self.rows[e] = first_rows(table.weight[said].float(), o.vectors).requires_grad_()
         self.tokens = self.model.tokenise([fill(template, word) for template in o.templates])
-        self.mean, self.deviation = posteriors(run.denoiser, run.images.of(name), self.model.image_size, o.fit, o.hflip > 0)
+        self.mean, self.deviation = posteriors(self.model, run.images.of(name), o.fit, self.device, o.hflip > 0)
         self.count = len(self.mean) // (2 if o.hflip > 0 else 1)
         self.order = Order(mix_seed(o.seed, name), np.zeros(self.count), class_balance=False)
         self.optimizer = torch.optim.AdamW(self.rows.values(), lr=o.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=o.weight_decay)

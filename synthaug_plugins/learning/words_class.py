@@ -1,20 +1,14 @@
-"""What the learning of one class's word works with: where its vectors start, its images as latents, and the rows of the encoders' tables."""
+"""What the learning of one class's word works with: where its vectors start, and the rows of the encoders' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from synthaug_plugins.models.fit import place
-
-if TYPE_CHECKING:
-    from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 
 
 def first_rows(tokens: Tensor, vectors: int) -> Tensor:
@@ -27,31 +21,6 @@ def first_rows(tokens: Tensor, vectors: int) -> Tensor:
         return tokens[torch.arange(vectors, device=tokens.device) % m].clone()
     ends = [k * m // vectors for k in range(vectors + 1)]
     return torch.stack([tokens[a:b].mean(dim=0) for a, b in pairwise(ends)])
-
-
-@torch.no_grad()
-def posteriors(denoiser: DiffusersDenoiser, images: Iterable[np.ndarray], size: tuple[int, int], fit: str, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents of a class's images, float32 on the device of the VAE: a draw costs nothing afterwards.
-
-    Images are taken and go through the VAE one at a time, so that none depends on its neighbours, and their number costs no memory but that of latents.
-
-    Args:
-        images: (H, W, 3) uint8 each.
-        size: (height, width) of the model in pixels.
-        fit: see `place`.
-        mirrored: encode the mirror images as well; they follow all the others.
-
-    Returns: (N or 2N, c, h, w) each.
-    """
-    device = next(denoiser.vae.parameters()).device
-    found, turned = [], []
-    for image in images:
-        pixels = torch.from_numpy(np.ascontiguousarray(place(image, *size, fit).pixels.transpose(2, 0, 1))).to(device).float() / 127.5 - 1
-        found.append(denoiser.posterior(pixels[None]))
-        if mirrored:
-            turned.append(denoiser.posterior(pixels.flip(-1)[None]))
-    mean, deviation = (torch.cat(parts).float() for parts in zip(*found, *turned, strict=True))
-    return mean, deviation
 
 
 @contextmanager

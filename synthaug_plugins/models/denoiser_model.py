@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from synthaug_plugins.errors import ModelError
+from synthaug_plugins.errors import ModelError, RecipeError, nearest
+from synthaug_plugins.models.base import EmbeddingShape, check_embedding, check_token_count
 from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, read_json, weights_hash, weights_shapes
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from synthaug_plugins.diffusion import Precond
+    from synthaug_plugins.diffusion.blocks import EncoderDecoder
 
 
 class DenoiserModel:
@@ -41,6 +44,7 @@ class DenoiserModel:
         self.name = name
         self.folder = model_folder(name)
         self.config: dict[str, Any] = read_config(self.folder)
+        self._denoiser: Precond | None = None
         with torch.device('meta'):  # refuses a wrong config, and costs no memory
             self._shape_only = build_denoiser(self.config)
 
@@ -65,6 +69,11 @@ class DenoiserModel:
         return self.config['channels'], self.config['resolution'], self.config['resolution']
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of its images."""
+        return self.size[1:]
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         """The noise levels that it supports."""
         return self._shape_only.sigma_min, self._shape_only.sigma_max
@@ -73,9 +82,71 @@ class DenoiserModel:
         """See `diffusion.Denoiser.round_sigma`."""
         return self._shape_only.round_sigma(sigma)
 
+    def sampler_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Model.sampler_options`: EDM's defaults.
+
+        Raises:
+            RecipeError: an option is unknown or out of range.
+        """
+        from synthaug_plugins.diffusion import sampler_options
+
+        return sampler_options(options, *self.sigma_range, self.round_sigma)
+
+    def start_scale(self, sigma: float) -> float:
+        """See `Model.start_scale`: none."""
+        return 1.0
+
+    def embedding_shape(self, tokens: int | None = None) -> EmbeddingShape:
+        """See `Model.embedding_shape`: one vector, which takes the place of a class's label vector.
+
+        Raises:
+            RecipeError: another number of tokens than 1.
+        """
+        if check_token_count(tokens, 1) != 1:
+            raise RecipeError(f'tokens = {tokens!r}: {self.name!r} is told a single vector.', 'Leave tokens out, or set it to 1.')
+        return EmbeddingShape(1, _network(self._shape_only).label_width)
+
+    def embedded(self, tokens: Tensor, pooled: Tensor | None = None, guidance_scale: float | Sequence[float] | Tensor | None = None) -> Tensor:
+        """See `Model.embedded`: label vectors (B, d). Such a model is told no guidance scale."""
+        check_embedding(self.name, self.embedding_shape(), tokens, pooled)
+        return tokens[:, 0].to(next(self._loaded().parameters()).device)
+
+    def embedding_of(self, text: str, tokens: int | None = None) -> tuple[Tensor, None]:
+        """See `Model.embedding_of`: the label vector of a class by its name; of no label, for the empty text."""
+        import torch
+
+        self.embedding_shape(tokens)
+        if text and not (self.takes_labels and text in self.classes):
+            cure = nearest(text, self.classes if self.takes_labels else ())
+            raise ModelError(f'The model {self.name!r} is told no class {text!r}.', f'{cure} The empty text is the vector of no label.')
+        network = _network(self._loaded())
+        label = torch.tensor([self.classes.index(text)]) if text else None
+        like = next(network.parameters())
+        vector = network.label_vector(None if label is None else label.to(like.device), like)
+        return vector.detach().float().cpu(), None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        return self._denoiser is not None
+
+    @property
+    def denoiser(self) -> Precond:
+        """What `load` returned."""
+        return self._loaded()
+
+    def _loaded(self) -> Precond:
+        if self._denoiser is None:
+            raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
+        return self._denoiser
+
     def encode(self, images: Tensor) -> Tensor:
         """What is sampled, of images (B, C, H, W) in [-1, 1]: these, since the model works in pixels."""
         return images
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Model.posterior`: the images, without any spread."""
+        return images, images.new_zeros(()).expand_as(images)
 
     def decode(self, x: Tensor) -> Tensor:
         """The inverse of `encode`."""
@@ -109,6 +180,15 @@ class DenoiserModel:
             'licence': licence,
         }
 
+    def origin(self, contents: bool = False) -> dict[str, Any]:
+        """See `Model.origin`: name and hashes of weights and config."""
+        return {key: value for key, value in self.identity().items() if key != 'licence'}
+
+    def has_origin(self, known: Mapping[str, Any]) -> bool:
+        """See `Model.has_origin`."""
+        now = self.origin()
+        return all(known.get(key) == now[key] for key in ('sha256', 'config_sha256'))
+
     def run_as(self) -> dict[str, Any]:
         """See `Model.run_as`: nothing else."""
         return {}
@@ -123,4 +203,9 @@ class DenoiserModel:
 
         denoiser = build_denoiser(self.config)
         denoiser.load_state_dict(load_weights(self.folder))
-        return denoiser.eval().requires_grad_(False).to(device, dtype)
+        self._denoiser = denoiser.eval().requires_grad_(False).to(device, dtype)
+        return self._denoiser
+
+
+def _network(denoiser: Precond) -> EncoderDecoder:
+    return cast('EncoderDecoder', denoiser.network)  # all that a config can name

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.models.families import Family, scale_embedding
+from synthaug_plugins.models.families import Family, Told, scale_embedding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,14 +43,11 @@ class PromptEncoder:
         Args:
             negative: prompts to move away from, which some families encode in another way (an empty one, an instruction before it).
         """
-        import torch
-
         rows = []
         for prompt in prompts:
             key = (prompt, negative)
             if key not in self._kept:
-                with torch.inference_mode(False), torch.no_grad():
-                    self._kept[key] = self.family.encode(self.pipeline, prompt, negative, self._options)
+                self._kept[key] = self.family.conditions(self.told(prompt, negative), self._options)
                 self._bytes += _size(self._kept[key])
             self._kept.move_to_end(key)
             rows.append(self._kept[key])
@@ -57,10 +55,48 @@ class PromptEncoder:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return _stacked(rows)
 
+    def told(self, prompt: str, negative: bool = False) -> Told:
+        """A prompt encoded, one row; it is not kept."""
+        import torch
+
+        with torch.inference_mode(False), torch.no_grad():
+            return self.family.encode(self.pipeline, prompt, negative, self._options)
+
     def forget(self) -> None:
         """Drop what is kept: an encoder changed."""
         self._kept.clear()
         self._bytes = 0
+
+
+def text_pipeline(family: Family, cls: Any, index: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
+    """An object of a pipeline's class with what its `encode_prompt` uses; the rest is None.
+
+    Args:
+        family: of the pipeline.
+        cls: its class.
+        index: what model_index.json says.
+        parts: component -> encoder, tokenizer, or the network (SD 3 reads its config), loaded.
+    """
+    parameters = inspect.signature(cls.__init__).parameters
+    made: dict[str, Any] = {name: None for name, p in parameters.items() if name != 'self' and p.default is inspect.Parameter.empty}
+    made |= {name: value for name, value in index.items() if name in parameters and not isinstance(value, list)}
+    made |= {name: False for name in ('requires_safety_checker', 'add_watermarker') if name in parameters}
+    if family.name != 'sd3':
+        return cls(**{**made, **parts})
+    pipeline = cls(**{**made, **parts, **_absent_clips(family, parts)})
+    if not set(family.limit_by) & set(parts):
+        pipeline.tokenizer_max_length = 77  # of the CLIPs, not of the tokenizer that stands in for theirs
+    return pipeline
+
+
+def _absent_clips(family: Family, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand-ins for the CLIPs that are missing, with any tokenizer; together the two have the width that the network wants."""
+    clips, network = family.limit_by, parts[family.network]
+    missing = [e for e in clips if e not in parts]
+    left = network.config['pooled_projection_dim'] - sum(parts[e].config.projection_dim for e in clips if e in parts)
+    made: dict[str, Any] = {e: absent_clip(left // len(missing), next(network.parameters())) for e in missing}
+    tokenizer = next(part for name, part in parts.items() if name.startswith('tokenizer'))
+    return made | {e.replace('text_encoder', 'tokenizer'): tokenizer for e in missing}
 
 
 def absent_clip(width: int, like: torch.Tensor) -> Any:

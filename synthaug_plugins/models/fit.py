@@ -127,6 +127,15 @@ def place(image: np.ndarray, height: int, width: int, fit: str) -> Placed:
     return Placed(where.lay(image), where)
 
 
+def channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 as a model takes them: (channels, H, W), grey where it has one channel."""
+    from PIL import Image
+
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert('L'))
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
 def _within(start: float, length: float) -> slice:
     """The whole pixels of a part; of one that holds none, the pixel in its middle."""
     first, last = ceil(start - _ROUNDING), floor(start + length + _ROUNDING)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import ModelError
+from synthaug_plugins.models.base import EmbeddingShape, check_token_count
 from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
+from synthaug_plugins.models.noise import PipelineNoise
 from synthaug_plugins.models.prompt_tokens import PromptTokens
 from synthaug_plugins.models.sizes import find_sizes
 from synthaug_plugins.models.words import Words
 from synthaug_plugins.weights import CONFIG, EMBEDDED, PIPELINE_INDEX
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from synthaug_plugins.diffusion.adapters_timesteps import Timesteps
-
 SCHEDULER_CONFIG = 'scheduler_config.json'
+DEFAULT_TOKENS = 5
+"""Of an embedding, as Diffusion Inversion has it."""
 VAES = ('AutoencoderKL', 'AutoencoderDC', 'AutoencoderTiny')
 
 
-class TextPipeline:
+class TextPipeline(PipelineNoise):
     """The configs, tokenizers and headers of a pipeline: everything about a `TextModel` that needs no weights. See there.
 
     Raises:
@@ -115,14 +114,6 @@ class TextPipeline:
             parts[component] = component_class(self.files, component, *part)
         return parts
 
-    def _read_noise(self) -> Timesteps:
-        from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
-
-        try:
-            return read_timesteps(self._scheduler_config)[0]
-        except RecipeError as error:
-            raise ModelError(f'model = {self.name!r}: {error.what}', error.cure) from error
-
     def _guidance(self, few_step: bool | None) -> str:
         """How the model is guided, see the class."""
         if self._network_config.get('guidance_embeds') or self._network_config.get('time_cond_proj_dim'):
@@ -132,43 +123,6 @@ class TextPipeline:
         euler = cls in ('EulerDiscreteScheduler', 'EulerAncestralDiscreteScheduler') and self.family in ('sd', 'sdxl')
         found = cls == 'LCMScheduler' or (euler and trailing) or self.family == 'flux'
         return 'none' if (found if few_step is None else few_step) else 'free'
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The noise levels that it supports."""
-        return self._timesteps.sigma_min, self._timesteps.sigma_max
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        """See `diffusion.Denoiser.round_sigma`: any level within the range, as it is."""
-        return sigma
-
-    def visited_sigmas(self, num_steps: int) -> list[float]:
-        """The noise levels that the pipeline visits in that many steps: falling, without the final 0. See `Timesteps.sigmas_of`.
-
-        Where the pipeline returns a state at the model's lowest level (set_alpha_to_one=False, as Stable Diffusion says), that level is left
-        out: the last step goes on to the image, and n steps stay n.
-
-        Raises:
-            RecipeError: a number of steps that its scheduler cannot take.
-        """
-        mu = self._family.mu(self._scheduler_config, self._network_config, *self.size[1:])
-        shares = None
-        if self.family == 'flux' and not self._scheduler_config.get('use_flow_sigmas'):
-            shares = [1 - k / num_steps for k in range(num_steps)] if isinstance(num_steps, int) and num_steps > 0 else None
-        sigmas = [float(s) for s in self._timesteps.sigmas_of(num_steps, mu, shares)]
-        return sigmas[:-1] if len(sigmas) == num_steps + 1 and sigmas[-1] == self._timesteps.sigma_min else sigmas
-
-    def sigma_of(self, timestep: float) -> float:
-        """The noise level of a timestep, whole or not."""
-        import torch
-
-        return float(self._timesteps.sigma_of(torch.tensor(timestep, dtype=torch.float64)))
-
-    def timestep_of(self, sigma: float) -> float:
-        """The timestep of a noise level."""
-        import torch
-
-        return float(self._timesteps.timestep_of(torch.tensor(sigma, dtype=torch.float64)))
 
     def _tokens(self) -> PromptTokens:
         known = {} if self.words is None else {self.words.of(name): self.words.vectors for name in self.words.classes}
@@ -233,6 +187,17 @@ class TextPipeline:
         """Refuse (ModelError) a network that runs only with a mask and a masked image, where there are none. what: was asked for, such as 'erasure'."""
         if self.inpaints:
             raise ModelError(f'{what}: {self.name!r} paints into masked images, and its network runs with a mask only.', 'Use an ordinary pipeline.')
+
+    def embedding_shape(self, tokens: int | None = None) -> EmbeddingShape:
+        """See `Model.embedding_shape`: 5 tokens unless given.
+
+        Raises:
+            RecipeError: tokens is no whole number of 1 or more.
+            ModelError: an inpainting pipeline.
+        """
+        self.refuse_inpainting('embeddings')
+        width, pooled = self._family.widths(self._network_config)
+        return EmbeddingShape(check_token_count(tokens, DEFAULT_TOKENS), width, pooled)
 
     def _weights(self) -> dict[str, list[str]]:
         """Component -> its weight files, of those that make images."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.models.base import check_embedding
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, absent_clip, told_scale
+from synthaug_plugins.models.encoding import PromptEncoder, SafetyChecker, text_pipeline, told_scale
 from synthaug_plugins.models.erasure import Eraser
-from synthaug_plugins.models.families import call_default
+from synthaug_plugins.models.families import Told, call_default
 from synthaug_plugins.models.pipeline import TextPipeline
 from synthaug_plugins.models.words import make_room, set_rows
 from synthaug_plugins.weights import EMBEDDED, PIPELINE_INDEX, embedded_folder
@@ -103,7 +103,8 @@ class TextModel(TextPipeline):
         if self.tokens.words:
             for e, encoder in encoders.items():
                 make_room(encoder, self.tokenizer(e))
-        self._encoder = PromptEncoder(self._family, self._text_pipeline(network, encoders), self._encode_options())
+        parts = {**encoders, **self.tokens.tokenizers, self._family.network: network}
+        self._encoder = PromptEncoder(self._family, text_pipeline(self._family, self.pipeline_class, self._index, parts), self._encode_options())
         self._eraser = None if self.erasures is None else Eraser(self.erasures, network)
         self._denoiser = DiffusersDenoiser(torch.compile(network) if self._compile else network, self._scheduler_config, vae=vae)
         self._device, self._dtype = device, dtype
@@ -132,29 +133,6 @@ class TextModel(TextPipeline):
         overflows = self.family == 'sdxl' and dtype == torch.float16 and self._vae_config.get('force_upcast', True)
         return self.files.load('vae', self._parts['vae'], torch.float32 if overflows else dtype)
 
-    def _text_pipeline(self, network: Any, encoders: dict[str, Any]) -> Any:
-        """An object of the pipeline's class with what its `encode_prompt` uses, the network among it (SD 3 reads its config); the rest is None."""
-        parameters = inspect.signature(self.pipeline_class.__init__).parameters
-        made: dict[str, Any] = {
-            name: None for name in parameters if name != 'self' and (name in self._parts or parameters[name].default is inspect.Parameter.empty)
-        }
-        made |= {name: value for name, value in self._index.items() if name in parameters and not isinstance(value, list)}
-        made |= {name: False for name in ('requires_safety_checker', 'add_watermarker') if name in parameters}
-        if self.family == 'sd3':
-            made |= self._absent_clips(network, encoders)
-        pipeline = self.pipeline_class(**{**made, **encoders, **self.tokens.tokenizers, self._family.network: network})
-        if self.family == 'sd3' and not set(self._family.limit_by) & set(encoders):
-            pipeline.tokenizer_max_length = 77  # of the CLIPs, not of the tokenizer that stands in for theirs
-        return pipeline
-
-    def _absent_clips(self, network: Any, encoders: dict[str, Any]) -> dict[str, Any]:
-        """Stand-ins for the CLIPs that are missing, with any tokenizer; together the two have the width that the network wants."""
-        clips = self._family.limit_by
-        missing = [e for e in clips if e not in encoders]
-        left = self._network_config['pooled_projection_dim'] - sum(encoders[e].config.projection_dim for e in clips if e in encoders)
-        made: dict[str, Any] = {e: absent_clip(left // len(missing), next(network.parameters())) for e in missing}
-        return made | {e.replace('text_encoder', 'tokenizer'): next(iter(self.tokens.tokenizers.values())) for e in missing}
-
     def _encode_options(self) -> dict[str, Any]:
         instruction = call_default(self.pipeline_class, 'complex_human_instruction')
         return {'max_length': self._max_length, 'image_size': self.image_size, 'network': self._network_config, 'instruction': instruction}
@@ -170,15 +148,18 @@ class TextModel(TextPipeline):
 
         Returns: the names of the network's arguments -> tensors (or mappings of tensors) with len(prompts) rows, on the device.
         """
-        if self._encoder is None:
-            raise ModelError(f'model = {self.name!r}: its weights are not loaded.', 'Call load first.')
+        self._loaded()
+        assert self._encoder is not None
         for prompt in prompts:
             self.check_placeholders(prompt)
-        found = self._encoder(prompts, negative)
-        if self.guidance == 'distilled':
-            scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
-            found |= told_scale(scale, len(prompts), self._network_config.get('time_cond_proj_dim'), self._device)
-        return found
+        return self._encoder(prompts, negative) | self._told_scale(guidance_scale, len(prompts))
+
+    def _told_scale(self, guidance_scale: float | Sequence[float] | Tensor | None, count: int) -> dict[str, Tensor]:
+        """The guidance scale as the network is told it, `count` rows; nothing for a network that is not told."""
+        if self.guidance != 'distilled':
+            return {}
+        scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+        return told_scale(scale, count, self._network_config.get('time_cond_proj_dim'), self._device)
 
     def tokenise(self, prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
         """Prompts as the pipeline tells them its text encoders, for `token_conditions`. After `load`.
@@ -206,11 +187,37 @@ class TextModel(TextPipeline):
         """
         self._loaded()
         assert self._family.encode_tokens is not None
-        found = self._family.encode_tokens(self._text_encoders, tokens, self._encode_options())
-        if self.guidance == 'distilled':
-            count = len(next(iter(tokens.values()))['input_ids'])
-            found |= told_scale(self.default_guidance_scale, count, self._network_config.get('time_cond_proj_dim'), self._device)
-        return found
+        told = self._family.encode_tokens(self._text_encoders, tokens, self._encode_options())
+        return self._family.conditions(told, self._encode_options()) | self._told_scale(None, len(told.states))
+
+    def embedded(self, tokens: Tensor, pooled: Tensor | None = None, guidance_scale: float | Sequence[float] | Tensor | None = None) -> dict[str, Any]:
+        """See `Model.embedded`: as `conditions`, of embeddings in place of encoded prompts. All states count, where a network is told which do.
+
+        Raises:
+            ModelError: an inpainting pipeline, embeddings of another width than the network's, or the weights are not loaded.
+        """
+        self._loaded()
+        check_embedding(self.name, self.embedding_shape(tokens.shape[1] if tokens.ndim == 3 else None), tokens, pooled)
+        told = Told(tokens.to(self._device), None if pooled is None else pooled.to(self._device))
+        return self._family.conditions(told, self._encode_options()) | self._told_scale(guidance_scale, len(tokens))
+
+    def embedding_of(self, text: str, tokens: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """See `Model.embedding_of`: the first states of a prompt that count, the last of them repeated where it has fewer.
+
+        Raises:
+            ModelError: an inpainting pipeline, or the weights are not loaded.
+            RecipeError: see `embedding_shape` and `check_placeholders`.
+        """
+        import torch
+
+        self._loaded()
+        assert self._encoder is not None
+        K = self.embedding_shape(tokens).tokens
+        self.check_placeholders(text)
+        told = self._encoder.told(text)
+        counted = told.states[0] if told.mask is None else told.states[0][told.mask[0].bool()]
+        states = counted[torch.arange(K, device=counted.device).clamp(max=len(counted) - 1)]
+        return states.float().cpu(), None if told.pooled is None else told.pooled[0].float().cpu()
 
     def tokenizer(self, encoder: str) -> Any:
         """The tokenizer of a text encoder."""
@@ -239,9 +246,18 @@ class TextModel(TextPipeline):
         """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], see `DiffusersDenoiser.encode`."""
         return self._loaded().encode(images, noise)
 
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of images, see `DiffusersDenoiser.posterior`."""
+        return self._loaded().posterior(images)
+
     def decode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [-1, 1], of latents, see `DiffusersDenoiser.decode`."""
         return self._loaded().decode(x)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` was called."""
+        return self._denoiser is not None
 
     @property
     def denoiser(self) -> DiffusersDenoiser:
