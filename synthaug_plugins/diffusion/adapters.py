@@ -10,6 +10,7 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion.adapters_networks import CONCAT, check_labels, find_network
 from synthaug_plugins.diffusion.adapters_timesteps import read_timesteps
+from synthaug_plugins.diffusion.latents import Latents
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 
 PREDICTION_TYPES = ('epsilon', 'v_prediction', 'sample', 'flow')
@@ -205,66 +206,22 @@ class DiffusersDenoiser:
         return {name: fit(value, name) for name, value in given.items()}
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents of images, scaled to what the model was trained on: (z - mean) scaling_factor / std.
-
-        mean is latents_mean or shift_factor and std latents_std where the VAE's config has them, else 0 and 1.
-
-        Args:
-            images: (B, C, H, W) in [-1, 1].
-            noise: unit normal noise like the latents, to draw from the posterior; without it, z is the posterior's mean.
-
-        Returns: (B, c, h, w) in the dtype of images; the VAE runs in its own.
+        """See `Latents.encode`.
 
         Raises:
             ModelError: no VAE was given, or noise for a VAE without a posterior.
         """
-        z, spread = self._encoded(images)
-        if noise is not None:
-            if spread is None:
-                raise ModelError(f'{type(self.vae).__name__} has no posterior to draw from.', 'Leave noise out.')
-            z = z + spread * noise.to(z)
-        mean, std = self._latent_statistics(images)
-        return (z.to(images.dtype) - mean) * (self._scaling_factor() / std)
+        return self._latents().encode(images, noise)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents of images, scaled as `encode` scales them: mean + deviation * noise is a draw.
-
-        The deviation is 0 for a VAE without a posterior. Arguments, shapes and refusals as for `encode`.
-        """
-        z, spread = self._encoded(images)
-        mean, std = self._latent_statistics(images)
-        scale = self._scaling_factor() / std
-        deviation = torch.zeros_like(z) if spread is None else spread
-        return (z.to(images.dtype) - mean) * scale, deviation.to(images.dtype) * scale
-
-    def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The VAE's own latents, not scaled: their mean, and their deviation where it has a posterior."""
-        encoded = self._checked_vae().encode(images.to(self.vae.dtype))
-        if hasattr(encoded, 'latent_dist'):
-            return encoded.latent_dist.mean, encoded.latent_dist.std
-        return (encoded.latents if hasattr(encoded, 'latents') else encoded.latent), None
+        """See `Latents.posterior`. Raises ModelError: no VAE was given."""
+        return self._latents().posterior(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of latents, the inverse of `encode`: about [-1, 1], not clamped, in the dtype of latents.
+        """See `Latents.decode`. Raises ModelError: no VAE was given."""
+        return self._latents().decode(latents)
 
-        Raises:
-            ModelError: no VAE was given.
-        """
-        vae = self._checked_vae()
-        mean, std = self._latent_statistics(latents)
-        z = latents * (std / self._scaling_factor()) + mean
-        return vae.decode(z.to(vae.dtype), return_dict=False)[0].to(latents.dtype)
-
-    def _checked_vae(self) -> Any:
+    def _latents(self) -> Latents:
         if self.vae is None:
             raise ModelError('The denoiser has no VAE.', 'Pass vae= for a model of latents; a model of pixels needs no encoding.')
-        return self.vae
-
-    def _scaling_factor(self) -> float:
-        return float(self.vae.config.get('scaling_factor') or 1.0)
-
-    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the VAE's latents per channel, (c, 1, 1) or (1, 1, 1)."""
-        config = self.vae.config
-        mean, std = config.get('latents_mean') or config.get('shift_factor') or 0.0, config.get('latents_std') or 1.0
-        return like.new_tensor(mean).reshape(-1, 1, 1), like.new_tensor(std).reshape(-1, 1, 1)
+        return Latents(self.vae)

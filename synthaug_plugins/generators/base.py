@@ -27,7 +27,7 @@ class Made:
     Attributes:
         images: see `Images`.
         reasons: place in the batch -> why the image is rejected. A reason given here goes before those of inspectors.
-        scores: score columns by name, (B,) floats each; stored like those of inspectors.
+        scores: score columns by name, each (B,) floats, or (B, k) of lists; stored like those of inspectors.
     """
 
     images: Images
@@ -54,6 +54,18 @@ class NonFiniteImages(Exception):
     def __init__(self, images: Images | Made, bad: Mapping[int, str]) -> None:
         super().__init__(f'{len(bad)} of {len(images)} images are not finite')
         self.images, self.bad = images, dict(bad)
+
+
+def finished(make: Callable[[], Images | Made], change: Callable[[Images], Images]) -> Images | Made:
+    """What `make` returns with its images changed; so are those of a batch that is not finite.
+
+    Raises:
+        NonFiniteImages: `make` did.
+    """
+    try:
+        return with_images(make(), change)
+    except NonFiniteImages as found:
+        raise NonFiniteImages(with_images(found.images, change), found.bad) from None
 
 
 class Generator(ABC):

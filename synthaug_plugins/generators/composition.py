@@ -17,7 +17,7 @@ from synthaug_plugins.generators.loaded import LoadedModels
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
-from synthaug_plugins.store.plan import Part, Request, request_share
+from synthaug_plugins.store.plan import Part, Request, purpose_seed, request_share
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Composition(SourceGenerator):
         for entry in generators:
             member = build_strict(dict(entry) if isinstance(entry, Mapping) else entry, GENERATORS)
             if not isinstance(member, SourceGenerator):
-                cure = 'Its members start from images: DAFusion, RealGuidance, Parallel, Sequential.'
+                cure = 'Its members start from images: DAFusion, RealGuidance, RoundTrip, Parallel, Sequential.'
                 raise RecipeError(f'{name} has the member {type(member).__name__}, which edits no images.', cure)
             self.members.append(member)
         wrong = [p for p in probs if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p <= 1]
@@ -236,8 +236,8 @@ class Sequential(Composition):
 
 
 def _member_seed(seed: int, place: int) -> int:
-    """The seed of the member at that place, by the request's; 0 <= seed < 2**53."""
-    return int(request_share(seed, f'member {place}') * 2**53)
+    """The seed of the member at that place, by the request's."""
+    return purpose_seed(seed, f'member {place}')
 
 
 def _listed(whose: str, key: str, value: Any) -> list[Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from synthaug_plugins.diffusion import Denoiser
     from synthaug_plugins.diffusion.guidance import Term
     from synthaug_plugins.models.denoiser_model import DenoiserModel
+    from synthaug_plugins.real_images import RealImages
 
 
 class Conditions(ABC):
@@ -37,8 +38,8 @@ class Conditions(ABC):
         return None
 
     @abstractmethod
-    def check(self, classes: Sequence[str]) -> None:
-        """Refuse (ModelError, RecipeError) what cannot work for these classes, before any weights load."""
+    def check(self, classes: Sequence[str], real_images: RealImages | None = None) -> None:
+        """Refuse (ModelError, RecipeError, DataError) what cannot work for these classes, and the recipe's real images, before any weights load."""
 
     def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:  # noqa: B027
         """See `Generator.prepare`."""
@@ -66,8 +67,8 @@ class Conditions(ABC):
     def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
         """Guidance of a batch. load: reads another model's weights onto the device."""
 
-    def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
-        """The model's own reasons (by place) and scores (by column) for (B, H, W, 3) uint8 images; None where it judges none."""
+    def judge(self, requests: Sequence[Request], images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
+        """The model's own reasons (by place) and scores (by column) for (B, H, W, 3) uint8 images of a batch; None where it judges none."""
         return None
 
 
@@ -91,7 +92,7 @@ class LabelConditions(Conditions):
         """See `Conditions.classes`."""
         return self.model.classes if self.use_labels and self.model.classes else None
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check(self, classes: Sequence[str], real_images: RealImages | None = None) -> None:
         """See `Conditions.check`."""
         self.model.check_weights()
         for guidance in self.guidance:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug_plugins.errors import ModelError, RecipeError, nearest
+from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.guidance import finite_json
-from synthaug_plugins.generators.loaded import PRECISIONS, LoadedModels
+from synthaug_plugins.generators.loaded import LoadedModels, check_precision
 from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class DenoiserGenerator(Generator):
         if told.model.inpaints and not masked:
             cure = "Use DAFusion or RealGuidance with masks=dict(folder='...'), or give an ordinary pipeline."
             raise ModelError(f'model = {told.model.name!r} paints into masked images: its network needs a mask, and {type(self).__name__} has none.', cure)
-        if precision not in PRECISIONS:
-            raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
+        check_precision(precision)
         self.told, self.model, self.precision = told, told.model, precision
         self.sampler = self.model.sampler_options(sampler or {})
         self.loaded = LoadedModels()
@@ -53,7 +52,7 @@ class DenoiserGenerator(Generator):
         return self.told.classes()
 
     def check(self, classes: Sequence[str]) -> None:
-        self.told.check(classes)
+        self.told.check(classes, self.real_images)
 
     def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
         self.told.prepare(classes, say)
@@ -137,7 +136,7 @@ class DenoiserGenerator(Generator):
         undecoded = (~torch.isfinite(x).flatten(1).all(dim=1)).nonzero().flatten().tolist()
         bad = {k: f'request {requests[k].id} when it was decoded' for k in undecoded}
         bad |= {k: f'request {requests[k].id} from step {step} of {options["num_steps"]} on' for k, step in bad_from.steps().items()}
-        verdicts = self.told.judge(images)
+        verdicts = self.told.judge(requests, images)
         made = images if verdicts is None else Made(images, *verdicts)
         if bad:
             raise NonFiniteImages(made, bad)

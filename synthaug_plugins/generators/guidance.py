@@ -72,7 +72,7 @@ class ClassifierFree(Guidance):
     def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
         from synthaug_plugins.diffusion import ClassifierFree
 
-        return ClassifierFree(self.weight, uncond=len(model.classes), interval=self.interval)  # the index that means "no label"
+        return ClassifierFree(self.weight, uncond=model.unconditional(), interval=self.interval)
 
 
 @GUIDANCE.register_module()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.store.plan import request_share
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class GuidanceScale:
@@ -59,3 +63,11 @@ class GuidanceScale:
             return float(self.given)
         low, high = self.given
         return round(low + request_share(seed, 'guidance_scale') * (high - low), 4)
+
+
+def guidance_weights(scales: Sequence[float], device: torch.device) -> float | Tensor:
+    """The weights of a term of `diffusion.Guided` for guidance scales of a batch: scale - 1, one number where all are equal, else (B,) on the device."""
+    import torch
+
+    weights = torch.tensor(scales, dtype=torch.float32 if device.type == 'mps' else torch.float64) - 1
+    return float(weights[0]) if len(set(scales)) == 1 else weights.to(device)

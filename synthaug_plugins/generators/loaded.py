@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.models.base import Model
 
 if TYPE_CHECKING:
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from synthaug_plugins.diffusion import CallCounter
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
+
+
+def check_precision(precision: str) -> None:
+    """Refuse (RecipeError) a precision that is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """What one of `PRECISIONS` is called in torch."""
+    import torch
+
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
 
 
 class LoadedModels:
@@ -33,14 +47,11 @@ class LoadedModels:
         Raises:
             ModelError: the weights cannot be read.
         """
-        import torch
-
         from synthaug_plugins.diffusion import CallCounter
 
         key = json.dumps([model.identity(), model.run_as(), str(device), precision], sort_keys=True)
         if key not in self._found:
-            dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-            self._found[key] = model, CallCounter(model.load(device, dtype))
+            self._found[key] = model, CallCounter(model.load(device, torch_dtype(precision)))
         return self._found[key]
 
     @property

@@ -13,20 +13,12 @@ from synthaug_plugins.models.text_model import TextModel, open_model
 
 
 @dataclass(frozen=True)
-class PipelineOptions:
-    """Options of a pipeline and of what it is told; what they mean stands at `TextToImage`.
+class ModelOptions:
+    """Options of a pipeline itself, whatever it is told; what they mean stands at `TextToImage`.
 
-    A generator takes them as `**pipeline` under `registry.options_of(PipelineOptions)`. A new one is added here, and to its docstring.
+    A generator takes them as `**pipeline` under `registry.options_of(ModelOptions)`. A new one is added here, and to its docstring.
     """
 
-    prompts: Mapping[str, Any] | None = None
-    negative_prompt: str = ''
-    guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None
-    guidance_interval: Sequence[float] | None = None
-    class_names: str = 'allowed'
-    safety: str = 'off'
-    words: str | None = None
-    erasures: str | None = None
     image_size: int | Sequence[int] | None = None
     revision: str | None = None
     variant: str | None = None
@@ -57,6 +49,23 @@ class PipelineOptions:
             for name, value in self._set().items():
                 raise RecipeError(f'{name} = {value!r}: the model {model!r} takes class labels, no prompts.', f'Leave {name} out, or use a pipeline.')
         return opened
+
+
+@dataclass(frozen=True)
+class PipelineOptions(ModelOptions):
+    """Options of a pipeline and of what it is told; what they mean stands at `TextToImage`.
+
+    A generator takes them as `**pipeline` under `registry.options_of(PipelineOptions)`. A new one is added here, and to its docstring.
+    """
+
+    prompts: Mapping[str, Any] | None = None
+    negative_prompt: str = ''
+    guidance_scale: float | Mapping[str, float] | Sequence[float] | None = None
+    guidance_interval: Sequence[float] | None = None
+    class_names: str = 'allowed'
+    safety: str = 'off'
+    words: str | None = None
+    erasures: str | None = None
 
     def conditions(self, model: TextModel, images_per_prompt: int = 1) -> PromptConditions:
         """What the pipeline is told."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.class_names import CLASS_NAMES, NoClassNames
 from synthaug_plugins.generators.conditions import Conditions
-from synthaug_plugins.generators.guidance_scale import GuidanceScale
+from synthaug_plugins.generators.guidance_scale import GuidanceScale, guidance_weights
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.prompts.base import PromptSource
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from synthaug_plugins.diffusion import Denoiser
     from synthaug_plugins.diffusion.guidance import Term
+    from synthaug_plugins.real_images import RealImages
 
 SAFETY = ('off', 'flag', 'drop')
 _PROMPTS_LOOKED_AT = 4096  # of all classes together, before the plan, of a source that does not say how many it has
@@ -102,7 +103,7 @@ class PromptConditions(Conditions):
         if not self.scale.guides:
             raise RecipeError(f'{key} = {value!r} has no effect with guidance_scale = 1.', f'Leave {key} out, or use a larger guidance_scale.')
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check(self, classes: Sequence[str], real_images: RealImages | None = None) -> None:
         """See `Conditions.check`."""
         self.scale.check(classes)
         self.model.check_weights(safety=self.safety != 'off')
@@ -217,18 +218,14 @@ class PromptConditions(Conditions):
 
     def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
         """See `Conditions.terms`: classifier-free guidance, D + (scale - 1) (D(prompt) - D(negative prompt)), each request by its own scale."""
-        import torch
-
         from synthaug_plugins.diffusion import ClassifierFree
 
         scales = self._scales(requests)
         if self.model.guidance != 'free' or all(scale == 1 for scale in scales):
             return []
-        weights = torch.tensor(scales, dtype=torch.float32 if device.type == 'mps' else torch.float64) - 1
-        weight = float(weights[0]) if len(set(scales)) == 1 else weights.to(device)
-        return [ClassifierFree(weight, uncond=self.model.conditions([self.negative_prompt], negative=True), interval=self.interval)]
+        return [ClassifierFree(guidance_weights(scales, device), uncond=self.model.conditions([self.negative_prompt], negative=True), interval=self.interval)]
 
-    def judge(self, images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
+    def judge(self, requests: Sequence[Request], images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
         """See `Conditions.judge`: the safety checker's verdicts."""
         if self.safety == 'off':
             return None

@@ -6,20 +6,19 @@ import hashlib
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.base import Images, Made, NonFiniteImages, with_images
+from synthaug_plugins.generators.base import Images, Made, finished
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.masks import build_masks, lay_over
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.generators.strength import Strength
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.fit import Frame, Placed, channels_first, check_fit, place
+from synthaug_plugins.models.fit import Frame, Placed, channels_first, check_fit, place_all
 from synthaug_plugins.real_images import in_threads
 from synthaug_plugins.store.plan import Part, Request
 
@@ -138,8 +137,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         import torch
 
         _, height, width = self.told.image_shape
-        with ThreadPoolExecutor(4) as pool:
-            placed = list(pool.map(lambda k: place(images[k], height, width, self.fit), range(len(requests))))
+        placed = place_all(images, height, width, self.fit)
 
         def finish(canvases: Images) -> Images:
             if self.masks is not None:
@@ -149,10 +147,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         self.denoiser()  # the model encodes only when it is loaded
         start = torch.stack([self._encode(one.pixels) for one in placed])
         region = None if self.masks is None else self._region(requests, placed)
-        try:
-            return with_images(self.sample(requests, start, region, **self._strength(requests[0])[1].sampler), finish)
-        except NonFiniteImages as found:
-            raise NonFiniteImages(with_images(found.images, finish), found.bad) from None
+        return finished(lambda: self.sample(requests, start, region, **self._strength(requests[0])[1].sampler), finish)
 
     def _region(self, requests: Sequence[Request], placed: Sequence[Placed]) -> Region:
         """What of the canvases is made anew: all that meets a pixel which the edit may change."""

@@ -15,14 +15,27 @@ from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 
-class SourceGenerator(Generator):
-    """Edits images: `edit` turns the images that it is given into new ones. As a generator it is given the requests' real images.
+class OfSources(Generator):
+    """Every request is of a real image, its `source`.
 
     The requests of a class go through all its real images once, then again with new seeds, and so on: n images of a quota M * n get M
     variants each, whatever the block size.
     """
 
     needs_sources = True
+
+    @abstractmethod
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
+        """Prompt and params of a part's request, by its number there. `seed` is the request's own, see `request_seed`."""
+
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
+        for number in count():
+            seed, source = request_seed(recipe_seed, part, number), part.source(number)
+            yield Request(request_id(part, number), part.label, part.class_name, seed, source, *self.tell(part, number, recipe_seed, seed))
+
+
+class SourceGenerator(OfSources):
+    """Edits images: `edit` turns the images that it is given into new ones. As a generator it is given the requests' real images."""
 
     keeps_shape = False
     """Whether every edit shows all of what it was given, so that a mask of the one fits the other."""
@@ -37,18 +50,6 @@ class SourceGenerator(Generator):
 
         Returns, raises: see `Generator.generate`.
         """
-
-    @abstractmethod
-    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[str | None, dict[str, Any]]:
-        """Prompt and params of a part's request, by its number there. `seed` is the request's own, see `request_seed`."""
-
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        if not part.sources:
-            raise DataError(f'The class {part.class_name!r} has no real images to start from.', 'Add some, or leave the class out.')
-        for number in count():
-            seed = request_seed(recipe_seed, part, number)
-            source = part.sources[(part.first + number) % len(part.sources)]
-            yield Request(request_id(part, number), part.label, part.class_name, seed, source, *self.tell(part, number, recipe_seed, seed))
 
     def generate(self, requests: Sequence[Request]) -> Images | Made:
         for request in requests:

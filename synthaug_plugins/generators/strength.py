@@ -148,5 +148,5 @@ def numbers(key: str, value: float | Sequence[float]) -> list[float]:
         if isinstance(v, bool) or not isinstance(v, int | float):
             raise RecipeError(f'{key} = {value!r} holds {v!r}, which is no number.', 'Give a number or a list of numbers.')
     if not values or len(set(values)) < len(values):
-        raise RecipeError(f'{key} = {value!r} is empty or repeats a value.', 'Name each strength once.')
+        raise RecipeError(f'{key} = {value!r} is empty or repeats a value.', 'Name each value once.')
     return [float(v) for v in values]

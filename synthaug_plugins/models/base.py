@@ -126,6 +126,10 @@ class Model(Protocol):
         """The denoiser with its weights; reads them."""
         ...
 
+    def unconditional(self) -> Any:
+        """The condition of nothing in particular, see `diffusion.ClassifierFree`: the empty prompt, or no label. After `load`."""
+        ...
+
     def embedded(self, tokens: Tensor, pooled: Tensor | None = None, guidance_scale: float | Sequence[float] | Tensor | None = None) -> Any:
         """The condition of the denoiser (see `diffusion.Denoiser`) that holds embeddings in place of text or labels, differentiable. After `load`.
 

@@ -82,6 +82,10 @@ class DenoiserModel:
         """See `diffusion.Denoiser.round_sigma`."""
         return self._shape_only.round_sigma(sigma)
 
+    def unconditional(self) -> int | None:
+        """See `Model.unconditional`: the index that means "no label"; None where the network takes none."""
+        return len(self.classes) if self.takes_labels else None
+
     def sampler_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """See `Model.sampler_options`: EDM's defaults.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -134,6 +136,12 @@ def channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert('L'))
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def place_all(images: Sequence[np.ndarray], height: int, width: int, fit: str) -> list[Placed]:
+    """Images of a batch, each asked for once, see `place`."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda k: place(images[k], height, width, fit), range(len(images))))
 
 
 def _within(start: float, length: float) -> slice:

@@ -188,6 +188,11 @@ class TextPipeline(PipelineNoise):
         if self.inpaints:
             raise ModelError(f'{what}: {self.name!r} paints into masked images, and its network runs with a mask only.', 'Use an ordinary pipeline.')
 
+    @property
+    def draws_latents(self) -> bool:
+        """Whether its autoencoder makes a distribution of latents of an image; else one point."""
+        return self.tiny_vae is None and self._parts['vae'].__name__ == 'AutoencoderKL'
+
     def embedding_shape(self, tokens: int | None = None) -> EmbeddingShape:
         """See `Model.embedding_shape`: 5 tokens unless given.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
+    from synthaug_plugins.diffusion.latents import Latents
 
 
 class TextModel(TextPipeline):
@@ -93,11 +94,10 @@ class TextModel(TextPipeline):
         self.check_learned(())
         weights = self._weights()
         self.files.fetch([path for paths in weights.values() for path in paths])
-        memory_format = torch.channels_last if self._channels_last else torch.contiguous_format
         network = self.files.load(self._family.network, self._parts[self._family.network], dtype).to(device)
         if self._family.network == 'unet':
-            network = network.to(memory_format=memory_format)
-        vae = self._load_vae(dtype).to(device, memory_format=memory_format)
+            network = network.to(memory_format=self._memory_format())
+        vae = self.load_autoencoder(device, dtype).vae
         encoders = {e: self.files.load(e, self._parts[e], dtype, 'transformers').to(device) for e in self._encoders}
         self._text_encoders = encoders
         if self.tokens.words:
@@ -124,14 +124,29 @@ class TextModel(TextPipeline):
         assert self._encoder is not None
         self._encoder.forget()
 
-    def _load_vae(self, dtype: torch.dtype) -> Any:
+    def load_autoencoder(self, device: torch.device, dtype: torch.dtype) -> Latents:
+        """The autoencoder alone; neither network nor text encoders are read. Its dtype: as for `load`.
+
+        Raises:
+            ModelError: its weights are missing or cannot be read.
+        """
         import diffusers
         import torch
 
+        from synthaug_plugins.diffusion.latents import Latents
+
         if self.tiny_vae:
-            return self.tiny_vae.load('', diffusers.AutoencoderTiny, dtype)
-        overflows = self.family == 'sdxl' and dtype == torch.float16 and self._vae_config.get('force_upcast', True)
-        return self.files.load('vae', self._parts['vae'], torch.float32 if overflows else dtype)
+            vae = self.tiny_vae.load('', diffusers.AutoencoderTiny, dtype)
+        else:
+            overflows = self.family == 'sdxl' and dtype == torch.float16 and self._vae_config.get('force_upcast', True)
+            self.files.fetch(self._weights()['vae'])
+            vae = self.files.load('vae', self._parts['vae'], torch.float32 if overflows else dtype)
+        return Latents(vae.to(device, memory_format=self._memory_format()))
+
+    def _memory_format(self) -> Any:
+        import torch
+
+        return torch.channels_last if self._channels_last else torch.contiguous_format
 
     def _encode_options(self) -> dict[str, Any]:
         instruction = call_default(self.pipeline_class, 'complex_human_instruction')
@@ -160,6 +175,10 @@ class TextModel(TextPipeline):
             return {}
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         return told_scale(scale, count, self._network_config.get('time_cond_proj_dim'), self._device)
+
+    def unconditional(self) -> dict[str, Any]:
+        """See `Model.unconditional`: the empty prompt, as it is encoded where guidance leads away from it."""
+        return self.conditions([''], negative=True)
 
     def tokenise(self, prompts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
         """Prompts as the pipeline tells them its text encoders, for `token_conditions`. After `load`.

@@ -61,6 +61,16 @@ class Part:
     sources: tuple[str, ...] = ()
     offset: int = 0
 
+    def source(self, number: int) -> str:
+        """The real image of its request number 0, 1, ...: all of the class in turn, going on where earlier blocks ended.
+
+        Raises:
+            DataError: the class has none.
+        """
+        if not self.sources:
+            raise DataError(f'The class {self.class_name!r} has no real images to start from.', 'Add some, or leave the class out.')
+        return self.sources[(self.first + number) % len(self.sources)]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -94,6 +104,11 @@ def request_seed(recipe_seed: int, part: Part, number: int) -> int:
 def request_share(seed: int, purpose: str) -> float:
     """A number in [0, 1) that a request's seed draws for one purpose, uniformly: equal on every machine, independent of other purposes and of its noise."""
     return int.from_bytes(hashlib.sha256(f'{seed}/{purpose}'.encode()).digest()[:8], 'big') / 2**64
+
+
+def purpose_seed(seed: int, purpose: str) -> int:
+    """A seed that a request's seed gives for one purpose, as `request_share` draws: 0 <= seed < 2**53."""
+    return int(request_share(seed, purpose) * 2**53)
 
 
 def request_id(part: Part, number: int) -> str:
