@@ -1,0 +1,55 @@
+"""The study of Diffusion Inversion (Zhou et al., 2023) on handwritten digits: real images, synthetic ones per real, guidance, noise, interpolation, steps.
+
+python tools/demo.py --out runs/demo --only-data
+synthaug compare inversion_digits --data runs/demo/data --out runs/inversion --jobs 2
+
+For every number of shots and every seed it draws the shots, learns an embedding of each, makes stores from the embeddings and trains all arms with equal
+steps. curves.png and report.html show accuracy over each quantity.
+"""
+
+_base_ = './_base_/inversion.py'
+
+# This name stands in braces below; --set NAME=VALUE changes it.
+values = dict(model='embedded:digits_sd')
+title = 'Diffusion Inversion on digits, {shots} labelled per class'
+notes = [
+    'Small real handwriting (scikit-learn digits, 8 x 8 pixels), split by position, since the file is ordered by writer: shots are drawn from 0 to 1,199, '
+    'validated on 1,200 to 1,396, tested on 1,397 to 1,796.',
+    'What the generator had seen: the images 0 to 1,199 with captions, so every shot among them. Embeddings and synthetic images see the shots of a draw and '
+    'nothing else.',
+]
+
+train = 'inversion_digits'
+shots = [2, 8]
+# Each seed draws its own shots; embeddings, stores and classifiers start anew with it.
+seeds = [0, 1]
+
+_told = {'generator.model': '{model}', 'generator.embeddings': '{embeddings}', 'per_source': 5, 'block_size': 1000, 'batch_size': 100}
+
+
+def _store(**changes):
+    """A store that differs from `variants` in a few options of the generator."""
+    return dict(kind='store', recipe='inversion_digits', cfg_options={**_told, **{f'generator.{key}': value for key, value in changes.items()}})
+
+
+made = dict(
+    embeddings=dict(kind='embeddings', recipe='inversion_digits', cfg_options={'model.name': '{model}'}),
+    # 10 of each real image; arms that take fewer take the first ones.
+    variants=dict(kind='store', recipe='inversion_digits', cfg_options={**_told, 'per_source': 10}),
+    round_trips=dict(kind='store', recipe='round_trip_digits', cfg_options={'generator.model': '{model}'}),
+    guidance_1=_store(guidance_scales=[1.0]),
+    guidance_4=_store(guidance_scales=[4.0]),
+    lambda_0=_store(lambdas=[0.0]),
+    lambda_02=_store(lambdas=[0.2]),
+    lambda_04=_store(lambdas=[0.4]),
+    alpha_0=_store(alphas=[0.0]),
+    alpha_03=_store(alphas=[0.3]),
+    alpha_05=_store(alphas=[0.5]),
+    few_steps=_store(**{'sampler.num_steps': 10}),
+    more_steps=_store(**{'sampler.num_steps': 50}),
+    class_mean=_store(unconditional='class'),
+    # 20 images to a group, two of each class: with 100 all images would be one.
+    group_mean=_store(unconditional='group', group_size=20),
+    empty_prompt=_store(unconditional='empty'),
+)
+curves = dict(steps=dict(axis='steps of sampling', arms={10: 'few_steps', 25: 'inversion', 50: 'more_steps'}))
