@@ -89,6 +89,41 @@ def test_no_label_is_the_null_label_and_labels_matter(config: dict[str, Any]) ->
 
 
 @each
+def test_a_class_s_own_vector_in_its_place_gives_its_output_to_the_bit(config: dict[str, Any]) -> None:
+    denoiser, x, sigma = stirred(config), torch.randn(3, 1, 8, 8), torch.tensor(0.7)
+    labels = torch.tensor([1, 2, 0])
+    vectors = denoiser.network.label_vector(labels, x)
+    assert vectors.shape == (3, denoiser.network.label_width)
+    assert torch.equal(denoiser(x, sigma, vectors.double()), denoiser(x, sigma, labels))
+    leaf = vectors.detach().requires_grad_()
+    (denoiser(x, sigma, leaf)[1] ** 2).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad[1].all()
+    assert not leaf.grad[[0, 2]].any()
+    assert torch.isfinite(denoiser.to(torch.bfloat16)(x, sigma, vectors.detach())).all()
+
+
+@each
+def test_a_network_without_classes_takes_vectors_and_zeros_are_no_label(config: dict[str, Any]) -> None:
+    denoiser, x, sigma = stirred({**config, 'label_conditioning': False}), torch.randn(2, 1, 8, 8), torch.tensor(0.7)
+    width = denoiser.network.label_width
+    assert torch.equal(denoiser(x, sigma, torch.zeros(2, width)), denoiser(x, sigma))
+    assert not torch.allclose(denoiser(x, sigma, torch.ones(2, width)), denoiser(x, sigma))
+    with pytest.raises(ModelError, match='Labels were given to an unconditional network'):
+        denoiser(x, sigma, torch.zeros(2, dtype=torch.long))
+
+
+@each
+@pytest.mark.parametrize('shape', [(2, 5), (3, None), (1, None), (2, 1, None), (2,)])
+def test_vectors_of_another_shape_are_refused(config: dict[str, Any], shape: tuple[int | None, ...]) -> None:
+    for conditional in (True, False):
+        denoiser = stirred({**config, 'label_conditioning': conditional})
+        width = denoiser.network.label_width
+        with pytest.raises(ModelError, match=rf'one label vector per sample, \(B, {width}\) float'):
+            denoiser(torch.randn(2, 1, 8, 8), torch.tensor(0.7), torch.zeros([width if n is None else n for n in shape]))
+
+
+@each
 def test_no_augment_labels_are_zeros_and_augment_labels_matter(config: dict[str, Any]) -> None:
     denoiser, x, sigma = stirred(config), torch.randn(3, 1, 8, 8), torch.tensor(0.7)
     assert torch.equal(denoiser(x, sigma), denoiser(x, sigma, augment_labels=torch.zeros(3, 9)))

@@ -1,3 +1,12 @@
 """Generators: each file one registry entry that turns a batch of requests into images; and what steers them."""
 
-from synthaug_plugins.generators import composition, da_fusion, edm, guidance, real_guidance, text_to_image  # noqa: F401  importing registers them
+from synthaug_plugins.generators import (  # noqa: F401  importing registers them
+    composition,
+    da_fusion,
+    diffusion_inversion,
+    edm,
+    guidance,
+    real_guidance,
+    round_trip,
+    text_to_image,
+)

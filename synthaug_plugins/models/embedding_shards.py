@@ -47,7 +47,8 @@ def index_path(folder: Path, number: int) -> Path:
 
 def published_shards(folder: Path) -> list[int]:
     """Numbers of the finished shards, rising."""
-    return sorted(int(path.stem) for path in (folder / 'index').glob('*.parquet') if path.stem.isdigit())
+    found = (int(path.stem) for path in (folder / 'index').glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
+    return sorted(number for number in found if index_path(folder, number).is_file())
 
 
 def next_shard(folder: Path) -> int:
@@ -85,12 +86,12 @@ def read_embeddings_card(folder: Path) -> tuple[dict[str, Any], EmbeddingShape, 
     Raises:
         ModelError: no such folder, no card, one of a newer format, or a damaged one.
     """
-    path, cure = folder / EMBEDDINGS, 'Give the folder `embeddings` of what `synthaug learn embeddings` wrote.'
+    path = folder / EMBEDDINGS
     if not path.is_file():
-        inner = folder / 'embeddings'
-        hint = f' Did you mean {str(inner)!r}?' if (inner / EMBEDDINGS).is_file() else ''
+        inner, out = folder / 'embeddings', folder.parent if folder.name == 'embeddings' else folder
+        learn = f'Learn them: synthaug learn embeddings RECIPE --data FOLDER --out {out}; they are in its folder `embeddings` then.'
         what = f'there is no {EMBEDDINGS} in it' if folder.is_dir() else 'there is no such folder'
-        raise ModelError(f'embeddings = {str(folder)!r}: {what}.', cure + hint)
+        raise ModelError(f'embeddings = {str(folder)!r}: {what}.', f'Give {str(inner)!r}.' if (inner / EMBEDDINGS).is_file() else learn)
     card = read_json(path)
     version = card.get('format_version')
     if version != FORMAT_VERSION:

@@ -20,7 +20,7 @@ from synthaug_plugins.real_images import RealImages
 if TYPE_CHECKING:
     from torch import Tensor
 
-_AT_ONCE = 1024  # rows that are averaged at once
+_AT_ONCE = 256  # rows that are averaged at once
 _SIMILAR = 1000  # ids of a class among which the nearest is looked for
 _LEARN = 'Learn it: synthaug learn embeddings again, with the image in --data and into the same folder.'
 
@@ -28,8 +28,7 @@ _LEARN = 'Learn it: synthaug learn embeddings again, with the image in --data an
 class Embeddings:
     """A folder of embeddings, one for each of many real images. Opening reads the ids and the shards' headers; embeddings are read when asked for.
 
-    Rows are numbered in the order of the shards and keep their numbers when images are added. In memory lie the ids and 16 bytes for each: about 100 MB
-    for the 1.28 million of ImageNet.
+    Rows are numbered in the order of the shards. In memory lie the ids and 16 bytes for each, nothing else.
 
     Args:
         folder: as `synthaug learn embeddings` writes it: OUT/embeddings.

@@ -141,7 +141,10 @@ def told_scale(guidance_scale: float | Sequence[float] | Tensor, count: int, dim
     """
     import torch
 
-    scales = torch.as_tensor(guidance_scale, dtype=torch.float32, device=device)
+    if isinstance(guidance_scale, int | float):  # not copied from the host, which would wait for the device
+        scales = torch.full((), guidance_scale, dtype=torch.float32, device=device)
+    else:
+        scales = torch.as_tensor(guidance_scale, dtype=torch.float32, device=device)
     if scales.ndim > 1 or (scales.ndim == 1 and len(scales) != count):
         raise RecipeError(f'guidance_scale has the shape {tuple(scales.shape)} for {count} prompts.', 'Give one number, or one per prompt.')
     scales = scales.expand(count)

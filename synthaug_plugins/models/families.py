@@ -100,6 +100,13 @@ def _text(pipeline: Any) -> dict[str, Any]:
     return {'device': pipeline.text_encoder.device, 'num_images_per_prompt': 1}
 
 
+def _in_every_row(like: Tensor, *numbers: float) -> Tensor:
+    """(B, n) with these numbers in each row, of the dtype of `like` (B, ...). Made on its device: a copy from the host would wait for the device."""
+    import torch
+
+    return torch.stack([like.new_full((len(like),), number) for number in numbers], dim=1)
+
+
 def _encode_sd(pipeline: Any, prompt: str, negative: bool, options: dict[str, Any]) -> Told:
     return Told(pipeline.encode_prompt([prompt], do_classifier_free_guidance=False, **_text(pipeline))[0])
 
@@ -144,7 +151,7 @@ def _encode_sdxl_tokens(encoders: Mapping[str, Any], tokens: Mapping[str, Mappin
 def _sdxl_conditions(told: Told, options: dict[str, Any]) -> Conditions:
     """The size, crop and target size that SDXL is told: an image of the wanted size, not cropped."""
     height, width = options['image_size']
-    time_ids = told.states.new_tensor([[height, width, 0, 0, height, width]]).expand(len(told.states), -1)
+    time_ids = _in_every_row(told.states, height, width, 0, 0, height, width)
     return {'encoder_hidden_states': told.states, 'added_cond_kwargs': {'text_embeds': told.pooled, 'time_ids': time_ids}}
 
 
@@ -184,10 +191,9 @@ def _pixart_conditions(told: Told, options: dict[str, Any]) -> Conditions:
     config, (height, width) = options['network'], options['image_size']
     asked = config.get('use_additional_conditions')
     if config.get('sample_size') == 128 if asked is None else asked:
-        rows = len(told.states), -1
         found['added_cond_kwargs'] = {
-            'resolution': told.states.new_tensor([[height, width]]).expand(rows),
-            'aspect_ratio': told.states.new_tensor([[height / width]]).expand(rows),
+            'resolution': _in_every_row(told.states, height, width),
+            'aspect_ratio': _in_every_row(told.states, height / width),
         }
     return found
 

@@ -49,4 +49,5 @@ class SortedIds:
 
 def _keys(ids: pa.Array) -> np.ndarray:
     """A number for each id, (n,) uint64."""
-    return np.frombuffer(b''.join(hashlib.blake2b(name.as_py().encode(), digest_size=8).digest() for name in ids), np.uint64)
+    digests = (hashlib.blake2b(name.as_py().encode(), digest_size=8).digest() for name in ids)
+    return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(ids))
