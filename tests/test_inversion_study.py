@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from test_ablation import change, files, nouns, run, write_data  # noqa: F401
 
 from synthaug_plugins.engine.recipe import load_recipe as load_generation_recipe
@@ -21,7 +19,7 @@ from synthaug_plugins.store.store import Store
 
 RECIPE = """
 train = 'inversion_digits'
-shots = [1, 2]
+shots = [1]
 seeds = [0]
 cfg_options = {
     'train_cfg.max_iters': 4, 'train_cfg.val_interval': 2, 'param_scheduler': [], 'train_dataloader.batch_size': 8,
@@ -55,43 +53,28 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_embeddings_stores_arms_and_curves_follow_from_each_draw(recipe: Path, data: Path, tmp_path: Path) -> None:
-    results = run(recipe, data)
-    out = tmp_path / 'out'
-    for k in (1, 2):
-        draw = f'{k}-shot-0'
-        shots = {p.relative_to(out / 'draws' / draw / 'train').as_posix() for p in (out / 'draws' / draw / 'train').rglob('*.png')}
-        assert len(shots) == 2 * k
-        folder = out / 'made' / 'embeddings' / draw / 'embeddings'
-        found = Embeddings(folder)
-        assert len(found) == 2 * k and found.missing(sorted(shots)) == []
-        variants, round_trips = (Store.open(out / 'made' / name / draw) for name in ('variants', 'round_trips'))
-        assert variants.made_by['recipe']['generator']['embeddings'] == str(folder)
-        for store, each in ((variants, 2), (round_trips, 1)):
-            sources = [row['source'] for row in store.index().to_pylist()]
-            assert sorted(sources) == sorted(shots) * each if each == 1 else {s: sources.count(s) for s in sources} == dict.fromkeys(shots, each)
-    assert [[arm['name'] for arm in result['arms']] for result in results] == [['real', 'mixed', 'synthetic', 'round_trip']] * 2
-    assert {arm['images'] for result in results for arm in result['arms']} == {4 * 8}  # equal images at equal steps
-    csv = (out / 'curves.csv').read_text()
-    assert {line.split(',')[0] for line in csv.splitlines()[1:]} == {'shots', 'share'}
+def test_embeddings_stores_arms_and_curves_follow_from_the_draw(recipe: Path, data: Path, tmp_path: Path) -> None:
+    (result,) = run(recipe, data)
+    out, draw = tmp_path / 'out', '1-shot-0'
+    shots = {p.relative_to(out / 'draws' / draw / 'train').as_posix() for p in (out / 'draws' / draw / 'train').rglob('*.png')}
+    assert len(shots) == 2
+    folder = out / 'made' / 'embeddings' / draw / 'embeddings'
+    found = Embeddings(folder)
+    assert len(found) == 2 and found.missing(sorted(shots)) == []
+    variants, round_trips = (Store.open(out / 'made' / name / draw) for name in ('variants', 'round_trips'))
+    assert variants.made_by['recipe']['generator']['embeddings'] == str(folder)
+    for store, each in ((variants, 2), (round_trips, 1)):
+        assert Counter(row['source'] for row in store.index().to_pylist()) == dict.fromkeys(shots, each)
+    assert [arm['name'] for arm in result['arms']] == ['real', 'mixed', 'synthetic', 'round_trip']
+    assert {arm['images'] for arm in result['arms']} == {4 * 8}  # equal images at equal steps
+    assert {line.split(',')[0] for line in (out / 'curves.csv').read_text().splitlines()[1:]} == {'share'}
 
-    # nothing is learned or made again
+    # nothing is learned or made again, and nothing else than was learned goes by its name
     before = files(out / 'made')
     run(recipe, data)
     assert files(out / 'made') == before
-
-
-def test_round_trips_show_the_real_image_again(recipe: Path, data: Path, tmp_path: Path) -> None:
-    change(recipe, "    mixed=dict(synthaug=dict(mix=dict(store='{variants}'))),\n    synthetic=dict(synthaug=dict(mix=dict(store='{variants}', ratio=(0, 1)))),\n", '')
-    change(recipe, "curves = dict(share=dict(arms={0.5: 'mixed', 1: 'synthetic'}))\n", '')
-    run(change(recipe, 'shots = [1, 2]', 'shots = [2]'), data)
-    assert not (tmp_path / 'out' / 'made' / 'embeddings').exists()  # no arm names them
-    store = Store.open(tmp_path / 'out' / 'made' / 'round_trips' / '2-shot-0')
-    from test_mix import decoded  # a record's pixels
-
-    for row in store.index().to_pylist():
-        real = np.asarray(Image.open(data / 'train' / row['source']).convert('RGB')).astype(float)
-        assert np.sqrt(np.mean((decoded(store, row).astype(float) - real) ** 2)) < 16
+    with pytest.raises(SynthAugError, match=r"holds 'embeddings' made by another recipe; these differ: training.steps: 2 -> 3"):
+        run(change(recipe, "'training.steps': 2", "'training.steps': 3"), data)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +148,3 @@ def test_the_study_runs_on_every_set_that_has_recipes() -> None:
         for key in ('model', 'revision', 'variant', 'precision', 'image_size'):
             assert control['generator'][key] == inverted['generator'][key]
         assert control['image'] == inverted['image']
-
-
-def test_the_record_names_the_recipes_of_what_was_made(recipe: Path, data: Path, tmp_path: Path) -> None:
-    run(change(recipe, 'shots = [1, 2]', 'shots = [1]'), data)
-    record = json.loads((tmp_path / 'out' / 'made.json').read_text())
-    assert set(record['recipes']) == {'embeddings', 'variants', 'round_trips'}
-    with pytest.raises(SynthAugError, match=r"holds 'embeddings' made by another recipe; these differ: training.steps: 2 -> 3"):
-        run(change(recipe, "'training.steps': 2", "'training.steps': 3"), data)

@@ -20,11 +20,15 @@ notes = [
 ]
 
 train = 'inversion_digits'
-shots = [2, 8]
+shots = [2, 5]
 # Each seed draws its own shots; embeddings, stores and classifiers start anew with it.
 seeds = [0, 1]
 
-_told = {'generator.model': '{model}', 'generator.embeddings': '{embeddings}', 'per_source': 5, 'block_size': 1000, 'batch_size': 100}
+# Half the steps of the recipe, for the time that 20 arms take.
+cfg_options = {'train_cfg.max_iters': 100, 'param_scheduler.1.end': 100}
+
+_sizes = {'per_source': 5, 'block_size': 1000, 'batch_size': 100}
+_told = {'generator.model': '{model}', 'generator.embeddings': '{embeddings}', 'generator.sampler.num_steps': 10, **_sizes}
 
 
 def _store(**changes):
@@ -45,11 +49,11 @@ made = dict(
     alpha_0=_store(alphas=[0.0]),
     alpha_03=_store(alphas=[0.3]),
     alpha_05=_store(alphas=[0.5]),
-    few_steps=_store(**{'sampler.num_steps': 10}),
-    more_steps=_store(**{'sampler.num_steps': 50}),
+    few_steps=_store(**{'sampler.num_steps': 5}),
+    more_steps=_store(**{'sampler.num_steps': 20}),
     class_mean=_store(unconditional='class'),
     # 20 images to a group, two of each class: with 100 all images would be one.
     group_mean=_store(unconditional='group', group_size=20),
     empty_prompt=_store(unconditional='empty'),
 )
-curves = dict(steps=dict(axis='steps of sampling', arms={10: 'few_steps', 25: 'inversion', 50: 'more_steps'}))
+curves = dict(steps=dict(axis='steps of sampling', arms={5: 'few_steps', 10: 'inversion', 20: 'more_steps'}))
