@@ -15,6 +15,7 @@ def _first_line(thing: Any) -> str:
 def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     """Section -> name -> one line of help, for the names that match `pattern` (with * and ?, any case)."""
     from synthaug_plugins.diffusion.presets import PRESETS
+    from synthaug_plugins.engine.learn_embeddings_recipe import KEYS as EMBEDDINGS_KEYS
     from synthaug_plugins.engine.learn_erasure_recipe import KEYS as ERASURE_KEYS
     from synthaug_plugins.engine.learn_recipe import KEYS as LEARN_KEYS
     from synthaug_plugins.engine.learn_words_recipe import KEYS as WORDS_KEYS
@@ -37,6 +38,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     sections['keys of a generation recipe'] = dict(KEYS)
     sections['keys of a recipe of synthaug learn edm'] = dict(LEARN_KEYS)
     sections['keys of a recipe of synthaug learn words'] = dict(WORDS_KEYS)
+    sections['keys of a recipe of synthaug learn embeddings'] = dict(EMBEDDINGS_KEYS)
     sections['keys of a recipe of synthaug learn erasure'] = dict(ERASURE_KEYS)
     sections['keys of a recipe of synthaug compare'] = dict(COMPARE_KEYS)
     for key, module in BUILT_IN.items():

@@ -14,11 +14,12 @@ from pathlib import Path
 from synthaug_plugins import compat, hookspecs, registry
 from synthaug_plugins.cli import every_command
 from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
-from synthaug_plugins.engine import learn_erasure_recipe, learn_recipe, learn_words_recipe, score
+from synthaug_plugins.engine import learn_embeddings_recipe, learn_erasure_recipe, learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.evaluation import protocol
 from synthaug_plugins.evaluation.ablation.curves import CURVE_KEYS
 from synthaug_plugins.evaluation.ablation.entries import MADE_KEYS
+from synthaug_plugins.learning.embeddings_options import EmbeddingTraining
 from synthaug_plugins.learning.erasure import PRESETS as ERASURE_PRESETS
 from synthaug_plugins.learning.erasure import ErasureTraining
 from synthaug_plugins.learning.options import EDMTraining
@@ -87,6 +88,8 @@ def page() -> str:
     parts += ['### training', text(EDMTraining), '### augment', text(Augmentation)]
     parts += ['## Keys of a recipe of `synthaug learn words`', keys_table(learn_words_recipe.KEYS, learn_words_recipe.DEFAULTS)]
     parts += ['### training', text(WordTraining)]
+    parts += ['## Keys of a recipe of `synthaug learn embeddings`', keys_table(learn_embeddings_recipe.KEYS, learn_embeddings_recipe.DEFAULTS)]
+    parts += ['### training', text(EmbeddingTraining)]
     parts += ['## Keys of a recipe of `synthaug learn erasure`', keys_table(learn_erasure_recipe.KEYS, learn_erasure_recipe.DEFAULTS)]
     presets = [(f'`{name}`', f'`{", ".join(f"{k}={v!r}" for k, v in options.items())}`') for name, options in ERASURE_PRESETS.items()]
     parts += ['### training', text(ErasureTraining), table(('preset', 'training options'), presets)]

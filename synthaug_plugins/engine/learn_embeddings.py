@@ -65,7 +65,7 @@ def save_stand_in(run: EmbeddingsRun, folder: Path) -> None:
     about = {'model': run.model.origin(), 'shape': shape, 'image_size': list(run.model.image_size), 'options': decisive_options(run.options)}
     create_embeddings(folder, {**_about(run, folder), **about})
     tokens, pooled = torch.zeros(n, shape.tokens, shape.width).half(), torch.zeros(n, shape.pooled).half() if shape.pooled else None
-    columns: dict[str, list[float]] = {'steps': [0] * n, 'loss_first': [0.0] * n, 'loss_last': [0.0] * n}
+    columns: dict[str, list[Any]] = {'steps': [0] * n, 'loss_first': [0.0] * n, 'loss_last': [0.0] * n, 'network': ['none'] * n}
     publish_shard(folder, 0, run.ids, list(run.real_images.file_hashes(run.ids)), tokens, pooled, columns)
 
 

@@ -72,7 +72,7 @@ def complete_embeddings_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
     dicts = {'model': _MODEL, 'training': _TRAINING}
-    done = complete_of_images(recipe, KEYS, DEFAULTS, dicts, SAMPLES_DEFAULTS, 'learn embeddings', 'inversion_digits')
+    done = complete_of_images(recipe, KEYS, DEFAULTS, dicts, SAMPLES_DEFAULTS, 'learn embeddings', 'learn/inversion_digits')
     check_embedding_training(training_options(done))
     return done
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion import full_float32
 from synthaug_plugins.diffusion.precision import network_dtype
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, first_line
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.checkpoint import check_work_dir, load_checkpoint, remove_checkpoint, save_checkpoint
 from synthaug_plugins.learning.embedding_slots import AtWork, Slots, State, row_length, split_rows
@@ -92,7 +92,8 @@ def learn_embeddings(
         RecipeError: an option is out of range or does not fit the model or what the folder holds; `work_dir` belongs to another run, what differs is
             named.
         DataError: an id is there twice, an image cannot be read, or its file is another than the one that its embedding was learned from.
-        ModelError: the model cannot be loaded or is not that of the folder; or a loss is not finite: image and step are named. The last checkpoint stays.
+        ModelError: the model cannot be loaded or is not that of the folder; memory is too small; or a loss is not finite: image and step are named. The
+            last checkpoint stays.
     """
     check_embedding_training(options)
     if twice := len(ids) - len(set(ids)):
@@ -106,8 +107,12 @@ def learn_embeddings(
             return known
     run = _Run(model, real_images, options, folder, work_dir, device, names or {}, card or {})
     run.resume(missing, len(ids) - len(missing))
-    with full_float32():
-        run.learn(on_step, on_shard)
+    try:
+        with full_float32():
+            run.learn(on_step, on_shard)
+    except torch.OutOfMemoryError as error:
+        what = f'{options.batch_size} images at a time are more than the memory of {device} holds: {first_line(error)}.'
+        raise ModelError(what, 'Lower batch_size: the run goes on from its last checkpoint, and what is learned stays the same.') from error
     return Embeddings(folder)
 
 
@@ -141,15 +146,14 @@ class _Run:
         card: Mapping[str, Any],
     ) -> None:
         self.model, self.real_images, self.options, self.folder, self.work_dir, self.device = model, real_images, options, folder, work_dir, device
-        self.names, self.shape = names, model.embedding_shape(options.tokens)
-        dtype = network_dtype(options.precision, device)
-        facts = {'model': model.identity(), 'device': device.type, 'dtype': str(dtype)}
+        self.names, self.shape, self.dtype = names, model.embedding_shape(options.tokens), network_dtype(options.precision, device)
+        facts = {'model': model.identity(), 'device': device.type, 'dtype': str(self.dtype)}
         self.identity = json.loads(json.dumps({**decisive_options(options), **facts}))  # through JSON, to compare with what a checkpoint holds
-        model.load(device, dtype)
-        self.slots = Slots(model, self.shape, options, device, dtype)
+        model.load(device, self.dtype)
+        self.slots = Slots(model, self.shape, options, device, self.dtype)
         if not (folder / EMBEDDINGS).is_file():
             about = {'model': model.origin(contents=True), 'shape': self.shape, 'image_size': list(model.image_size)}
-            create_embeddings(folder, {**card, **about, 'options': decisive_options(options), 'dtype': str(dtype).removeprefix('torch.')})
+            create_embeddings(folder, {**card, **about, 'options': decisive_options(options)})
         self.waiting: list[tuple[Finished, Tensor]] = []
         self.begun: deque[tuple[AtWork, State]] = deque()
         self.new: deque[str] = deque()
@@ -321,6 +325,7 @@ class _Run:
             tokens, pooled = split_rows(torch.stack(rows), self.shape)
             number = next_shard(self.folder)
             columns = {name: [getattr(image, name) for image in images] for name in ('steps', 'loss_first', 'loss_last')}
+            columns['network'] = [str(self.dtype).removeprefix('torch.')] * len(images)
             publish_shard(self.folder, number, [i.image_id for i in images], [i.sha256 for i in images], tokens, pooled, columns)
             del self.waiting[:size]
             if on_shard is not None:

@@ -61,8 +61,8 @@ class EmbeddingTraining:
 
     @property
     def window(self) -> int:
-        """Steps whose mean loss is taken: for the plateau, and as an image's first and last loss. A twentieth of all steps unless the plateau says."""
-        return int(self.plateau['window']) if self.plateau else max(1, self.steps // 20)
+        """Steps whose mean loss is taken: for the plateau, and as an image's first and last loss. A tenth of all steps unless the plateau says."""
+        return int(self.plateau['window']) if self.plateau else max(1, self.steps // 10)
 
 
 FREE = {'batch_size', 'checkpoint_steps', 'shard_size'}
