@@ -302,7 +302,7 @@ def test_a_damaged_folder_is_refused_at_opening(folder: Path, damage: str) -> No
 
 def test_the_folder_of_the_run_is_told_from_the_embeddings_in_it(folder: Path, tmp_path: Path) -> None:
     folder.rename(tmp_path / 'embeddings')
-    with pytest.raises(ModelError, match=r'there is no embeddings\.json in it\. .* Did you mean .*embeddings'):
+    with pytest.raises(ModelError, match=r'there is no embeddings\.json in it\. Did you mean .*embeddings'):
         Embeddings(tmp_path)
 
 

@@ -91,7 +91,7 @@ def read_embeddings_card(folder: Path) -> tuple[dict[str, Any], EmbeddingShape, 
         inner, out = folder / 'embeddings', folder.parent if folder.name == 'embeddings' else folder
         learn = f'Learn them: synthaug learn embeddings RECIPE --data FOLDER --out {out}; they are in its folder `embeddings` then.'
         what = f'there is no {EMBEDDINGS} in it' if folder.is_dir() else 'there is no such folder'
-        raise ModelError(f'embeddings = {str(folder)!r}: {what}.', f'Give {str(inner)!r}.' if (inner / EMBEDDINGS).is_file() else learn)
+        raise ModelError(f'embeddings = {str(folder)!r}: {what}.', f'Did you mean {str(inner)!r}?' if (inner / EMBEDDINGS).is_file() else learn)
     card = read_json(path)
     version = card.get('format_version')
     if version != FORMAT_VERSION:
