@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from test_ablation import result_of
 
-from synthaug_plugins.errors import MissingExtra
+from synthaug_plugins.errors import MissingExtra, RecipeError
 from synthaug_plugins.evaluation import charts
 from synthaug_plugins.evaluation.ablation.curves import Curve, panels, read_curves, write_curves
 from synthaug_plugins.evaluation.panels import Line, Panel, places
@@ -76,8 +76,13 @@ def test_the_file_of_points_holds_every_seed(tmp_path: Path) -> None:
 
 
 def test_numbers_are_put_in_order_and_the_baseline_is_the_first_arm() -> None:
-    (curve,) = read_curves({'steps': {'arms': {100: 'more', 25: 'less', 50: 'base'}}}, ARMS)
+    (curve,) = read_curves({'steps': {'arms': {100: 'more', 25: 'less', 50: 'base'}}}, ARMS, [1])
     assert curve == Curve('steps', 'steps', (25, 50, 100), ('less', 'base', 'more'), 'real')
+
+
+def test_more_numbers_of_shots_than_lines_can_be_told_apart_are_refused_before_anything_runs() -> None:
+    with pytest.raises(RecipeError, match='11 cannot be told apart'):
+        read_curves({'steps': {'arms': {1: 'more', 2: 'less'}}}, ARMS, range(1, 12))
 
 
 def test_numbers_that_grow_by_factors_stand_in_doublings() -> None:

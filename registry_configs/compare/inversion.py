@@ -36,8 +36,9 @@ made = dict(
     guidance_1=_store(guidance_scales=[1.0]),
     guidance_4=_store(guidance_scales=[4.0]),
     lambda_0=_store(lambdas=[0.0]),
-    lambda_02=_store(lambdas=[0.2]),
+    # The paper's largest, and one beyond: how far it leads depends on how long embeddings are.
     lambda_04=_store(lambdas=[0.4]),
+    lambda_1=_store(lambdas=[1.0]),
     alpha_0=_store(alphas=[0.0]),
     alpha_03=_store(alphas=[0.3]),
     alpha_05=_store(alphas=[0.5]),

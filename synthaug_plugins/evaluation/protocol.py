@@ -154,6 +154,7 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
     if recipe.get('reference') is not None and recipe['reference'] not in [arm.name for arm in arms]:
         raise RecipeError(f'reference = {recipe["reference"]!r} is none of the arms.', nearest(str(recipe['reference']), [arm.name for arm in arms]))
     notes = recipe.get('notes') or []
+    shots = _numbers('shots', recipe['shots'], 1) if draws else ()
     return Comparison(
         path=path,
         title=recipe.get('title') or path.stem,
@@ -165,10 +166,10 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
         arms=arms,
         searches=_searches(recipe.get('search') or [], arms),
         reference=recipe.get('reference'),
-        shots=_numbers('shots', recipe['shots'], 1) if draws else (),
+        shots=shots,
         data=recipe.get('data'),
         made=needed(read_made(recipe.get('made') or {}, path, keep[:2] + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
-        curves=read_curves(recipe.get('curves') or {}, [arm.name for arm in arms]),
+        curves=read_curves(recipe.get('curves') or {}, [arm.name for arm in arms], shots),
     )
 
 

@@ -27,8 +27,8 @@ arms = dict(
     guidance_1=_arm('guidance_1'),
     guidance_4=_arm('guidance_4'),
     lambda_0=_arm('lambda_0'),
-    lambda_02=_arm('lambda_02'),
     lambda_04=_arm('lambda_04'),
+    lambda_1=_arm('lambda_1'),
     alpha_0=_arm('alpha_0'),
     alpha_03=_arm('alpha_03'),
     alpha_05=_arm('alpha_05'),
@@ -43,7 +43,7 @@ reference = 'inversion'
 curves = dict(
     synthetic_per_real=dict(axis='synthetic images of each real one', arms={1: 'n1', 3: 'n3', 5: 'inversion', 10: 'n10'}),
     guidance=dict(axis='guidance scale', arms={1: 'guidance_1', 2: 'inversion', 4: 'guidance_4'}),
-    noise=dict(axis='lambda, noise on the embedding', arms={0: 'lambda_0', 0.1: 'inversion', 0.2: 'lambda_02', 0.4: 'lambda_04'}),
+    noise=dict(axis='lambda, noise on the embedding', arms={0: 'lambda_0', 0.1: 'inversion', 0.4: 'lambda_04', 1: 'lambda_1'}),
     interpolation=dict(axis='alpha, share of another image of the class', arms={0: 'alpha_0', 0.1: 'inversion', 0.3: 'alpha_03', 0.5: 'alpha_05'}),
     unconditional=dict(
         axis='guidance leads away from', arms={'all': 'inversion', 'class': 'class_mean', 'group': 'group_mean', 'empty prompt': 'empty_prompt'}

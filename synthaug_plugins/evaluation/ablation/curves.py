@@ -48,16 +48,19 @@ class Curve:
     baseline: str
 
 
-def read_curves(curves: Any, arms: Sequence[str]) -> tuple[Curve, ...]:
+def read_curves(curves: Any, arms: Sequence[str], shots: Sequence[int]) -> tuple[Curve, ...]:
     """The entries of `curves`, checked, in order.
 
     Args:
         curves: the key of the compare recipe.
         arms: names of all arms.
+        shots: numbers of real images per class: each is a line of every curve.
 
     Raises:
-        RecipeError: an unknown key or arm, fewer than two values, numbers beside texts.
+        RecipeError: an unknown key or arm, fewer than two values, numbers beside texts; more numbers of shots than lines can be told apart.
     """
+    if curves and len(shots) > len(STYLES):
+        raise RecipeError(f'curves have a line for each number of shots, and {len(shots)} cannot be told apart.', f'Use {len(STYLES)} at the most.')
     if not isinstance(curves, Mapping):
         raise RecipeError(f'curves = {curves!r} is not a dict.', "Write curves=dict(guidance=dict(axis='guidance scale', arms={1: 'name', 2: 'another'})).")
     found = []
@@ -152,6 +155,7 @@ def write_curves(
     rows: list[Sequence[Any]] = [_HEAD]
 
     def add(name: str, axis: str, value: float | str, k: int, arm: str, baseline: str) -> None:
+        """A row for each seed."""
         points = zip(seeds, cells[arm, k].points, cells[baseline, k].points, strict=True)
         rows.extend([name, axis, value, k, arm, seed, rounded(mine), baseline, rounded(base)] for seed, mine, base in points)
 
