@@ -9,7 +9,7 @@ with fewer: synthaug init compare/inversion copies this file for you to cut shot
 the end here; inversion_digits has.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_study.py'
 
 # This name stands in braces below; --set NAME=VALUE changes it.
 values = dict(set='stl10')

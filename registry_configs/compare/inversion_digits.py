@@ -7,7 +7,7 @@ For every number of shots and every seed it draws the shots, learns an embedding
 steps. curves.png and report.html show accuracy over each quantity.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_study.py'
 
 # This name stands in braces below; --set NAME=VALUE changes it.
 values = dict(model='embedded:digits_sd')
