@@ -123,16 +123,16 @@ def frame(size: tuple[int, int], canvas: tuple[int, int], fit: str) -> Frame:
     return Frame(size, canvas, (0, 0, H, W), ((height - box_h) // 2, (width - box_w) // 2, box_h, box_w))
 
 
-def place(image: np.ndarray, height: int, width: int, fit: str) -> Placed:
-    """An image (H, W, 3) uint8 of any size on a canvas, see `frame`; enlarged or shrunk (bicubic; with antialiasing where it shrinks)."""
-    where = frame((image.shape[0], image.shape[1]), (height, width), fit)
-    return Placed(where.lay(image), where)
-
-
 def place_all(images: Sequence[np.ndarray], height: int, width: int, fit: str) -> list[Placed]:
     """Images of a batch, each asked for once, see `place`."""
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(lambda k: place(images[k], height, width, fit), range(len(images))))
+
+
+def place(image: np.ndarray, height: int, width: int, fit: str) -> Placed:
+    """An image (H, W, 3) uint8 of any size on a canvas, see `frame`; enlarged or shrunk (bicubic; with antialiasing where it shrinks)."""
+    where = frame((image.shape[0], image.shape[1]), (height, width), fit)
+    return Placed(where.lay(image), where)
 
 
 def _within(start: float, length: float) -> slice:
