@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.generators.diffusion_inversion import DiffusionInversion
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.embedding_shards import publish_shard
+from synthaug_plugins.models.embedding_shards import create_embeddings, publish_shard
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.models.files import ModelFiles
+from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.recipes import find_recipe, shipped_recipes
 from synthaug_plugins.registry import GENERATORS, build_strict
@@ -291,6 +292,18 @@ def test_what_was_drawn_can_be_selected(sd: str, real: RealImages, tmp_path: Pat
         assert 0 < len(select(store, where, allow_empty=True).table) == sum(map(wanted, params)) < len(params)
 
 
+def test_mixed_labels_are_in_the_class_order_of_the_recipe(sd: str, real: RealImages, no_weights: None) -> None:
+    classes = ['owl', 'dog', 'cat']
+    run = prepare(recipe(SD, sd, real, {'partners': 'all', 'alphas': 0.25}, classes=classes))
+    requests = [r for part in run.plan.parts for r in islice(run.generator.requests(part, 0), 6)]
+    assert isinstance(run.generator, DiffusionInversion)
+    said = run.generator.told.judge(requests, np.zeros((len(requests), 16, 16, 3), np.uint8))
+    assert said is not None and said[0] == {}
+    for row, request in zip(said[1]['mixed_label'], requests, strict=True):
+        other = request.params['partner'].split('/')[0]
+        assert row.tolist() == [0.75 * (name == request.class_name) + 0.25 * (name == other) for name in classes]
+
+
 def test_a_block_that_is_made_again_has_the_same_bytes(sd: str, real: RealImages, tmp_path: Path) -> None:
     again = recipe(SD, sd, real, {'guidance_scales': [1, 2], 'partners': 'all', 'unconditional': 'class'})
     store = generate(again, tmp_path / 's', 'cpu', quiet=True)
@@ -338,6 +351,38 @@ def test_every_kind_of_model_makes_images_that_depend_on_their_embedding(real: R
     assert all((a != b).any() for a, b in zip(made, others, strict=True))
     alone = generator.generate([requests[2]])
     assert np.abs(alone[0].astype(int) - made[2]).max() <= 1, 'whatever it shares a batch with'
+
+
+@pytest.mark.parametrize('model', [SD, EDM])
+@pytest.mark.parametrize('unconditional', ['all', 'empty'])
+def test_in_half_precision_images_are_nearly_the_same(real: RealImages, sd: str, edm: str, model: str, unconditional: str) -> None:
+    found = []
+    for precision in ('fp32', 'bf16'):
+        generator = built(model, sd if model == SD else edm, real, precision=precision, unconditional=unconditional, sampler={'num_steps': 2})
+        found.append(generator.generate(asked(generator, 3)).astype(int))
+    assert 0 < np.abs(found[1] - found[0]).mean() < 3
+
+
+def test_variants_of_an_image_differ_the_more_the_larger_lambda_and_alpha_are(tmp_path: Path) -> None:
+    """Embeddings are those of words that the model knows, and the noise of the images is the same for all settings."""
+    real = folder_of_images(tmp_path / 'real', {'a': 4})
+    model, ids = TextModel(SD), all_ids(real)
+    model.load(torch.device('cpu'), torch.float32)
+    rows = torch.stack([model.embedding_of(name)[0] for name in ('zero', 'one', 'three', 'four')])
+    card = {'model': model.origin(contents=True), 'shape': model.embedding_shape(), 'image_size': model.image_size}
+    create_embeddings(tmp_path / 'embeddings', card)
+    publish_shard(tmp_path / 'embeddings', 0, ids, list(real.file_hashes(ids)), rows)
+
+    def spread(**pools: float) -> float:
+        generator = built(SD, str(tmp_path / 'embeddings'), real, sampler={'num_steps': 4}, **{'lambdas': 0, 'alphas': 0, 'guidance_scales': 1, **pools})
+        requests = asked(generator, 16, 'a')
+        made = generator.generate(requests).astype(float)
+        of_source = [[image for image, r in zip(made, requests, strict=True) if r.source == i] for i in ids]
+        return float(np.mean([((a - b) ** 2).mean() ** 0.5 for images in of_source for a, b in combinations(images, 2)]))
+
+    none = spread()
+    assert none < spread(lambdas=0.5) < spread(lambdas=1.5)
+    assert none < spread(alphas=0.25) < spread(alphas=0.5)
 
 
 def test_few_step_models_run_without_guidance(real: RealImages, tmp_path: Path, no_weights: None) -> None:

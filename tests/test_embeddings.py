@@ -302,7 +302,7 @@ def test_a_damaged_folder_is_refused_at_opening(folder: Path, damage: str) -> No
 
 def test_the_folder_of_the_run_is_told_from_the_embeddings_in_it(folder: Path, tmp_path: Path) -> None:
     folder.rename(tmp_path / 'embeddings')
-    with pytest.raises(ModelError, match=r'there is no embeddings\.json in it\. Did you mean .*embeddings'):
+    with pytest.raises(ModelError, match=r'there is no embeddings\.json in it\. .*Did you mean .*embeddings'):
         Embeddings(tmp_path)
 
 
@@ -351,6 +351,9 @@ def test_embeddings_of_another_resolution_or_shape_are_refused(images: RealImage
         found.check(TextModel('embedded:digits_sd', image_size=(32, 16)), images, [])
     with pytest.raises(ModelError, match=r'EmbeddingShape\(tokens=5, width=64, pooled=None\), those of .* EmbeddingShape\(tokens=5, width=16'):
         found.check(TextModel(str(tiny.sd(tmp_path / 'sd'))), images, [])
+    create_embeddings(tmp_path / 'five', card(EmbeddingShape(5, 32), image_size=(8, 8)))
+    with pytest.raises(ModelError, match=r'tokens=5, width=32.*, those of .* EmbeddingShape\(tokens=1, width=32'):
+        Embeddings(tmp_path / 'five').check(open_model('embedded:digits_edm'), images, [])
 
 
 def test_a_model_of_ours_is_known_again_by_its_content(tmp_path: Path) -> None:

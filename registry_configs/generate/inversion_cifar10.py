@@ -4,11 +4,11 @@ synthaug learn embeddings inversion_cifar10 --data data/cifar10/train --out embe
 synthaug generate inversion_cifar10 --data data/cifar10/train --out stores/cifar10-inversion
 synthaug train inversion_cifar10 ...
 
-What differs from the paper: _base_/inversion.py. With all 50,000 real images the paper found synthetic ones alone 1 to 3 points below real ones; they pay off
+What differs from the paper: _base_/inversion_generate.py. With all 50,000 real images the paper found synthetic ones alone 1 to 3 points below real ones; they pay off
 where real images are few.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_generate.py'
 
 # What the first command above writes; the size is the one that it learned for.
 generator = dict(embeddings='embeddings/cifar10/embeddings', image_size=128)

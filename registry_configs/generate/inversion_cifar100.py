@@ -4,10 +4,10 @@ synthaug learn embeddings inversion_cifar100 --data data/cifar100/train --out em
 synthaug generate inversion_cifar100 --data data/cifar100/train --out stores/cifar100-inversion
 synthaug train inversion_cifar100 ...
 
-What differs from the paper: _base_/inversion.py. There a group of 100 images holds one of each class, so that nearly all partners were of another class.
+What differs from the paper: _base_/inversion_generate.py. There a group of 100 images holds one of each class, so that nearly all partners were of another class.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_generate.py'
 
 # What the first command above writes; the size is the one that it learned for.
 generator = dict(embeddings='embeddings/cifar100/embeddings', image_size=128)

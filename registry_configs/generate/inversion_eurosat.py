@@ -4,11 +4,11 @@ synthaug learn embeddings inversion_eurosat --data data/eurosat/16-shot --out em
 synthaug generate inversion_eurosat --data data/eurosat/16-shot --out stores/eurosat-inversion
 synthaug train inversion_eurosat ...
 
-What differs from the paper: _base_/inversion.py. There the mean to lead away from is that of the class: unconditional='class'. A class with a
+What differs from the paper: _base_/inversion_generate.py. There the mean to lead away from is that of the class: unconditional='class'. A class with a
 single image has no partner: set alphas=0 for 1 shot.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_generate.py'
 
 # What the first command above writes; the size is the one that it learned for.
 generator = dict(embeddings='embeddings/eurosat/embeddings', image_size=128)

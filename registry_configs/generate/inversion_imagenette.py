@@ -4,10 +4,10 @@ synthaug learn embeddings inversion_imagenette --data data/imagenette/train --ou
 synthaug generate inversion_imagenette --data data/imagenette/train --out stores/imagenette-inversion
 synthaug train inversion_imagenette ...
 
-What differs from the paper: _base_/inversion.py.
+What differs from the paper: _base_/inversion_generate.py.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_generate.py'
 
 # What the first command above writes; the size is the one that it learned for.
 generator = dict(embeddings='embeddings/imagenette/embeddings', image_size=256)

@@ -4,10 +4,10 @@ synthaug learn embeddings inversion_medmnist --data data/medmnist/train --out em
 synthaug generate inversion_medmnist --data data/medmnist/train --out stores/medmnist-inversion
 synthaug train inversion_medmnist ...
 
-What differs from the paper: _base_/inversion.py. There the mean to lead away from is that of the class: unconditional='class'.
+What differs from the paper: _base_/inversion_generate.py. There the mean to lead away from is that of the class: unconditional='class'.
 """
 
-_base_ = './_base_/inversion.py'
+_base_ = './_base_/inversion_generate.py'
 
 generator = dict(
     embeddings='embeddings/medmnist/embeddings',  # what the first command above writes

@@ -35,15 +35,15 @@ class DiffusionInversion(OfSources, DenoiserGenerator):
         model: any pipeline that `TextToImage` takes, or a model folder of our own, such as `embedded:digits_edm`. The one that embeddings were
             learned with.
         embeddings: the folder `embeddings` that `synthaug learn embeddings` wrote, with every real image of the recipe in it.
-        lambdas: pool of standard deviations of the noise, 0 or more. One number is the same for all. The paper looks at 0 to 0.4. What is little
-            depends on how long embeddings are: where learning starts from +-0.1, 0.1 is much.
+        lambdas: pool of standard deviations of the noise, 0 or more. One number is the same for all. The paper looks at 0 to 0.4. Learned
+            values have a standard deviation of about 1 (those of digits_sd), so 0.1 is little.
         alphas: pool of shares of the partner, in [0, 1]. The paper looks at 0 to 0.4.
         guidance_scales: pool of s; 1 is no guidance and half the cost. 1 only for few-step models; a model that is distilled to be told a scale is told
             its default throughout, and s acts beside it.
         guidance_interval: (lowest, highest) sigma at which guidance acts, see `TextToImage`.
-        unconditional: the mean that guidance leads away from: 'all' embeddings of the recipe, as the paper says; those of the 'class', which leads
-            away from what the class has in common; those of a 'group', as the published code does; or 'empty': no mean, but the empty prompt, or no
-            label, as guidance is otherwise.
+        unconditional: the mean that guidance leads away from: that of 'all' embeddings of the recipe, as the paper says; of those of the 'class', which
+            leads away from what the class has in common, and may lose it; of those of a 'group', as the published code does; or 'empty': no mean, but the
+            empty prompt, or no label, as guidance is otherwise.
         group_size: images of a group: the first group_size / classes images of every class, at least one, then the next, and so on.
         partners: 'class': any other image of the class. 'all': any other image, and then the column `mixed_label` has class probabilities, alpha
             of the partner's class: train with soft_labels=dict(column='mixed_label').

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthaug_plugins.errors import DataError, ModelError, nearest
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.models.base import Model
 from synthaug_plugins.models.embedding_shards import check_shard, published_shards, read_embeddings_card, read_index, read_rows, shard_hash
 from synthaug_plugins.models.sorted_ids import SortedIds
@@ -143,8 +143,11 @@ class Embeddings:
         if model.image_size != self.image_size:
             (h, w), (H, W) = self.image_size, model.image_size
             raise ModelError(f'{what} were learned at {h} x {w} pixels, {model.name!r} makes {H} x {W}.', 'Learn embeddings at this size, or use theirs.')
-        if model.embedding_shape(self.shape.tokens) != self.shape:
+        try:
             wanted = model.embedding_shape(self.shape.tokens)
+        except RecipeError:  # a model that takes no such number of tokens
+            wanted = model.embedding_shape()
+        if wanted != self.shape:
             raise ModelError(f'{what} are {self.shape}, those of {model.name!r} {wanted}.', 'Use the model that they were learned for.')
         rows = self.find(ids)
         if not model.has_origin(self.card['model']):
