@@ -148,7 +148,7 @@ def test_images_that_are_added_are_learned_and_what_was_there_keeps_its_bytes(sd
     out, more = shutil.copytree(unbroken, tmp_path / 'out'), write_images(shutil.copytree(data, tmp_path / 'data'), 1, first=5)
     before = contents(out / 'embeddings')
     learned: list[str] = []
-    from synthaug_plugins.learning import embeddings as learning
+    from synthaug_plugins.learning import embeddings_run as learning
 
     put = learning.Slots.put
     learning.Slots.put = lambda self, place, image, *rest: (learned.append(image.image_id), put(self, place, image, *rest))[1]  # type: ignore
@@ -232,6 +232,19 @@ def test_reconstructions_of_a_trained_pipeline_are_nearer_than_images_of_its_cla
     assert figures['embedding'][0] < 0.85 * figures['class'][0]
     index = read_index(tmp_path / 'out' / 'embeddings', 0)
     assert index['loss_last'].to_numpy().mean() < 0.9 * index['loss_first'].to_numpy().mean()
+
+
+def test_of_a_model_in_pixels_the_card_says_labels(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'out'
+    changes = {'training__tokens': 1, 'shots': 1, 'name': 'mine'}
+    learn_image_embeddings(recipe('embedded:digits_edm', data, **changes), out, 'cpu', quiet=True)
+    assert json.loads((out / 'samples.json').read_text())['figures']['round_trip'] is None
+    card = (out / 'card.md').read_text()
+    for said in ('# mine\n', '1 token of 32 values', '| sampled without a label |', "embeddings='out/embeddings'"):
+        assert said in card
+    learn_image_embeddings(recipe('embedded:digits_edm', data, **{**changes, 'licence': 'CC0-1.0'}), out, 'cpu', quiet=True)
+    assert Embeddings(out / 'embeddings').card['licence'] == 'CC0-1.0'
+    assert 'Licence: CC0-1.0.' in (out / 'card.md').read_text()
 
 
 def test_a_loss_that_is_not_finite_is_refused_with_image_and_step(sd: Path, data: Path, tmp_path: Path) -> None:

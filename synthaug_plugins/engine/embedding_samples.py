@@ -109,8 +109,21 @@ def _class_conditions(run: EmbeddingsRun, names: Sequence[str]) -> Any:
     model = run.model
     if not isinstance(model, DenoiserModel):
         return model.conditions([fill(run.recipe['samples']['prompt'], name) for name in names])
-    known = model.classes if model.takes_labels else []
+    known = _labels(model)
     return model.embedded(torch.stack([model.embedding_of(name if name in known else '')[0] for name in names]))
+
+
+def _labels(model: DenoiserModel) -> list[str]:
+    """The classes that a model of our own can be told."""
+    return model.classes if model.takes_labels else []
+
+
+def class_said(run: EmbeddingsRun) -> str:
+    """What the model is told of a class, for a reader."""
+    if not isinstance(run.model, DenoiserModel):
+        return f'from `{run.recipe["samples"]["prompt"]}` with the name of their class in it'
+    unknown = [name for name in run.names.values() if name not in _labels(run.model)]
+    return 'from the label of their class' if not unknown else 'without a label' if len(unknown) == len(run.names) else 'from the label of their class, if any'
 
 
 def _drawn(run: EmbeddingsRun, seeds: Sequence[int], device: torch.device, told: Callable[[slice], Any]) -> np.ndarray:

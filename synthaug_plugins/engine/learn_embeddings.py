@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from synthaug_plugins import __version__
-from synthaug_plugins.engine.embedding_samples import SHEET, sample_embeddings
+from synthaug_plugins.engine.embedding_samples import SHEET, class_said, sample_embeddings
 from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_embeddings_recipe import EmbeddingsRun, decisive, prepare_embeddings
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
@@ -21,7 +21,6 @@ from synthaug_plugins.engine.progress import EmbeddingProgress
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.embeddings import learn_embeddings
 from synthaug_plugins.learning.embeddings_options import decisive_options
-from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.embedding_shards import EMBEDDINGS, create_embeddings, publish_shard, published_shards, read_index
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.store.files import write_whole
@@ -99,6 +98,9 @@ class _Learning:
                 card=_about(run, out),
                 on_step=progress.step if progress else None,
             )
+        if {**found.card, **_about(run, out)} != found.card:
+            create_embeddings(out, {**found.card, **_about(run, out)})  # name and licence are those of the last call
+            found = Embeddings(out)
         self._log()
         figures = sample_embeddings(run, found, self.folder, self.device)
         write_whole(self.folder / CARD, self._describe(found, figures).encode())
@@ -144,24 +146,23 @@ class _Learning:
                 f'- {o.steps} steps{draws} per image{plateau}. AdamW, learning rate {o.learning_rate:g}.',
                 f'- Licence: {card["licence"] or "not stated"}. An embedding shows its image again: what holds for the images holds for it.\n',
                 f'![real images and what is drawn of them]({SHEET})\n',
-                *_said(figures, isinstance(run.model, DenoiserModel), run.recipe['samples']['prompt']),
+                *_said(figures, class_said(run)),
                 '| class | images | steps | first loss | last loss |\n|---|---|---|---|---|',
                 *rows,
                 f"\nIn a recipe of `synthaug generate`:\n\n```python\ngenerator = dict(type='synthaug_plugins.DiffusionInversion', "
-                f"model={run.model.name!r}, embeddings='{FOLDER}')\n```\n",
+                f"model={run.model.name!r}, embeddings='{self.folder.name}/{FOLDER}')\n```\n",
             ]
         )
 
 
-def _said(figures: Mapping[str, Any], pixels: bool, prompt: str) -> list[str]:
-    """The figures, and what they do and do not say."""
-    told = 'the label of their class' if pixels else f'`{prompt}` with the name of their class in it'
-    ways = {'round_trip': 'through the VAE and back, without any sampling', 'embedding': 'sampled from their embeddings', 'class': f'sampled from {told}'}
+def _said(figures: Mapping[str, Any], told: str) -> list[str]:
+    """The figures, and what they do and do not say. told: what the model is told of a class."""
+    ways = {'round_trip': 'through the VAE and back, without any sampling', 'embedding': 'sampled from their embeddings', 'class': f'sampled {told}'}
     rows = [f'| {ways[way]} | {figures[way][0]:.2f} | {figures[way][1]:.2f} |' for way in ways if figures[way] is not None]
     return [
         f'How far {figures["images"]} of these images are from the real ones: root mean square difference of pixels from 0 to 255, mean over images and its '
         f'standard error. Both kinds of samples start from the same noise, one draw for each image, without guidance. Of {figures["images"]} images '
-        f'{figures["closer"]} are nearer from their embedding than from their class. It says how much of an image its embedding holds, not how good the '
+        f'{figures["closer"]} are nearer from their embedding than the other way. It says how much of an image its embedding holds, not how good the '
         'images are to train on.\n',
         '| | difference | standard error |\n|---|---|---|',
         *rows,
