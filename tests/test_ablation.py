@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 import signal
@@ -51,6 +52,7 @@ arms = dict(
     named=dict(synthaug=dict(mix=dict(store='{named}', partner='class'))),
 )
 reference = 'variants'
+curves = dict(copies=dict(axis='variants of each shot', arms={2: 'variants', 1: 'one_each'}))
 """
 
 
@@ -142,6 +144,10 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
     html = (out / 'report.html').read_text()
     assert 'mean over shots' in html and 'against variants' in html
     assert html.count(f'compare {recipe}') == 1
+    points = list(csv.DictReader((out / 'curves.csv').open()))
+    assert [(p['curve'], p['value'], p['arm'], p['baseline']) for p in points] == [('copies', '1', 'one_each', 'real'), ('copies', '2', 'variants', 'real')]
+    assert 'accuracy over variants of each shot' in html
+    assert (out / 'curves.png').exists() == (importlib.util.find_spec('matplotlib') is not None)
 
     # once more: nothing is done, all that lies there stays as it is
     made = files(out / 'made') | files(out / '1-shot' / 'runs')
@@ -198,6 +204,11 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
             "mix=dict(store='{named}')), cfg_options={'train_cfg.max_iters': 8}",
             r'equal optimiser steps: 4 .*; 8',
         ),
+        ("arms={2: 'variants', 1: 'one_each'}", "arms={2: 'variants', 1: 'one_eech'}", "'one_eech', which is none of the arms.*Did you mean 'one_each'"),
+        ("arms={2: 'variants', 1: 'one_each'}", "arms={2: 'variants', 'one': 'one_each'}", "the values .2, 'one'., which no axis holds"),
+        ("arms={2: 'variants', 1: 'one_each'}", "arms={2: 'variants'}", 'fewer than two values'),
+        ("axis='variants of each shot'", "axes='variants of each shot'", "Did you mean 'axis'"),
+        ('curves = dict(copies=', 'curves = dict(shots=', 'curves.shots is always drawn'),
         ("train = 'dafusion_digits'", "train = 'dafusion_digit'", "Did you mean 'dafusion_digits'"),
         ("title = 'digits'", 'values = dict(shots=3)', "'shots', which has a meaning of its own"),
     ],

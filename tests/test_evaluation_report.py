@@ -21,7 +21,8 @@ from PIL import Image
 from synthaug_plugins import hookspecs
 from synthaug_plugins.errors import DataError, StoreError
 from synthaug_plugins.evaluation.gallery import counts, data_uri, gallery
-from synthaug_plugins.evaluation.report import write_report
+from synthaug_plugins.evaluation.panels import Line, Panel
+from synthaug_plugins.evaluation.report import Overview, write_report
 from synthaug_plugins.evaluation.statistics import class_gains, paired, spread
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
@@ -137,9 +138,12 @@ def open_in_browser(page: Path, tmp_path: Path) -> tuple[str, list[str]]:
 
 
 def test_headless_browser_reports_no_error_and_no_request(store: Store, tmp_path: Path) -> None:
-    write_report([results_of(store)], tmp_path / 'r.html')
+    points = [(0.0, spread([50.0, 60.0])), (1.0, spread([70.0, 80.0]))]
+    panel = Panel(HOSTILE, HOSTILE, [(0.0, HOSTILE), (1.0, '2')], True, [Line(HOSTILE, points, level=spread([55.0]))], HOSTILE)
+    write_report([results_of(store)], tmp_path / 'r.html', overview=Overview([['arm', '1 shot'], [HOSTILE, '50.0']], HOSTILE, [panel], HOSTILE))
     page, console = open_in_browser(tmp_path / 'r.html', tmp_path)
-    assert 'Make it again' in page
+    assert 'Make it again' in page and page.count('<h2>Curves</h2>') == 1
+    assert '<script' not in page
     assert console == []
     # the console would show both kinds of fault
     text = (tmp_path / 'r.html').read_text()

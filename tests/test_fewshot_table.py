@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from synthaug_plugins.errors import DataError, MissingExtra
-from synthaug_plugins.evaluation.fewshot.curve import STYLES, draw_curve, spaced
+from synthaug_plugins.evaluation.fewshot.curve import draw_curve
 from synthaug_plugins.evaluation.fewshot.table import Result, against, read_results, table_text, write_tables
+from synthaug_plugins.evaluation.picture import STYLES, spaced
 from synthaug_plugins.evaluation.statistics import class_gains, gain_and_harm
 
 CLASSES = ('Annual Crop', 'River, "wide"')

@@ -17,6 +17,7 @@ from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
 from synthaug_plugins.engine import learn_embeddings_recipe, learn_erasure_recipe, learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.evaluation import protocol
+from synthaug_plugins.evaluation.ablation.curves import CURVE_KEYS
 from synthaug_plugins.evaluation.ablation.entries import MADE_KEYS
 from synthaug_plugins.learning.embeddings_options import EmbeddingTraining
 from synthaug_plugins.learning.erasure import PRESETS as ERASURE_PRESETS
@@ -94,6 +95,7 @@ def page() -> str:
     parts += ['### training', text(ErasureTraining), table(('preset', 'training options'), presets)]
     parts += ['## Keys of a recipe of `synthaug compare`', options_table(protocol.KEYS)]
     parts += ['### an entry of arms', options_table(protocol.ARM_KEYS), '### an entry of made', options_table(MADE_KEYS)]
+    parts += ['### an entry of curves', options_table(CURVE_KEYS)]
     parts.append('## Keys of `synthaug = dict(...)` in a training recipe')
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)

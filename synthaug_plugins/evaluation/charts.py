@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from synthaug_plugins.evaluation.statistics import signed
+from synthaug_plugins.evaluation.panels import Panel
+from synthaug_plugins.evaluation.statistics import plus_minus, signed
 
 COLOURS = 6
 """The template defines --arm-0 (the baseline) to --arm-5; later arms start again at 1."""
@@ -127,6 +128,50 @@ def curves(arms: Sequence[Mapping[str, Any]]) -> Markup:
             mean = [(s, sum(curve[k][1] for curve in arm['curves']) / len(steps)) for k, s in enumerate(steps[0])]
             parts.append(f'<polyline points="{path(mean)}" fill="none" stroke="{colour(i)}" stroke-width="2.2"/>')
     return _svg(width, height, parts, 'validation accuracy over training', 'curves')
+
+
+def line_colour(shown: Panel, line: int) -> str:
+    """The CSS colour of a panel's line. Where the baseline is dashed, none has the baseline's."""
+    return colour(line + bool(shown.dashed))
+
+
+def panel(shown: Panel) -> Markup:
+    """Lines through means over seeds with bars of one standard deviation, and dashed levels."""
+    width, height, left, right, top, bottom = 460, 260, 34, 10, 8, 42
+    (first, last), (least, most) = shown.extent, shown.range
+    stride = next(s for s in (1, 2, 5, 10, 20) if most - least <= 6 * s or s == 20)
+    lo, hi = stride * math.floor(least / stride), stride * math.ceil(most / stride)
+    hi = hi if hi > lo else lo + stride
+
+    def x(place: float) -> float:
+        return left + (width - left - right) * (place - first) / (last - first)
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (hi - value) / (hi - lo)
+
+    parts = []
+    for value in range(lo, hi + 1, stride):
+        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="rail"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
+    parts += [f'<text x="{x(place):.1f}" y="{height - bottom + 17}" text-anchor="middle">{escape(text)}</text>' for place, text in shown.ticks]
+    parts.append(f'<text x="{(left + width - right) / 2:.1f}" y="{height - 6}" text-anchor="middle">{escape(shown.axis)}</text>')
+    texts = dict(shown.ticks)
+    for i, line in enumerate(shown.lines):
+        stroke, shift = f'stroke="{line_colour(shown, i)}"', 4 * (i - (len(shown.lines) - 1) / 2)
+        dashes = ' stroke-dasharray="7 3"' if i >= COLOURS else ''
+        if line.level is not None:
+            level = y(line.level['mean'])
+            tip = f'<title>{escape(shown.dashed)}, {escape(line.name)}: {plus_minus(line.level)} %</title>'
+            parts.append(f'<line x1="{left}" x2="{width - right}" y1="{level:.1f}" y2="{level:.1f}" {stroke} stroke-dasharray="2 3">{tip}</line>')
+        if shown.joined:
+            path = ' '.join(f'{x(place) + shift:.1f},{y(found["mean"]):.1f}' for place, found in line.points)
+            parts.append(f'<polyline points="{path}" fill="none" {stroke} stroke-width="2"{dashes}/>')
+        for place, found in line.points:
+            at, sd = x(place) + shift, found['sd'] or 0
+            tip = f'<title>{escape(shown.axis)} {escape(texts[place])}, {escape(line.name)}: {plus_minus(found)} %</title>'
+            parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(found["mean"] - sd):.1f}" y2="{y(found["mean"] + sd):.1f}" {stroke} stroke-opacity=".6"/>')
+            parts.append(f'<circle cx="{at:.1f}" cy="{y(found["mean"]):.1f}" r="4" fill="{line_colour(shown, i)}">{tip}</circle>')
+    return _svg(width, height, parts, f'accuracy over {shown.axis}', 'curves')
 
 
 def funnel(kept: int, rejected: int, selected: int) -> Markup:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.evaluation.ablation.curves import Curve, read_curves
 from synthaug_plugins.evaluation.ablation.entries import DRAW_NAMES, Made, needed, read_made
 from synthaug_plugins.evaluation.recipe_text import check_keys, fill, recipe_file
 
@@ -27,6 +28,8 @@ KEYS = {
     'data': 'with shots: a folder with train/, test/ and perhaps val/, a folder per class in each; --data on the command line sets it',
     'made': 'with shots: what is made from each draw before training, name -> dict(kind=..., recipe=..., cfg_options=..., once=False); {name} in any string '
     'is where it lies. Only what an arm names is made',
+    'curves': 'with shots: quantities that some arms vary, name -> dict(axis=..., arms={value: arm}, baseline=...); drawn over their values, a line for each '
+    'number of shots. The number of shots itself is always drawn',
     'search': 'dict(arm=..., grid={dotted key: [values]}), or a list of them: chosen on validation, the winner is the arm that is tested',
 }
 ARM_KEYS = {
@@ -96,6 +99,7 @@ class Comparison:
     shots: tuple[int, ...] = ()
     data: str | None = None
     made: tuple[Made, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
 
 def _set(tree: Any, path: str, value: Any, key: str) -> None:
@@ -150,6 +154,7 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
     if recipe.get('reference') is not None and recipe['reference'] not in [arm.name for arm in arms]:
         raise RecipeError(f'reference = {recipe["reference"]!r} is none of the arms.', nearest(str(recipe['reference']), [arm.name for arm in arms]))
     notes = recipe.get('notes') or []
+    shots = _numbers('shots', recipe['shots'], 1) if draws else ()
     return Comparison(
         path=path,
         title=recipe.get('title') or path.stem,
@@ -161,16 +166,17 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
         arms=arms,
         searches=_searches(recipe.get('search') or [], arms),
         reference=recipe.get('reference'),
-        shots=_numbers('shots', recipe['shots'], 1) if draws else (),
+        shots=shots,
         data=recipe.get('data'),
         made=needed(read_made(recipe.get('made') or {}, path, keep[:2] + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
+        curves=read_curves(recipe.get('curves') or {}, [arm.name for arm in arms], shots),
     )
 
 
 def _check_draws(recipe: Mapping[str, Any]) -> bool:
     """Whether the recipe draws shots; refuse (RecipeError) half of what that needs."""
     if recipe.get('shots') is None:
-        for key in ('data', 'made'):
+        for key in ('data', 'made', 'curves'):
             if recipe.get(key) is not None:
                 raise RecipeError(f'The compare recipe has {key}, but no shots to draw.', 'Add shots = [1, 4, 16], or set the folders under cfg_options.')
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,27 @@ from markupsafe import Markup
 from synthaug_plugins.errors import DataError, StoreError
 from synthaug_plugins.evaluation import charts
 from synthaug_plugins.evaluation.gallery import counts, gallery, is_pixel_art
+from synthaug_plugins.evaluation.panels import Panel
 from synthaug_plugins.evaluation.statistics import options_text, paired, plus_minus, sentences, signed
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.store import Store
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What spans several comparisons.
+
+    Attributes:
+        table: rows, the head first.
+        about_table: what it shows.
+        panels: curves.
+        about_panels: what they show.
+    """
+
+    table: Sequence[Sequence[str]] = ()
+    about_table: str = ''
+    panels: Sequence[Panel] = ()
+    about_panels: str = ''
 
 
 def write_report(
@@ -25,8 +44,7 @@ def write_report(
     title: str | None = None,
     stores: Sequence[str | Path] | None = None,
     commands: Sequence[str] = (),
-    table: Sequence[Sequence[str]] = (),
-    about_table: str = '',
+    overview: Overview | None = None,
 ) -> None:
     """Write the report on one or several comparisons.
 
@@ -41,7 +59,7 @@ def write_report(
         stores: stores to show; default: those that the arms trained on. The gallery shows one per arm, that of
             the first seed.
         commands: shell commands that made the data and stores, before those of the comparisons.
-        table: rows over all comparisons, the head first, and what it shows; none by default.
+        overview: what spans all comparisons, before the single ones; none by default.
 
     Raises:
         DataError: no results, or results of another format version.
@@ -66,8 +84,7 @@ def write_report(
         funnels=[counts(store, uses.get(str(store.folder), [])) for store in opened],
         costs=[_generation_cost(store) for store in opened],
         commands=[*commands, *dict.fromkeys(r['command'] for r in results)],
-        table=table,
-        about_table=about_table,
+        overview=overview or Overview(),
         sections=[Markup(s) for s in _plugin_sections(results, plugin_manager)],
         versions=results[0]['versions'],
     )

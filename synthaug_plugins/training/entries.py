@@ -15,6 +15,7 @@ from synthaug_plugins.training import (
     replacement_sampler,
     store_dataset,
     swap_transform,
+    unpooled_resnet,
     weighted_head,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     'replacement_sampler',
     'store_dataset',
     'swap_transform',
+    'unpooled_resnet',
     'weighted_head',
 ]

@@ -1,4 +1,4 @@
-"""Makes what the arms need of each draw: words and erasures by learning, stores by generating. What is finished is not made again."""
+"""Makes what the arms need of each draw: words, embeddings and erasures by learning, stores by generating. What is finished is not made again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ import pluggy
 import torch
 
 from synthaug_plugins.engine.generate import generate
+from synthaug_plugins.engine.learn_embeddings import FOLDER as EMBEDDINGS
+from synthaug_plugins.engine.learn_embeddings import learn_image_embeddings
+from synthaug_plugins.engine.learn_embeddings import save_stand_in as save_embeddings_stand_in
+from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_recipe, prepare_embeddings
 from synthaug_plugins.engine.learn_erasure import FOLDER as ERASURES
 from synthaug_plugins.engine.learn_erasure import learn_erasure
 from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
@@ -43,17 +47,36 @@ class _Kind:
         load: (recipe file, options by dotted key) -> complete recipe; refuses what is wrong.
         make: (complete recipe, folder, device, hooks, quiet); goes on where a killed call stopped.
         gives: what is meant by its name: a file in its folder, or '' for the folder.
+        stand_in: (complete recipe, place, classes): checks all that can be known before it is made, and writes something of its form to the place that its
+            name stands for. None: what would use it is checked without.
     """
 
     load: Callable[[str, Mapping[str, Any]], dict[str, Any]]
     make: Callable[[Mapping[str, Any], Path, str, pluggy.HookRelay | None, bool], object]
     gives: str
+    stand_in: Callable[[Mapping[str, Any], Path, tuple[str, ...]], object] | None
+
+
+def _store_stand_in(recipe: Mapping[str, Any], place: Path, classes: tuple[str, ...]) -> None:
+    prepare(recipe)
+    Store.create(place, Plan(classes, make_blocks(classes, 1), {}), {})
 
 
 _KINDS = {
-    'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), ''),
-    'words': _Kind(load_words_recipe, lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet), WORDS),
-    'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES),
+    'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), '', _store_stand_in),
+    'words': _Kind(
+        load_words_recipe,
+        lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet),
+        WORDS,
+        lambda recipe, place, classes: save_stand_in(prepare_words(recipe), place),
+    ),
+    'embeddings': _Kind(
+        load_embeddings_recipe,
+        lambda recipe, folder, device, hook, quiet: learn_image_embeddings(recipe, folder, device, quiet),
+        EMBEDDINGS,
+        lambda recipe, place, classes: save_embeddings_stand_in(prepare_embeddings(recipe), place),
+    ),
+    'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES, None),
 }
 
 
@@ -98,7 +121,7 @@ class Making:
 
     @contextmanager
     def stand_ins(self, drawn: Drawn) -> Iterator[dict[str, str]]:
-        """Words of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
+        """Words and embeddings of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
 
         Erasures have none: what would use them is checked without.
 
@@ -108,20 +131,16 @@ class Making:
         Raises:
             RecipeError, DataError, ModelError: what the recipes' own commands would refuse before they load any weights.
         """
-        erasures = {entry.name for entry in self.made if entry.kind == 'erasure'}
+        without = {entry.name for entry in self.made if _KINDS[entry.kind].stand_in is None}
         with TemporaryDirectory() as folder:
             places: dict[str, str] = {}
             for entry in self.made:
-                if entry.kind == 'erasure':
+                write = _KINDS[entry.kind].stand_in
+                if write is None:
                     continue
                 place = places[entry.name] = f'{folder}/{entry.name}'
-                kept = {key: value for key, value in entry.cfg_options.items() if not names_in(value) & erasures}
-                recipe = self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places))
-                if entry.kind == 'words':
-                    save_stand_in(prepare_words(recipe), Path(place))
-                else:
-                    prepare(recipe)
-                    Store.create(place, Plan(self.classes, make_blocks(self.classes, 1), {}), {})
+                kept = {key: value for key, value in entry.cfg_options.items() if not names_in(value) & without}
+                write(self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places)), Path(place), self.classes)
             yield places
 
     def make(self, drawn: Drawn) -> None:

@@ -11,6 +11,7 @@ import pluggy
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.evaluation.ablation.curves import CURVES_CSV, PICTURE, about_curves, write_curves
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw
 from synthaug_plugins.evaluation.ablation.making import RECORD, Making
 from synthaug_plugins.evaluation.ablation.table import ABOUT, CSV, MARKDOWN, write_tables
@@ -20,10 +21,10 @@ from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.parts import Parts
 from synthaug_plugins.evaluation.protocol import Comparison, read_comparison
 from synthaug_plugins.evaluation.recipe_text import fill
-from synthaug_plugins.evaluation.report import write_report
+from synthaug_plugins.evaluation.report import Overview, write_report
 
 REPORT = 'report.html'
-_OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, MARKDOWN, REPORT})
+_OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, MARKDOWN, CURVES_CSV, PICTURE, REPORT})
 
 
 def ablate(
@@ -42,7 +43,7 @@ def ablate(
 
     What is finished is not done again: a killed call goes on. Generators and learning see copies of the shots in `out/draws` and nothing else.
     Everything that can be known to be wrong is refused before the first learning begins. `out` receives draws/, made/<name>/ (words, erasures, stores),
-    <k>-shot/ (a comparison each, see `compare`), and after each of them table.csv, table.md and report.html anew.
+    <k>-shot/ (a comparison each, see `compare`), and after each of them table.csv, table.md, curves.csv, curves.png and report.html anew.
 
     Args:
         recipe: a compare recipe with `shots`, see `protocol.KEYS`, or what `read_comparison` made of it.
@@ -87,7 +88,9 @@ def ablate(
             results.append(run_comparison(_at(comparison, k), out / f'{k}-shot', plugin_manager, command, jobs, setup, progress, draws))
             table = write_tables(out, results, comparison.shots[:number], comparison.reference)
             title = fill(comparison.title, {'shots': _listed(comparison.shots)})
-            write_report(results, out / REPORT, plugin_manager, title, table=table, about_table=ABOUT)
+            drawn_curves = write_curves(out, comparison.curves, results, comparison.shots[:number], comparison.reference, title, progress)
+            overview = Overview(table, ABOUT, drawn_curves, about_curves(len(comparison.seeds)))
+            write_report(results, out / REPORT, plugin_manager, title, overview=overview)
     return results
 
 

@@ -27,7 +27,7 @@ _AGAINST = ('difference', 'se', 'gain', 'harm', 'helped', 'harmed', 'most_harmed
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """One arm at one number of shots (or over all): per seed the recall of each class and top-1, percent."""
 
     recalls: Sequence[Sequence[float]]
@@ -39,20 +39,21 @@ class _Cell:
         return [fmean(r) for r in self.recalls]
 
 
-def _cells(results: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> dict[tuple[str, int | str], _Cell]:
-    cells: dict[tuple[str, int | str], _Cell] = {}
+def table_cells(results: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> dict[tuple[str, int | str], Cell]:
+    """Every arm at each of `shots`, and at `ALL`; `results` are the comparisons there."""
+    cells: dict[tuple[str, int | str], Cell] = {}
     for k, result in zip(shots, results, strict=True):
         for arm in result['arms']:
             recalls = [list(of_seed) for of_seed in zip(*(r['points'] for r in arm['recall']), strict=True)]
-            cells[arm['name'], k] = _Cell(recalls, arm['test']['points'])
+            cells[arm['name'], k] = Cell(recalls, arm['test']['points'])
     for name in [arm['name'] for arm in results[0]['arms']]:
         of_arm = [cells[name, k] for k in shots]
         recalls = [[fmean(of_class) for of_class in zip(*of_seed, strict=True)] for of_seed in zip(*(c.recalls for c in of_arm), strict=True)]
-        cells[name, ALL] = _Cell(recalls, [fmean(t) for t in zip(*(c.top1 for c in of_arm), strict=True)])
+        cells[name, ALL] = Cell(recalls, [fmean(t) for t in zip(*(c.top1 for c in of_arm), strict=True)])
     return cells
 
 
-def _against(cell: _Cell, base: _Cell, classes: Sequence[str]) -> dict[str, Any]:
+def _against(cell: Cell, base: Cell, classes: Sequence[str]) -> dict[str, Any]:
     """A cell against another of the same shots."""
     gains = class_gains(cell.recalls, base.recalls)
     worst, name = min((g['mean'], name) for g, name in zip(gains, classes, strict=True))
@@ -70,7 +71,7 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], shots: Sequenc
 
     Returns: the rows of the main table of table.md, its head first.
     """
-    cells, classes = _cells(results, shots), results[0]['classes']
+    cells, classes = table_cells(results, shots), results[0]['classes']
     arms = [arm['name'] for arm in results[0]['arms']]
     bases = list(dict.fromkeys([arms[0], *([reference] if reference else [])]))
     columns: list[int | str] = [*shots, ALL]
@@ -102,7 +103,7 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], shots: Sequenc
     return main
 
 
-def _difference(cell: _Cell, base: _Cell, classes: Sequence[str]) -> str:
+def _difference(cell: Cell, base: Cell, classes: Sequence[str]) -> str:
     d = _against(cell, base, classes)
     return signed(d['difference']) + ('' if d['se'] is None else f' ± {d["se"]:.1f}')
 
