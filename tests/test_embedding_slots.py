@@ -195,6 +195,20 @@ def test_noise_levels_of_any_few_steps_are_spread_evenly(sd: Path, data: RealIma
     assert not torch.equal(t[:, 0], t[:, 1])
 
 
+def test_noise_levels_are_spread_as_evenly_after_millions_of_draws(sd: Path, data: RealImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = slots_of(TextModel(str(sd)), data, IDS[:1])
+    seen: list[Tensor] = []
+    monkeypatch.setattr(slots, '_levels', lambda uniform: (seen.append(uniform), torch.ones_like(uniform))[1])
+    monkeypatch.setattr(slots, '_gradient', lambda *a: (torch.ones(1), torch.zeros_like(slots.tensors()['rows'])))
+    monkeypatch.setattr(slots, '_state', {**slots._state, 'losses': torch.zeros(1, 2**24 + 34)})
+    slots.images[0].step = 2**24
+    list(slots.steps(34))
+    assert seen[0].dtype == torch.float64
+    gaps = torch.cat([values := seen[0].flatten().sort().values, values[:1] + 1]).diff()
+    # Between 34 terms of the recurrence, a Fibonacci number, there are two lengths, neither of them far from 1 / 34.
+    assert 0.6 / 34 < gaps.min() < gaps.max() < 1.5 / 34
+
+
 def test_a_step_never_waits_for_the_device(sd: Path, data: RealImages, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever would copy a value to the host waits for every kernel in the queue."""
     slots = slots_of(TextModel(str(sd)), data, IDS[:2])

@@ -113,7 +113,7 @@ class Slots:
         o, b = self.options, len(self.images)
         own = torch.tensor([image.step for image in self.images]) + torch.arange(count)[:, None]  # (count, b)
         index = (own[..., None] * o.draws + torch.arange(o.draws)).reshape(count, -1)  # (count, b * draws)
-        sigma = self._levels((self._of_draws('phase').remainder(2**53) / 2**53 + index * _GOLDEN) % 1)
+        sigma = self._levels((self._of_draws('phase').remainder(2**53).double() / 2**53 + index.double() * _GOLDEN) % 1)
         weight, done = self.denoiser.loss_weight(sigma), own[..., None].double() + 1
         rate, root = o.learning_rate / (1 - BETAS[0] ** done), (1 - BETAS[1] ** done).sqrt()
         noise = self._noise(index)
