@@ -384,6 +384,12 @@ def infinite(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def foreign(index: Path) -> None:
+    """Write an index as a stranger may: of the right columns, with something else where it says whose shard's it is."""
+    table = pq.read_table(index)
+    index.write_bytes(embedding_shards.parquet_bytes(table, [1]))  # type: ignore[arg-type]
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'a flipped bit': (lambda f: flip(shard_path(f, 1)), [r'shards/00001.safetensors: damaged \(its hash']),
     'infinity': (lambda f: rewrite(shard_path(f, 1), infinite), ['shards/00001.*: damaged', r"tokens of 'dog/1.png' is not finite"]),
@@ -391,12 +397,24 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'index without shard': (lambda f: shard_path(f, 1).unlink(), ['shards/00001.*is missing, its index is there']),
     'shard without index': (lambda f: index_path(f, 2).unlink(), ['shards/00002.safetensors: of a run that was killed']),
     'a gap': (lambda f: [p(f, 1).unlink() for p in (index_path, shard_path)], ['index/00001.parquet: missing, later ones are there']),
+    'a number out of all proportion': (
+        lambda f: shutil.copy(index_path(f, 2), index_path(f, 10**15)),
+        [r'index/00003.parquet: missing \(up to 999999999999999.parquet\)', f'shards/{10**15}.safetensors.*is missing', *2 * ['index: the id']],
+    ),
+    'a number written otherwise': (lambda f: shutil.copy(index_path(f, 2), f / 'index' / '2.parquet'), ['index/2.parquet: not part of the embeddings']),
+    'an index that names no hash': (lambda f: foreign(index_path(f, 2)), [r'index/00002.parquet: damaged \(it names no hash']),
     'index changed': (lambda f: index_path(f, 2).write_bytes(index_path(f, 2).read_bytes()[:-9]), ['index/00002.parquet: damaged']),
     'other shape': (lambda f: rewrite(shard_path(f, 0), lambda t: {'tokens': t['tokens'][:, 1:].copy()}), [r'shards/00000.*tokens F16 \(5, 4, 6\)']),
     'an id twice': (lambda f: publish(f, 3, ['ant/0.png', 'cat/sub/1.png']), ["index: the id 'cat/sub/1.png' is there 2 times"]),
     'a file too many': (lambda f: (f / 'index' / 'x.txt').write_text(''), ['index/x.txt: not part of the embeddings']),
     'a killed run': (lambda f: (f / 'shards' / '.partial-00003.safetensors-7').write_text(''), ['partial-00003.*: of a run that was killed']),
 }
+
+
+def test_an_index_that_names_no_hash_of_its_shard_is_refused_where_it_is_asked(folder: Path) -> None:
+    foreign(index_path(folder, 0))
+    with pytest.raises(ModelError, match=r'00000.parquet.* names no hash of its shard'):
+        Embeddings(folder).identity(['cat/0.png'])
 
 
 @pytest.mark.parametrize('fault', FAULTS)

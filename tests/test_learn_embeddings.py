@@ -112,6 +112,17 @@ def in_step(number: int) -> Callable[[Callable[[], None]], None]:
     return arm
 
 
+def in_the_middle_of_a_shard(kill: Callable[[], None]) -> None:
+    """Kill when a part of a shard is on disk."""
+    stage = embedding_shards.files.stage
+
+    def half(path: Path, chunks: Any) -> Path:
+        staged = stage(path, chunks)
+        return kill() if path.suffix == '.safetensors' else staged  # type: ignore[func-returns-value,return-value]
+
+    embedding_shards.files.stage = half
+
+
 def between_shard_and_index(kill: Callable[[], None]) -> None:
     """Kill when a shard is on disk and its index is not."""
     embedding_shards.parquet_bytes = lambda *a: kill()  # type: ignore
@@ -123,6 +134,8 @@ def test_killed_learning_ends_with_the_same_bytes(sd: Path, data: Path, unbroken
     killed(recipe(sd, data), out, in_step(7))  # three images wait for their shard, the next three are half learned
     known = json.loads(state.read_text())
     assert (len(known['waiting']), [image['step'] for image in known['at_work']]) == (3, [2, 2, 2])
+    killed(recipe(sd, data), out, in_the_middle_of_a_shard)
+    assert [p.name[:9] for p in (out / 'embeddings' / 'shards').iterdir()] == ['.partial-']
     killed(recipe(sd, data), out, between_shard_and_index)
     assert len(json.loads(state.read_text())['waiting']) == 6
     assert [p.name for p in (out / 'embeddings' / 'shards').iterdir()] == ['00000.safetensors']

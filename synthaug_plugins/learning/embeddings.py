@@ -22,7 +22,7 @@ from synthaug_plugins.learning.checkpoint import load_checkpoint
 from synthaug_plugins.learning.embeddings_options import EmbeddingTraining, check_embedding_training
 from synthaug_plugins.learning.embeddings_run import EmbeddingRun
 from synthaug_plugins.models.denoiser_model import DenoiserModel
-from synthaug_plugins.models.embedding_shards import EMBEDDINGS
+from synthaug_plugins.models.embedding_shards import EMBEDDINGS, clean_partials
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.real_images import RealImages
@@ -53,7 +53,7 @@ def learn_embeddings(
         real_images: the user's images.
         ids: of the images to learn, in this order.
         options: see `EmbeddingTraining`.
-        folder: of the embeddings, see `Embeddings`; made if it is missing.
+        folder: of the embeddings, see `Embeddings`; made if it is missing. No other process may write into it meanwhile.
         work_dir: holds the checkpoint and nothing else; gone at the end.
         device: where to run.
         names: class -> what it is called, for options.initialise_from; the folder names unless given.
@@ -73,6 +73,7 @@ def learn_embeddings(
     if twice := len(ids) - len(set(ids)):
         raise DataError(f'{twice} of {len(ids)} images are named twice.', 'Name each once.')
     known = open_embeddings(folder, model, options)
+    clean_partials(folder)
     missing = list(ids) if known is None else known.missing(ids)
     if known is not None:
         left = set(missing)

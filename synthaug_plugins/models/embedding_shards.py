@@ -47,14 +47,20 @@ def index_path(folder: Path, number: int) -> Path:
 
 def published_shards(folder: Path) -> list[int]:
     """Numbers of the finished shards, rising."""
-    found = (int(path.stem) for path in (folder / 'index').glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
-    return sorted(number for number in found if index_path(folder, number).is_file())
+    found = ((int(path.stem), path) for path in (folder / 'index').glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
+    return sorted(number for number, path in found if path == index_path(folder, number) and path.is_file())
 
 
 def next_shard(folder: Path) -> int:
     """The number of the next shard to publish: the lowest that is free."""
     known = published_shards(folder)
     return next(number for number in range(len(known) + 1) if number not in known)
+
+
+def clean_partials(folder: Path) -> None:
+    """Remove temporary files that a killed run left. Only for who has the folder for himself: those of a running writer look the same."""
+    for path in (p for name in ('', 'shards', 'index') for p in files.partials(folder / name)):
+        path.unlink(missing_ok=True)
 
 
 def create_embeddings(folder: Path, card: Mapping[str, Any]) -> None:
@@ -149,7 +155,7 @@ def publish_shard(
     index = index_path(folder, number)
     if index.is_file():
         known = read_parquet(index, _AGAIN)
-        if made_by_of(known) != {'sha256': digest} or known['id'].to_pylist() != list(ids):
+        if named_hash(known) != digest or known['id'].to_pylist() != list(ids):
             raise ModelError(f'Shard {number} of {str(folder)!r} is published already, with other content.', 'Learn into a new folder.')
         return
     files.write_whole(shard_path(folder, number), data)
@@ -172,12 +178,26 @@ def read_index(folder: Path, number: int, columns: Sequence[str] | None = None) 
     return table
 
 
+def named_hash(index: pa.Table) -> str | None:
+    """SHA-256 of its shard as an index names it; None for one that names none."""
+    try:
+        made_by = made_by_of(index)
+    except ValueError:
+        return None
+    found = made_by.get('sha256') if isinstance(made_by, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def shard_hash(folder: Path, number: int) -> str:
-    """SHA-256 of a shard as its index names it."""
-    made_by = made_by_of(read_index(folder, number, ['id']))
-    if made_by is None or not isinstance(made_by.get('sha256'), str):
+    """SHA-256 of a shard as its index names it.
+
+    Raises:
+        ModelError: it names none.
+    """
+    found = named_hash(read_index(folder, number, ['id']))
+    if found is None:
         raise ModelError(f'{str(index_path(folder, number))!r} names no hash of its shard.', _AGAIN)
-    return str(made_by['sha256'])
+    return found
 
 
 def check_shard(folder: Path, number: int, shape: EmbeddingShape, rows: int) -> None:

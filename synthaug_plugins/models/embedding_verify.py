@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from synthaug_plugins.models.base import EmbeddingShape
 from synthaug_plugins.models.embedding_shards import (
     check_shard,
     index_path,
+    named_hash,
     not_finite_rows,
     published_shards,
     read_embeddings_card,
@@ -22,7 +24,7 @@ from synthaug_plugins.models.embedding_shards import (
 )
 from synthaug_plugins.models.sorted_ids import SortedIds
 from synthaug_plugins.store import files
-from synthaug_plugins.store.table import content_is_whole, made_by_of
+from synthaug_plugins.store.table import content_is_whole
 from synthaug_plugins.store.verify import Fault
 from synthaug_plugins.weights import file_hash
 
@@ -39,7 +41,7 @@ def verify_embeddings(folder: str | Path) -> list[Fault]:
     folder = Path(folder).expanduser()
     _, shape, _ = read_embeddings_card(folder)
     numbers = published_shards(folder)
-    faults = [Fault(n, _name(folder, index_path(folder, n)), 'missing, later ones are there') for n in sorted({*range(max(numbers, default=-1))} - {*numbers})]
+    faults = list(_gaps(folder, numbers))
     ids: list[pa.ChunkedArray] = []
     for number in numbers:
         table, what = _index(folder, number)
@@ -53,12 +55,22 @@ def verify_embeddings(folder: str | Path) -> list[Fault]:
     return faults + list(_left_over(folder, numbers))
 
 
+def _gaps(folder: Path, numbers: Sequence[int]) -> Iterator[Fault]:
+    """Shards that are lost, one fault for as many as follow each other: a stranger's number may be any."""
+    for before, after in pairwise([-1, *numbers]):
+        if after > before + 1:
+            to = '' if after == before + 2 else f' (up to {index_path(folder, after - 1).name})'
+            yield Fault(before + 1, _name(folder, index_path(folder, before + 1)), f'missing{to}, later ones are there')
+
+
 def _index(folder: Path, number: int) -> tuple[pa.Table | None, str]:
     """An index; None for a damaged one, and what is wrong with it."""
     try:
         table = read_index(folder, number)
     except ModelError as error:
         return None, f'damaged ({error.what})'
+    if named_hash(table) is None:
+        return None, 'damaged (it names no hash of its shard)'
     return (table, '') if content_is_whole(table) else (None, 'damaged (its content differs from its own digest)')
 
 
@@ -68,7 +80,7 @@ def _shard_faults(folder: Path, number: int, shape: EmbeddingShape, table: pa.Ta
     except ModelError as error:
         yield error.what
         return
-    if file_hash(shard_path(folder, number)) != (made_by_of(table) or {}).get('sha256'):
+    if file_hash(shard_path(folder, number)) != named_hash(table):
         yield 'damaged (its hash is not the one that its index names)'
     for name, array in read_rows(folder, number, np.arange(len(table))).items():
         if wrong := not_finite_rows(array):
@@ -81,7 +93,9 @@ def _left_over(folder: Path, numbers: Sequence[int]) -> Iterator[Fault]:
     for path in sorted(p for name in ('shards', 'index') if (folder / name).is_dir() for p in (folder / name).iterdir()):
         if path not in known:
             unfinished = path.name.startswith(files.PARTIAL) or path.suffix == '.safetensors'
-            yield Fault(None, _name(folder, path), 'of a run that was killed; the next one replaces it' if unfinished else 'not part of the embeddings')
+            yield Fault(
+                None, _name(folder, path), 'of a run that was killed; the next one removes or replaces it' if unfinished else 'not part of the embeddings'
+            )
 
 
 def _name(folder: Path, path: Path) -> str:
