@@ -73,7 +73,7 @@ def slots_of(model: TextModel | DenoiserModel, data: RealImages, ids: Sequence[s
     shape = model.embedding_shape(done.tokens)
     if not model.is_loaded:
         model.load(CPU, torch.float32)
-    slots, n = Slots(model, shape, done, CPU, torch.float32), row_length(shape)
+    slots, n = Slots(model, shape, done, len(ids), CPU, torch.float32), row_length(shape)
     for k, image_id in enumerate(ids):
         mean, deviation = posteriors(model, [data.load(image_id)], done.fit, CPU)
         row = torch.rand(n, generator=torch.Generator().manual_seed(k))
@@ -291,6 +291,11 @@ def test_embeddings_of_an_edm_model_learn_what_tells_images_apart(data: RealImag
         errors.append(float(((D - y).square().mean((1, 2, 3)) * model.denoiser.loss_weight(sigma)).mean()))
     assert errors[0] < 0.96 * errors[1]
     assert isinstance(found, Embeddings)
+
+
+def test_there_are_no_more_slots_than_images(sd: Path, data: RealImages, tmp_path: Path) -> None:
+    found = learned(sd, data, IDS[:3], tmp_path, steps=1, batch_size=10**12)
+    assert len(found) == 3
 
 
 def test_too_little_memory_is_refused_with_the_option_to_lower(sd: Path, data: RealImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

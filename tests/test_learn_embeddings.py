@@ -277,6 +277,8 @@ def test_a_loss_that_is_not_finite_is_refused_with_image_and_step(sd: Path, data
         ({'training__seed': 3}, "training has an unknown key 'seed'. It stands beside training"),
         ({'training__step': 3}, "training has an unknown key 'step'"),
         ({'training__steps': 0}, 'steps = 0 is no whole number'),
+        ({'training__steps': 10**7}, 'steps = 10000000 are more than 1000000'),
+        ({'training__draws': 10**10}, 'times draws = 10000000000 are too many'),
         ({'training__tokens': 0}, 'tokens = 0 is no whole number'),
         ({'training__shard_size': 0}, 'shard_size = 0 is no whole number'),
         ({'training__learning_rate': 0}, 'learning_rate = 0 is out of range'),

@@ -58,20 +58,29 @@ class Slots:
         model: after `load`.
         shape: of the embeddings.
         options: see `EmbeddingTraining`.
+        count: of slots.
         device: where the model is.
         dtype: of the network.
 
     Attributes:
-        images: in the order of the slots; at most options.batch_size.
+        images: in the order of the slots; at most `count`.
     """
 
-    def __init__(self, model: DenoiserModel | TextModel, shape: EmbeddingShape, options: EmbeddingTraining, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: DenoiserModel | TextModel,
+        shape: EmbeddingShape,
+        options: EmbeddingTraining,
+        count: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.model, self.shape, self.options, self.device = model, shape, options, device
         self.denoiser: Any = model.denoiser
         self.images: list[AtWork] = []
-        n, slots = row_length(shape), options.batch_size
-        self._state = {name: torch.zeros(slots, options.steps if name == 'losses' else n, device=device) for name in _STATE}
-        self._mean, self._deviation = (torch.zeros(slots, *model.size, device=device) for _ in range(2))
+        n = row_length(shape)
+        self._state = {name: torch.zeros(count, options.steps if name == 'losses' else n, device=device) for name in _STATE}
+        self._mean, self._deviation = (torch.zeros(count, *model.size, device=device) for _ in range(2))
         self._levels = noise_levels(model)
         # float16 loses gradients as small as those of a mean over all pixels.
         self._scale = float(math.prod(model.size)) if dtype == torch.float16 else 1.0

@@ -15,6 +15,8 @@ from synthaug_plugins.prompts.templates import resolve_templates
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of AdamW."""
+MAX_STEPS = 1_000_000
+"""Of an image, each of whose losses is kept while it learns."""
 START = 0.1
 """Embeddings start from U(-START, START) where no text is given. The published code draws from U(-1 / sqrt(n), 1 / sqrt(n)) for a group of n images that
 are learned together, n = 100 in its runs; here no image's start depends on how many there are."""
@@ -79,6 +81,8 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
     wholes = ('steps', 'batch_size', 'draws', 'checkpoint_steps', 'shard_size', *(() if o.tokens is None else ('tokens',)))
     for name in wholes:
         _check_whole(name, getattr(o, name))
+    if o.steps > MAX_STEPS:
+        raise RecipeError(f'steps = {o.steps} are more than {MAX_STEPS}.', 'Published runs have 3000 per image.')
     if o.steps * o.draws >= 2**32:
         raise RecipeError(f'steps = {o.steps} times draws = {o.draws} are too many.', 'Lower them: an image has fewer than 2**32 draws.')
     for name, low in (('learning_rate', 'above 0'), ('weight_decay', 'from 0 on')):

@@ -65,7 +65,6 @@ class EmbeddingRun:
         facts = {'model': model.identity(), 'device': device.type, 'dtype': str(self.dtype)}
         self.identity = json.loads(json.dumps({**decisive_options(options), **facts}))  # through JSON, to compare with what a checkpoint holds
         model.load(device, self.dtype)
-        self.slots = Slots(model, self.shape, options, device, self.dtype)
         if not (folder / EMBEDDINGS).is_file():
             about = {'model': model.origin(contents=True), 'shape': self.shape, 'image_size': list(model.image_size)}
             create_embeddings(folder, {**card, **about, 'options': decisive_options(options)})
@@ -106,9 +105,11 @@ class EmbeddingRun:
 
     def learn(self, on_step: Callable[[int, Tensor], None] | None, on_shard: Callable[[int], None] | None) -> None:
         """Learn all images to the end. After `resume`."""
-        o, slots = self.options, self.slots
+        o = self.options
+        count = min(o.batch_size, len(self.begun) + len(self.new))
+        slots = self.slots = Slots(self.model, self.shape, o, count, self.device, self.dtype)
         self._publish(o.shard_size, on_shard)  # a kill may have come between the checkpoint and its shard
-        self._refill(range(o.batch_size))
+        self._refill(range(count))
         unchecked = unsaved = 0
         while slots.images:
             count = min(o.checkpoint_steps - unsaved, slots.at_once, *(self._until_look(image) for image in slots.images))
