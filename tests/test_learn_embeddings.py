@@ -189,10 +189,10 @@ def test_an_image_that_changed_is_refused_by_name(sd: Path, data: Path, unbroken
     shutil.copy(other / 'dog' / '0.png', other / 'dog' / '1.png')
     with pytest.raises(DataError, match=r"The image 'dog/1\.png' of .* is not the file that its embedding"):
         learn_image_embeddings(recipe(sd, other), out, 'cpu', quiet=True)
-    half = tmp_path / 'half'
-    killed(recipe(sd, data), half, in_step(4))
-    with pytest.raises(DataError, match=r"The image 'dog/1\.png', whose embedding is half learned, is gone or another one now"):
-        learn_image_embeddings(recipe(sd, other), half, 'cpu', quiet=True)
+    for name, step in (('half learned', 4), ('waiting for its shard', 7)):
+        killed(recipe(sd, data), tmp_path / name, in_step(step))
+        with pytest.raises(DataError, match=r"The image 'dog/1\.png', whose embedding is in the checkpoint, is gone or another one now"):
+            learn_image_embeddings(recipe(sd, other), tmp_path / name, 'cpu', quiet=True)
 
 
 def test_a_changed_recipe_is_refused_by_what_differs(sd: Path, data: Path, unbroken: Path, tmp_path: Path) -> None:

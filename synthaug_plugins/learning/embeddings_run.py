@@ -80,21 +80,30 @@ class EmbeddingRun:
         Args:
             missing: the images without an embedding.
             there: how many have one.
+
+        Raises:
+            RecipeError: the checkpoint is another run's.
+            DataError: one of the images that is learned, and not in a shard yet, is another one now.
         """
         found = load_checkpoint(self.work_dir)
         if found is None:
             check_work_dir(self.work_dir)
         else:
             self._restore(*found)
-        begun = {image.image_id for image, _ in self.begun} | {image.image_id for image, _ in self.waiting}
-        self.new.extend(i for i in missing if i not in begun)
+        waiting = {image.image_id: image for image, _ in self.waiting}
+        begun = waiting.keys() | {image.image_id for image, _ in self.begun}
+        for i in missing:
+            if i in waiting:
+                self._check_unchanged(waiting[i])
+            elif i not in begun:
+                self.new.append(i)
         self.image_steps = (there + len(self.waiting)) * self.options.steps + sum(image.step for image, _ in self.begun)
 
     def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
         if differ:
             what = f'{str(self.work_dir)!r} holds unfinished embeddings that differ in {", ".join(differ)}.'
-            raise RecipeError(what, 'Restore these values, or remove that folder: its images begin anew, and finished ones stay.')
+            raise RecipeError(what, 'Restore these values, or remove that folder: the images in it begin anew, and those in a shard stay.')
         known = Embeddings(self.folder)  # what is published is done, also where a kill came before the next checkpoint
         left = set(known.missing([entry['image_id'] for key in ('waiting', 'at_work') for entry in state[key]]))
         self.waiting = [(Finished(**entry), tensors['waiting'][k]) for k, entry in enumerate(state['waiting']) if entry['image_id'] in left]
@@ -185,15 +194,15 @@ class EmbeddingRun:
             mean, deviation = posteriors(self.model, [self.real_images.load(image.image_id)], self.options.fit, self.device)
             self.slots.put(place, image, state, mean[0], deviation[0])
 
-    def _check_unchanged(self, image: AtWork) -> None:
-        """Refuse (DataError) an image that changed, or went, while its embedding was half learned."""
+    def _check_unchanged(self, image: AtWork | Finished) -> None:
+        """Refuse (DataError) an image that changed, or went, before its embedding was in a shard."""
         try:
             same = self.real_images.file_hash(image.image_id) == image.sha256
         except DataError:
             same = False
         if not same:
-            what = f'The image {image.image_id!r}, whose embedding is half learned, is gone or another one now.'
-            raise DataError(what, f'Restore it, or remove {str(self.work_dir)!r}: its images begin anew, and finished ones stay.')
+            what = f'The image {image.image_id!r}, whose embedding is in the checkpoint, is gone or another one now.'
+            raise DataError(what, f'Restore it, or remove {str(self.work_dir)!r}: the images in it begin anew, and those in a shard stay.')
 
     def _start(self, image: AtWork) -> State:
         """What an image starts from."""
