@@ -22,13 +22,6 @@ def check_precision(precision: str) -> None:
         raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
 
 
-def torch_dtype(precision: str) -> torch.dtype:
-    """What one of `PRECISIONS` is called in torch."""
-    import torch
-
-    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-
-
 class LoadedModels:
     """What was loaded so far, by what decides what a model makes: its identity, with learned words and all else, and how it is run.
 
@@ -48,10 +41,11 @@ class LoadedModels:
             ModelError: the weights cannot be read.
         """
         from synthaug_plugins.diffusion import CallCounter
+        from synthaug_plugins.diffusion.precision import network_dtype
 
         key = json.dumps([model.identity(), model.run_as(), str(device), precision], sort_keys=True)
         if key not in self._found:
-            self._found[key] = model, CallCounter(model.load(device, torch_dtype(precision)))
+            self._found[key] = model, CallCounter(model.load(device, network_dtype(precision, device)))
         return self._found[key]
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Images, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
-from synthaug_plugins.generators.loaded import check_precision, torch_dtype
+from synthaug_plugins.generators.loaded import check_precision
 from synthaug_plugins.generators.pipeline_options import ModelOptions
 from synthaug_plugins.generators.source_generator import SourceGenerator
 from synthaug_plugins.models.fit import check_fit, place_all
@@ -74,9 +74,10 @@ class RoundTrip(SourceGenerator):
         import torch
 
         from synthaug_plugins.diffusion import SampleNoise, full_float32
+        from synthaug_plugins.diffusion.precision import network_dtype
 
         if self._latents is None:
-            self._latents = self.model.load_autoencoder(self.device, torch_dtype(self.precision))
+            self._latents = self.model.load_autoencoder(self.device, network_dtype(self.precision, self.device))
         placed = place_all(images, *self.model.image_size, self.fit)
         pixels = torch.tensor(np.stack([one.pixels for one in placed]), device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         noise = SampleNoise([r.seed for r in requests], self.model.size, self.device).latents() if self._draws else None

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.learning.words_options import PRECISIONS
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.learning.checks import check_precision, check_seed, check_whole
 from synthaug_plugins.models.fit import check_fit
 from synthaug_plugins.prompts.templates import resolve_templates
 
@@ -80,7 +80,7 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
     o = options
     wholes = ('steps', 'batch_size', 'draws', 'checkpoint_steps', 'shard_size', *(() if o.tokens is None else ('tokens',)))
     for name in wholes:
-        _check_whole(name, getattr(o, name))
+        check_whole(name, getattr(o, name))
     if o.steps > MAX_STEPS:
         raise RecipeError(f'steps = {o.steps} are more than {MAX_STEPS}.', 'Published runs have 3000 per image.')
     if o.steps * o.draws >= 2**32:
@@ -89,11 +89,9 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
         value = getattr(o, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf or (name == 'learning_rate' and not value):
             raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a number {low}.')
-    if isinstance(o.seed, bool) or not isinstance(o.seed, int) or not 0 <= o.seed < 2**63:
-        raise RecipeError(f'seed = {o.seed!r} is no whole number from 0 on.', 'Correct it.')
+    check_seed(o.seed)
     check_fit(o.fit)
-    if o.precision not in PRECISIONS:
-        raise RecipeError(f'precision = {o.precision!r} is unknown.', nearest(str(o.precision), PRECISIONS))
+    check_precision(o.precision)
     if o.initialise_from is not None:
         if not isinstance(o.initialise_from, str):
             raise RecipeError(f'initialise_from = {o.initialise_from!r} is no text.', "Write a text such as '{}', or None.")
@@ -102,16 +100,11 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
         _check_plateau(o)
 
 
-def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f'{name} = {value!r} is no whole number above 0.', 'Correct it.')
-
-
 def _check_plateau(options: EmbeddingTraining) -> None:
     plateau = options.plateau
     if not isinstance(plateau, Mapping) or set(plateau) != {'window', 'tolerance'}:
         raise RecipeError(f'plateau = {plateau!r} is not of its form.', 'Write plateau=dict(window=250, tolerance=0.01), or None.')
-    _check_whole('plateau.window', plateau['window'])
+    check_whole('plateau.window', plateau['window'])
     tolerance = plateau['tolerance']
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
         raise RecipeError(f'plateau.tolerance = {tolerance!r} is out of range.', 'Use a share of the loss from 0 on and below 1, such as 0.01.')

@@ -25,13 +25,13 @@ from synthaug_plugins.diffusion import ClassifierFree, Denoiser, Guided, SampleN
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint
+from synthaug_plugins.learning.checks import PRECISIONS, check_seed, check_whole
 from synthaug_plugins.learning.weight_edits import METHODS, WeightEdits, cached, edited_names
 from synthaug_plugins.models.erasure import KINDS, check_family
 from synthaug_plugins.models.pipeline import TextPipeline
 from synthaug_plugins.models.text_model import TextModel
 
 X_T_FROM = ('edited', 'base')
-PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ def training_options(preset: str, given: Mapping[str, Any], seed: int = 0) -> Er
 
 def _check(o: ErasureTraining) -> None:
     for name in ('iterations', 'rank', 'num_steps', 'batch_size', 'checkpoint_steps'):
-        value = getattr(o, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f'training.{name} = {value!r} is no whole number above 0.', 'Correct it.')
+        check_whole(f'training.{name}', getattr(o, name))
     for name, least in (('learning_rate', 0), ('eta', 0), ('start_guidance', 0)):
         value = getattr(o, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float('inf') or (name == 'learning_rate' and value == 0):
@@ -118,8 +116,7 @@ def _check(o: ErasureTraining) -> None:
             raise RecipeError(f'training.{name} = {value!r} is unknown.', nearest(str(value), values))
     if not isinstance(o.gradient_checkpointing, bool):
         raise RecipeError(f'training.gradient_checkpointing = {o.gradient_checkpointing!r} is neither True nor False.', 'Correct it.')
-    if isinstance(o.seed, bool) or not isinstance(o.seed, int) or not 0 <= o.seed < 2**63:
-        raise RecipeError(f'seed = {o.seed!r} is no whole number from 0 on.', 'Correct it.')
+    check_seed(o.seed)
 
 
 def check_model(model: TextPipeline) -> None:

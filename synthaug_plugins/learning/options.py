@@ -10,6 +10,7 @@ from typing import Any
 from synthaug_plugins.diffusion import IDDPMUniform, LogNormal, LogUniform, VPUniform, check_denoiser_config
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.learning.checks import check_seed, check_whole
 from synthaug_plugins.learning.ema import power_exponent
 
 
@@ -83,9 +84,7 @@ def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Aug
     """
     check_denoiser_config(config)
     for name in ('images_shown', 'batch_size', 'accumulation', 'snapshot_steps', 'checkpoint_steps', 'ema_half_life_images'):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f'{name} = {value!r} is no whole number above 0.', 'Correct it.')
+        check_whole(name, getattr(options, name))
     for name in ('learning_rate', 'ema_ramp', 'P_std', *(() if options.grad_clip is None else ('grad_clip',))):
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -94,8 +93,7 @@ def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Aug
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise RecipeError(f'{name} = {value!r} is below 0.', 'Use 0 or more.')
-    if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**63:
-        raise RecipeError(f'seed = {options.seed!r} is no whole number from 0 on.', 'Correct it.')
+    check_seed(options.seed)
     if isinstance(options.P_mean, bool) or not isinstance(options.P_mean, int | float) or not math.isfinite(options.P_mean):
         raise RecipeError(f'P_mean = {options.P_mean!r} is no number.', 'It is the mean of ln sigma, such as -1.2.')
     for name in ('class_balance', 'compile'):

@@ -6,11 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.learning.checks import check_precision, check_seed, check_whole
 from synthaug_plugins.models.fit import check_fit
 from synthaug_plugins.prompts.templates import ENSEMBLES
-
-PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ def check_word_training(options: WordTraining) -> None:
         RecipeError: the key is named.
     """
     for name in ('vectors', 'steps', 'batch_size', 'accumulation', 'checkpoint_steps'):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f'{name} = {value!r} is no whole number above 0.', 'Correct it.')
+        check_whole(name, getattr(options, name))
     if options.batch_size % options.accumulation:
         raise RecipeError(f'batch_size = {options.batch_size} does not divide into accumulation = {options.accumulation} parts.', 'Choose a divisor.')
     for name, low, high in (('learning_rate', 0.0, math.inf), ('weight_decay', 0.0, math.inf), ('hflip', 0.0, 1.0)):
@@ -81,11 +78,9 @@ def check_word_training(options: WordTraining) -> None:
             raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a number from {low:g} to {high:g}.')
     if not options.learning_rate:
         raise RecipeError('learning_rate = 0 learns nothing.', 'Raise it.')
-    if isinstance(options.seed, bool) or not isinstance(options.seed, int) or not 0 <= options.seed < 2**63:
-        raise RecipeError(f'seed = {options.seed!r} is no whole number from 0 on.', 'Correct it.')
+    check_seed(options.seed)
     check_fit(options.fit)
-    if options.precision not in PRECISIONS:
-        raise RecipeError(f'precision = {options.precision!r} is unknown.', nearest(str(options.precision), PRECISIONS))
+    check_precision(options.precision)
     text = options.initialise_from
     if text is not None and (not isinstance(text, str) or not text.strip()):
         raise RecipeError(f'initialise_from = {text!r} is no text.', "Write a word such as 'the', or None for the class's name.")
