@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from synthaug_plugins.models.embedding_shards import read_index
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.models.text_model import TextModel, open_model
 from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.weights import CARD, embedded_folder
 
 CPU = torch.device('cpu')
 
@@ -179,6 +182,18 @@ def test_noise_levels_are_those_the_model_was_trained_at(name: str) -> None:
         t = model.denoiser.timestep_of(levels).round()
         assert torch.equal(t.unique(), torch.arange(1000.0, dtype=torch.float64))
         assert (torch.bincount(t.long()) == 100).all()
+
+
+def test_of_a_card_that_says_nothing_of_noise_levels_they_are_the_published_ones_and_nonsense_is_refused(tmp_path: Path) -> None:
+    model = DenoiserModel(str(shutil.copytree(embedded_folder('embedded:digits_edm'), tmp_path / 'm')))
+    middle = torch.tensor([0.5], dtype=torch.float64)
+    for said in ('long', {}, {'options': None}, {'options': {'images_shown': 3}}):
+        (model.folder / CARD).write_text(json.dumps({'training': said}))
+        assert float(noise_levels(model)(middle).log()) == pytest.approx(-1.2)
+    for wrong in ({'P_mean': 'x'}, {'P_std': -1}):
+        (model.folder / CARD).write_text(json.dumps({'training': {'options': wrong}}))
+        with pytest.raises(ModelError, match=rf'The card of .* is damaged: {next(iter(wrong))} = '):
+            noise_levels(model)
 
 
 def test_noise_levels_of_any_few_steps_are_spread_evenly(sd: Path, data: RealImages, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion import LogNormal, philox_normal
+from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.embeddings_options import BETAS, EPSILON, EmbeddingTraining
-from synthaug_plugins.learning.options import EDMTraining, noise_distribution
+from synthaug_plugins.learning.options import EDMTraining, check_noise, noise_distribution
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.weights import CARD, read_json
 
@@ -198,14 +199,29 @@ def noise_levels(model: DenoiserModel | TextModel) -> Callable[[Tensor], Tensor]
     """Noise levels (float64) of draws from [0, 1): uniform over the whole timesteps of a pipeline; as it was trained for a model of our own.
 
     EDM's P_mean and P_std are those that the model's card names, else the published ones.
+
+    Raises:
+        ModelError: the card names others than numbers in their range.
     """
     if not isinstance(model, DenoiserModel):
         denoiser = model.denoiser
         first, last = denoiser.training_timesteps
         return lambda uniform: denoiser.sigma_of(first + (uniform * (last - first + 1)).floor().clamp(max=last - first))
-    card = model.folder / CARD
-    trained = (read_json(card) if card.is_file() else {}).get('training', {}).get('options', {})
-    distribution = noise_distribution(model.config, EDMTraining(1, **{key: trained[key] for key in ('P_mean', 'P_std') if key in trained}))
+    distribution = noise_distribution(model.config, _trained_as(model))
     if isinstance(distribution, LogNormal):
         return lambda uniform: distribution(torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)))
     return distribution
+
+
+def _trained_as(model: DenoiserModel) -> EDMTraining:
+    """How the model's card says that it was trained, as far as noise levels go."""
+    card = model.folder / CARD
+    said: Any = read_json(card) if card.is_file() else {}
+    for key in ('training', 'options'):
+        said = said.get(key) if isinstance(said, dict) else None
+    options = EDMTraining(1, **{key: said[key] for key in ('P_mean', 'P_std') if key in (said or {})})
+    try:
+        check_noise(options)
+    except RecipeError as error:
+        raise ModelError(f'The card of {model.name!r} is damaged: {error.what}', 'Correct it, or leave its entry `training` out.') from error
+    return options

@@ -75,6 +75,18 @@ def noise_distribution(config: Mapping[str, Any], options: EDMTraining) -> LogNo
     return kind(**{k: config[k] for k in keys if k in config})
 
 
+def check_noise(options: EDMTraining) -> None:
+    """Refuse (RecipeError) a P_mean or P_std that is out of range."""
+    _check_positive('P_std', options.P_std)
+    if isinstance(options.P_mean, bool) or not isinstance(options.P_mean, int | float) or not math.isfinite(options.P_mean):
+        raise RecipeError(f'P_mean = {options.P_mean!r} is no number.', 'It is the mean of ln sigma, such as -1.2.')
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise RecipeError(f'{name} = {value!r} is not positive.', 'Raise it.')
+
+
 def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Augmentation | None = None) -> None:
     """Refuse a model, options and augmentation that cannot be trained together, before any data is read.
 
@@ -85,17 +97,14 @@ def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Aug
     check_denoiser_config(config)
     for name in ('images_shown', 'batch_size', 'accumulation', 'snapshot_steps', 'checkpoint_steps', 'ema_half_life_images'):
         check_whole(name, getattr(options, name))
-    for name in ('learning_rate', 'ema_ramp', 'P_std', *(() if options.grad_clip is None else ('grad_clip',))):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise RecipeError(f'{name} = {value!r} is not positive.', 'Raise it.')
+    for name in ('learning_rate', 'ema_ramp', *(() if options.grad_clip is None else ('grad_clip',))):
+        _check_positive(name, getattr(options, name))
     for name in ('warmup_images', 'weight_decay'):
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise RecipeError(f'{name} = {value!r} is below 0.', 'Use 0 or more.')
     check_seed(options.seed)
-    if isinstance(options.P_mean, bool) or not isinstance(options.P_mean, int | float) or not math.isfinite(options.P_mean):
-        raise RecipeError(f'P_mean = {options.P_mean!r} is no number.', 'It is the mean of ln sigma, such as -1.2.')
+    check_noise(options)
     for name in ('class_balance', 'compile'):
         if not isinstance(getattr(options, name), bool):
             raise RecipeError(f'{name} = {getattr(options, name)!r} is neither True nor False.', 'Correct it.')
