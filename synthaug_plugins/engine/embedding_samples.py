@@ -35,7 +35,7 @@ _CELL, _COLUMNS = 128, 10  # pixels of an image on the sheet, at most, and image
 def sample_embeddings(run: EmbeddingsRun, found: Embeddings, folder: Path, device: torch.device) -> dict[str, Any]:
     """Draw the first images of a run from their embeddings, and from the prompt (or label) of their class with the same noise; write the sheet.
 
-    Both are sampled without guidance. What an earlier call drew of the same embeddings is not drawn again.
+    Both are sampled without classifier-free guidance. What an earlier call drew of the same embeddings is not drawn again.
 
     Args:
         run: its model is loaded if it is not yet.

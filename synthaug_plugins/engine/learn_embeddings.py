@@ -161,9 +161,9 @@ def _said(figures: Mapping[str, Any], told: str) -> list[str]:
     rows = [f'| {ways[way]} | {figures[way][0]:.2f} | {figures[way][1]:.2f} |' for way in ways if figures[way] is not None]
     return [
         f'How far {figures["images"]} of these images are from the real ones: root mean square difference of pixels from 0 to 255, mean over images and its '
-        f'standard error. Both kinds of samples start from the same noise, one draw for each image, without guidance. Of {figures["images"]} images '
-        f'{figures["closer"]} are nearer from their embedding than the other way. It says how much of an image its embedding holds, not how good the '
-        'images are to train on.\n',
+        f'standard error. Both kinds of samples start from the same noise, one draw for each image, without classifier-free guidance. Of '
+        f'{figures["images"]} images {figures["closer"]} are nearer from their embedding than the other way. It says how much of an image its embedding '
+        'holds, not how good the images are to train on.\n',
         '| | difference | standard error |\n|---|---|---|',
         *rows,
         '',
