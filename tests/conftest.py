@@ -9,9 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['SYNTHAUG_DISABLE_PLUGINS'] = '1'
@@ -117,3 +123,95 @@ def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:
     """Run a command line as a user does, in a process of its own; it takes seconds where torch or MMPretrain load."""
     done = subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A process that was started as a copy of this one; `out` and `err` are the files that hold what it prints."""
+
+    pid: int
+    out: BinaryIO
+    err: BinaryIO
+
+    def running(self) -> bool:
+        """Whether it has not ended. Not to be asked again after it has."""
+        return os.waitpid(self.pid, os.WNOHANG) == (0, 0)
+
+    def wait_until(self, so_far: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something is so, which must happen while it runs."""
+        deadline = time.monotonic() + seconds
+        while not so_far():
+            assert self.running(), read(self.err)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def lines(self) -> list[str]:
+        """The lines that it has printed to this moment."""
+        return [line for line in read(self.out).splitlines(keepends=True) if line.endswith('\n')]
+
+    def end(self, number: int | None = None) -> Said:
+        """Send it a signal, or wait; how it ended (minus the signal that killed it) and what it said."""
+        if number is not None:
+            os.kill(self.pid, number)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self.out, self.err:
+            return Said(status, read(self.out), read(self.err))
+
+
+def read(file: BinaryIO) -> str:
+    """All of a file that another process writes through the same position, which stays."""
+    return os.pread(file.fileno(), 1 << 24, 0).decode()
+
+
+def copy_of_this_process(call: Callable[[], object]) -> Copy:
+    """Let a process of its own make a call, to be killed in it or to be one of several: a copy, because this one has loaded everything long ago.
+
+    Its status is the integer that the call returns, 0 for anything else, 1 if it raises.
+    """
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+    if (pid := os.fork()) == 0:
+        sys.stdout, sys.stderr = (open(file.fileno(), 'w', buffering=1) for file in (out, err))  # noqa: SIM115
+        status = 1
+        try:
+            returned = call()
+            status = returned if isinstance(returned, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)  # without what this process does at its end
+    return Copy(pid, out, err)
+
+
+def kill_in_training(learn: Callable[[], object], step: int) -> None:
+    """Let a process of its own learn, and kill it when its progress has come to a number."""
+    from synthaug_plugins.engine.progress import TrainingProgress
+
+    def say(self: TrainingProgress, done: int, loss: Any) -> None:
+        if done >= step:
+            print('there')
+            signal.pause()
+
+    def call() -> None:
+        TrainingProgress.step = say  # type: ignore[method-assign]
+        learn()
+
+    process = copy_of_this_process(call)
+    process.wait_until(process.lines)
+    assert process.end(signal.SIGKILL).status == -signal.SIGKILL
+
+
+@pytest.fixture
+def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of a comparison are copies of this process; new ones, which every comparison of a user starts, take seconds to load MMPretrain."""
+    from synthaug_plugins.evaluation import pool
+
+    def start(begin: Callable[..., None], *arguments: Any) -> None:
+        # Not where pytest puts what this process prints.
+        sys.stdout, sys.stderr = (open(fd, 'w', buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
+        begin(*arguments)
+
+    def executor(jobs: int, mp_context: Any, initializer: Any, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
+        assert mp_context.get_start_method() == 'spawn'  # after CUDA has started, no other can use it
+        return ProcessPoolExecutor(jobs, get_context('fork'), start, (initializer, *initargs))
+
+    monkeypatch.setattr(pool, 'ProcessPoolExecutor', executor)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Say, digits
+from conftest import Say, copy_of_this_process, digits
 from synthaug_plugins.errors import DataError, RecipeError, StoreError, SynthAugError
 from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.ablation.run import ablate
@@ -103,20 +101,12 @@ def files(folder: Path) -> dict[Path, int]:
 # --- one command
 
 
-def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say, recipe: Path, data: Path, tmp_path: Path) -> None:
+def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say, copied_workers: None, recipe: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / 'out'
     command = ['compare', recipe, '--data', data, '--out', out]
-    if (pid := os.fork()) == 0:  # what the command needs is loaded here already
-        try:
-            run(recipe, data)
-        finally:
-            os._exit(1)
-    deadline = time.monotonic() + 240
-    while not (out / 'made.json').exists() or not json.loads((out / 'made.json').read_text())['finished']:  # the words are learned
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    assert os.waitpid(pid, 0) == (pid, signal.SIGKILL)
+    process = copy_of_this_process(lambda: run(recipe, data))
+    process.wait_until(lambda: (out / 'made.json').exists() and json.loads((out / 'made.json').read_text())['finished'])  # the words are learned
+    assert process.end(signal.SIGKILL).status == -signal.SIGKILL
     finished = json.loads((out / 'made.json').read_text())['finished']
     assert 'words/1-shot-0' in finished and 'named' not in finished
     before = {p: t for key in finished for p, t in files(out / 'made' / key).items()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Said, Say, synthaug_process
+from conftest import Said, Say, command_line, copy_of_this_process, synthaug_process
 from synthaug_plugins.cli import parse_options, spread_cfg_options
 from synthaug_plugins.errors import RecipeError
 
@@ -156,16 +155,10 @@ def test_damaged_image_is_neither_exported_nor_shown(tmp_path: Path, synthaug: S
 
 
 def test_sigterm_ends_as_ctrl_c_does_and_says_how_to_go_on(tmp_path: Path) -> None:
-    import signal
-    import time
-
-    command = [sys.executable, '-m', 'synthaug_plugins.cli', 'generate', 'edm_digits', '--out', str(tmp_path / 's')]
-    process = subprocess.Popen([*command, '--cfg-options', 'block_size=5'], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list((tmp_path / 's' / 'index').glob('0*.parquet')):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
+    process = copy_of_this_process(lambda: command_line('generate', 'edm_digits', '--out', tmp_path / 's', '--cfg-options', 'block_size=5'))
+    process.wait_until(lambda: list((tmp_path / 's' / 'index').glob('0*.parquet')))
+    status, _, said = process.end(signal.SIGTERM)
+    assert status == 143
     assert 'The same command goes on' in said
     assert 'Traceback' not in said
     assert not [p for p in (tmp_path / 's').rglob('*') if 'partial' in p.name]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import Say
+from conftest import Say, command_line, copy_of_this_process
 from synthaug_plugins.weights import load_weights, read_config
 
 SMALL = [
@@ -67,19 +63,10 @@ def test_a_model_learned_by_the_command_line_generates_and_is_averaged(synthaug:
 
 def test_a_command_that_a_scheduler_stops_names_its_checkpoint_and_goes_on(data: Path, tmp_path: Path, synthaug: Say) -> None:
     out = tmp_path / 'm'
-    child = subprocess.Popen(
-        [sys.executable, '-m', 'synthaug_plugins.cli', *learn(data, out, 'training.images_shown=100_000')],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    while not (out / 'samples').is_dir():
-        assert child.poll() is None
-        time.sleep(0.05)
-    child.send_signal(signal.SIGTERM)
-    said = child.communicate(timeout=60)[1]
-    assert child.returncode == 128 + signal.SIGTERM
+    process = copy_of_this_process(lambda: command_line(*learn(data, out, 'training.images_shown=100_000')))
+    process.wait_until((out / 'samples').is_dir)
+    status, _, said = process.end(signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
     shown = json.loads((out / 'checkpoints' / 'checkpoint.json').read_text())['step'] * 8
     assert f'has seen {shown:,} images. The same command goes on from there.' in said
     assert 'Traceback' not in said

@@ -420,7 +420,7 @@ def test_a_checkpoint_of_the_same_classes_in_another_order_is_refused(world: Pat
 
 
 def test_a_device_that_is_none_is_refused_with_its_key(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(RecipeError, match="device = 'foo'"):
+    with pytest.raises(RecipeError, match='FeatureDataset: device = foo'):
         runner_of(recipe(world, tmp_path, clip={'device': 'foo'}), tmp_path / 'run').train()
 
 

@@ -144,24 +144,27 @@ def test_identity_stays_when_images_are_added_and_changes_with_what_decides(fold
 
 
 def test_a_few_rows_of_a_large_shard_are_read_without_the_shard(tmp_path: Path) -> None:
-    """64 MB, of which a process reads ten rows, and then all for the mean: its memory grows by a fraction of that."""
+    """64 MB, of which a process reads three rows, and then all for the mean: its memory grows by a fraction of that.
+
+    The kernel's high-water mark of the process itself; ru_maxrss begins with that of the process that started it.
+    """
     rows, shape = 10_000, EmbeddingShape(5, 640)
     create_embeddings(tmp_path / 'e', card(shape))
     tokens = np.zeros((rows, 5, 640), np.float16)
     tokens[:, 0, 0] = np.arange(rows) % 1000
     publish_shard(tmp_path / 'e', 0, [f'a/{k}' for k in range(rows)], ['0'] * rows, tokens)
     script = (
-        'import sys, resource, torch, numpy as np;'
+        'import re, sys, safetensors.numpy, torch, numpy as np;'
         'from synthaug_plugins.models.embeddings import Embeddings;'
-        'peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;'
-        'found = Embeddings(sys.argv[1]); found.read([0]); start = peak();'
-        'rows = found.find([f"a/{k}" for k in range(9_999, 0, -1_000)]); some = found.read(rows)[0][:, 0, 0].tolist(); read = peak();'
-        'mean = float(found.mean(np.arange(len(found)))[0][0, 0]); print(some == [999.0] * 10, mean == 499.5, read - start, peak() - start)'
+        'peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024;'
+        'found = Embeddings(sys.argv[1]); start = peak();'
+        'rows = found.find([f"a/{k}" for k in (9_999, 5_999, 999)]); some = found.read(rows)[0][:, 0, 0].tolist(); read = peak();'
+        'mean = float(found.mean(np.arange(len(found)))[0][0, 0]); print(some == [999.0] * 3, mean == 499.5, read - start, peak() - start)'
     )
     done = subprocess.run([sys.executable, '-c', script, tmp_path / 'e'], capture_output=True, text=True, check=True)
     right, exact, read, mean = done.stdout.split()
     assert (right, exact) == ('True', 'True')
-    assert float(read) < 8
+    assert float(read) < 16  # a kernel may map 2 MB around each
     assert float(mean) < 24
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from conftest import digits
+from conftest import copy_of_this_process, digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.compare import compare, format_table
@@ -84,7 +82,7 @@ def run(recipe: Path, jobs: int = 2, progress: Callable[[str], None] = print, **
     return compare(recipe, recipe.parent / 'out', get_plugin_manager(), jobs, values, register_nouns, progress)
 
 
-def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_missing(recipe: Path) -> None:
+def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_missing(recipe: Path, copied_workers: None) -> None:
     with pytest.raises(RunFailed, match='test failed') as failure:  # the test folder does not exist, yet everything before came to its end
         run(recipe)
     assert 'log.txt' in failure.value.cure
@@ -124,35 +122,21 @@ def test_search_never_reads_test_images_and_a_second_call_only_does_what_is_miss
     assert [tuple(point) for point in base['curves'][1]] == alone['curve']
 
 
-@pytest.mark.slow
-def test_killed_comparison_leaves_no_process_and_goes_on(recipe: Path) -> None:
+def test_killed_comparison_leaves_no_process_and_goes_on(recipe: Path, request: pytest.FixtureRequest) -> None:
     write_images(recipe.parent / 'data' / 'test', range(1400, 1460))
     out = recipe.parent / 'out'
-    script = recipe.parent / 'go.py'
-    script.write_text(
-        f"""
-if __name__ == '__main__':
-    from synthaug_plugins.evaluation.compare import compare
-    from synthaug_plugins.plugins import get_plugin_manager
-    compare({str(recipe)!r}, {str(out)!r}, get_plugin_manager(), 1)
-"""
-    )
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (done := list(out.glob('runs/*/result.json'))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = copy_of_this_process(lambda: run(recipe, jobs=1))  # its worker is a new process, as always
+    process.wait_until(lambda: list(out.glob('runs/*/result.json')))
     workers = children(process.pid)
     assert workers
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.end(signal.SIGKILL).status == -signal.SIGKILL
     deadline = time.monotonic() + 20
     while any(Path(f'/proc/{pid}').exists() for pid in workers):
         assert time.monotonic() < deadline, 'a worker outlived its comparison'
         time.sleep(0.1)
-    kept = {p: p.stat().st_mtime_ns for p in done}
+    kept = {p: p.stat().st_mtime_ns for p in out.glob('runs/*/result.json')}
     lines: list[str] = []
+    request.getfixturevalue('copied_workers')
     run(recipe, jobs=1, progress=lines.append)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert sum(', test: ' not in line for line in lines) < 6

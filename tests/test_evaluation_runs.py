@@ -240,8 +240,10 @@ def leave() -> dict[str, Any]:
 
 @pytest.fixture
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """'processes', which take seconds to load MMPretrain, or 'threads' that run the same code."""
-    if request.param == 'threads':
+    """'processes', or 'threads' that run the same code."""
+    if request.param == 'processes':
+        request.getfixturevalue('copied_workers')
+    else:
         monkeypatch.setattr(pool_module, 'ProcessPoolExecutor', lambda jobs, mp_context, **start: ThreadPoolExecutor(jobs, **start))
         monkeypatch.setattr(pool_module, '_failed_start', None)
 
@@ -268,7 +270,7 @@ def die() -> None:
     os._exit(9)
 
 
-def test_log_of_a_process_that_died_before_it_began_is_not_named(tmp_path: Path) -> None:
+def test_log_of_a_process_that_died_before_it_began_is_not_named(tmp_path: Path, copied_workers: None) -> None:
     with Pool(1, die) as pool, pytest.raises(RunFailed, match='process of a run died') as error:
         pool.run([Task('a', tmp_path / 'log.txt', result, ())], lambda label, result: None)
     assert 'log.txt' not in str(error.value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.evaluation.fewshot import study as study_module
 from synthaug_plugins.evaluation.fewshot import tuning as tuning_module
+from synthaug_plugins.evaluation.fewshot.baselines import BASELINES
+from synthaug_plugins.evaluation.fewshot.cross_modal import cross_modal
 from synthaug_plugins.evaluation.fewshot.study import study
 from synthaug_plugins.evaluation.fewshot.tuning import HEAD, METHODS, Setting, chain_key, stages
 from synthaug_plugins.few_shot import draw_shots
@@ -44,6 +47,14 @@ class InThisProcess:
     def run(self, tasks: Any, progress: Callable[[str, dict[str, Any]], None]) -> None:
         for task in tasks:
             progress(task.label, task.function(*task.arguments))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _cross_modal_adaptation_is_short() -> Iterator[None]:
+    """Its 1,600 steps are most of a study here, and have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASELINES, 'cross_modal', partial(cross_modal, steps=20))
+        yield
 
 
 @pytest.fixture(scope='module')

@@ -488,3 +488,8 @@ def test_a_writer_without_its_tokenizer_config_is_refused(tmp_path: Path) -> Non
     (model / 'tokenizer_config.json').unlink()
     with pytest.raises(ModelError, match=r'cannot be loaded: .*\. Save the folder again'):
         Enhanced(str(model), sentences=1, cache=str(tmp_path / 'cache')).prepare(['three'])
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r'Enhanced: device = cuda:99: .*Use auto, cpu or cuda'):
+        prepared(Enhanced('embedded:digits_t5', cache=str(tmp_path), device='cuda:99'))

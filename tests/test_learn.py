@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import REPO
+from conftest import REPO, kill_in_training
 from synthaug_plugins.engine import learn as learn_module
 from synthaug_plugins.engine.learn import learn, reconstruct_model
 from synthaug_plugins.engine.learn_folder import LearnFolder
@@ -42,20 +38,6 @@ RECIPE: dict[str, Any] = {
     'samples': {'every': 1000, 'per_class': 3, 'num_steps': 3},
     'licence': 'CC0-1.0',
 }
-
-CHILD = """
-import json, sys
-from synthaug_plugins.engine import progress
-from synthaug_plugins.engine.learn import learn
-import torch
-torch.set_num_threads(1)
-step = progress.TrainingProgress.step
-def say(self, images_shown, loss):
-    print(images_shown, flush=True)
-    step(self, images_shown, loss)
-progress.TrainingProgress.step = say
-learn(json.loads(sys.argv[1]), sys.argv[2], 'cpu')
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -166,14 +148,7 @@ def test_a_folder_of_images_becomes_a_model_that_generates(data: Path, tmp_path:
 
 
 def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(data: Path, unbroken: Path, tmp_path: Path) -> None:
-    command = [sys.executable, '-c', CHILD, json.dumps(recipe(data)), str(tmp_path / 'killed')]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    assert child.stdout is not None
-    for line in child.stdout:
-        if int(line) >= 56:
-            break
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    kill_in_training(lambda: learn(recipe(data), tmp_path / 'killed', 'cpu'), 56)
     state = json.loads((tmp_path / 'killed' / 'checkpoints' / 'checkpoint.json').read_text())
     assert 6 <= state['step'] < 12
     decoded = (tmp_path / 'killed' / 'data' / 'images.npy').stat()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conftest import REPO, Say
+from conftest import Say, kill_in_training
 from synthaug_plugins.diffusion import DiffusersDenoiser, SampleNoise
 from synthaug_plugins.engine.learn_erasure import learn_erasure
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, complete_erasure_recipe, decisive
@@ -172,33 +168,12 @@ def test_presets_say_what_was_published() -> None:
     assert all(training_options(name, {}).num_steps == 50 for name in PRESETS)
 
 
-CHILD = """
-import json, sys, torch
-torch.set_num_threads(1)
-from synthaug_plugins.engine import progress
-from synthaug_plugins.engine.learn_erasure import learn_erasure
-step = progress.TrainingProgress.step
-def say(self, done, loss):
-    print(done, flush=True)
-    step(self, done, loss)
-progress.TrainingProgress.step = say
-learn_erasure(json.loads(sys.argv[1]), sys.argv[2], 'cpu')
-"""
-
-
 def test_killed_erasing_resumes_to_the_same_bytes(pipelines: dict[str, str], tmp_path: Path) -> None:
     """Killed in the middle of the second class, after a checkpoint."""
     done = recipe(pipelines['v_prediction'])
     learn_erasure(done, tmp_path / 'unbroken', 'cpu', quiet=True)
     out = tmp_path / 'killed'
-    command = [sys.executable, '-c', CHILD, json.dumps(done), str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=REPO)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) == 4 + 3:
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_in_training(lambda: learn_erasure(done, out, 'cpu'), 4 + 3)
     assert Erasures(out / 'erasures').classes == ('cat',)
     assert [p.name for p in (out / 'checkpoints').iterdir()] == ['a-dog~7dbdf68a']
     learn_erasure(done, out, 'cpu', quiet=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import copy_of_this_process
 from synthaug_plugins.diffusion import build_denoiser
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
@@ -42,18 +40,6 @@ TINY: dict[str, Any] = {**CONFIG, 'augment_labels': 9}
 FULL_OPTIONS = replace(OPTIONS, power_ema_stds=(0.05, 0.1), snapshot_steps=6, class_balance=True, batch_size=8, accumulation=2, images_shown=8 * 24)
 AUGMENT = Augmentation(p=0.5)
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-from test_learning_edm import AUGMENT, FULL_OPTIONS, TINY, halves
-from synthaug_plugins.learning.edm import train_edm
-torch.set_num_threads(1)
-trained = train_edm(*halves(), TINY, FULL_OPTIONS, Path(sys.argv[2]), progress=lambda n, loss: print(n, flush=True), augment=AUGMENT)
-print('done', flush=True)
-"""
-
 
 def halves(n: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
     """Images with one bright half, and which: (n, 1, 8, 8) uint8, (n,)."""
@@ -74,14 +60,17 @@ def _one_thread() -> Any:
 
 def test_killed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
     whole = train_edm(*halves(), TINY, FULL_OPTIONS, tmp_path / 'whole', augment=AUGMENT)
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    arguments = [sys.executable, '-c', CHILD, str(Path(__file__).parent), str(tmp_path / 'killed')]
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
-    assert child.stdout is not None
-    for _ in range(3):
-        assert child.stdout.readline().strip().isdigit()
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    told: list[int] = []
+
+    def wait_at_the_third(images_shown: int, loss: Any) -> None:
+        told.append(images_shown)
+        if len(told) == 3:
+            print('there')
+            signal.pause()
+
+    process = copy_of_this_process(lambda: train_edm(*halves(), TINY, FULL_OPTIONS, tmp_path / 'killed', progress=wait_at_the_third, augment=AUGMENT))
+    process.wait_until(process.lines)
+    assert process.end(signal.SIGKILL).status == -signal.SIGKILL
     assert 12 <= json.loads((tmp_path / 'killed' / 'checkpoint.json').read_text())['step'] < 24
     shown: list[int] = []
     train_edm(*halves(), TINY, FULL_OPTIONS, tmp_path / 'killed', progress=lambda n, _: shown.append(n), augment=AUGMENT)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from conftest import REPO, digits
+from conftest import copy_of_this_process, digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -520,35 +520,29 @@ def test_epochs_of_an_endless_sampler_resume_where_they_were(world: Path, tmp_pa
         assert run(cfg, tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **by_epoch, **save).batches == whole[stop:]
 
 
-TWO_RANKS = """
-import json, os, sys
-import torch.distributed as dist
-dist.init_process_group('gloo')
-from test_mix import *
-for name in sys.argv[1:]:
-    cfg = Config.fromfile(name)
-    cfg.launcher = 'pytorch'
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=True)
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    recorder = next(h for h in runner.hooks if isinstance(h, Recorder))
-    json.dump(recorder.batches, open(name + os.environ['RANK'] + '.json', 'w'))
-"""
+def train_as(rank: int, folder: Path, cfgs: dict[str, Config]) -> None:
+    """What torchrun's process of this rank does: environment, process group, one Runner after the other; writes the batches of each."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
+    torch.distributed.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
+    for name, cfg in cfgs.items():
+        cfg.launcher = 'pytorch'
+        cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'find_unused_parameters': True}
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        recorder = next(h for h in runner.hooks if isinstance(h, Recorder))
+        (folder / f'{name}{rank}.json').write_text(json.dumps(recorder.batches))
 
 
 def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
-    """Batches that each of two gloo processes trained on, by recipe, under torchrun and a real Runner."""
+    """Batches that each of two gloo processes trained on, by recipe, under a real Runner."""
     for name, cfg in cfgs.items():
-        cfg = configure(cfg, get_plugin_manager())
+        cfgs[name] = cfg = configure(cfg, get_plugin_manager())
         cfg.work_dir = cfg.experiment_name = str(folder / name)
-        cfg.dump(folder / f'{name}.py')
-    (folder / 'script.py').write_text(TWO_RANKS)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0']
-    # Before an installed package, the one that is tested here.
-    environment = {**os.environ, 'PYTHONPATH': f'{REPO}{os.pathsep}{Path(__file__).parent}', 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([*command, folder / 'script.py', *(folder / f'{n}.py' for n in cfgs)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {name: [json.loads((folder / f'{name}.py{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}
+    processes = [copy_of_this_process(functools.partial(train_as, rank, folder, cfgs)) for rank in (0, 1)]
+    for process in processes:
+        ended = process.end()
+        assert ended.status == 0, ended.err[-3000:]
+    return {name: [json.loads((folder / f'{name}{rank}.json').read_text()) for rank in (0, 1)] for name in cfgs}
 
 
 PER_SAMPLE = {'alpha': 0.5}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from conftest import copy_of_this_process
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import check_format, encode
@@ -208,30 +210,18 @@ def test_the_index_is_the_commit_mark(tmp_path: Path) -> None:
     assert tree(store.folder) == whole
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from test_store import *
-from synthaug_plugins.store import files
-calls = 0
-real = os.fsync
-def fsync(fd):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(fd)
-os.fsync = fsync
-make_store(Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.parametrize('moment', [1, 2, 3, 4, 5, 6, 9])
 def test_kill_nine_then_the_same_command_gives_the_same_store(tmp_path: Path, moment: int) -> None:
     reference = make_store(tmp_path / 'reference' / 'store')
     folder = tmp_path / 'killed' / 'store'
-    run = subprocess.run([sys.executable, '-c', KILLED, str(Path(__file__).parent), str(folder), str(moment)], capture_output=True)
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+
+    def make_and_die() -> None:
+        calls, real = itertools.count(1), os.fsync
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == moment else real(fd)
+        make_store(folder)
+
+    ended = copy_of_this_process(make_and_die).end()
+    assert ended.status == -signal.SIGKILL, ended.err
     left = tree(folder)
     store = Store.create(folder, make_plan(), MADE_BY)
     with store.lock():

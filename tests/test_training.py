@@ -271,7 +271,9 @@ def test_the_explained_recipe_trains_under_mmpretrains_own_launcher_with_the_sam
     assert ours.iter == 6
     (tmp_path / 'explained.py').write_text(text)
     tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
-    command = [sys.executable, tool, tmp_path / 'explained.py', '--work-dir', tmp_path / 'stock', '--no-pin-memory']
+    # What it finds registered is what the recipe itself imports. Transformers, which it would only load, is hidden.
+    script = "import runpy, sys; sys.modules['transformers'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, '-c', script, tool, tmp_path / 'explained.py', '--work-dir', tmp_path / 'stock', '--no-pin-memory']
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

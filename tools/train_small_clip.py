@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.diffusion.warp import constant
-from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.learning.data import square
 from synthaug_plugins.prompts.datasets import dataset_names, dataset_prompts
 from synthaug_plugins.prompts.names import clean_label, names_from_labels

@@ -4,7 +4,7 @@ synthaug learn embeddings inversion_cifar10 --data data/cifar10/train --out embe
 synthaug generate inversion_cifar10 --data data/cifar10/train --out stores/cifar10-inversion
 synthaug train inversion_cifar10 ...
 
-What differs from the paper: _base_/inversion_generate.py. With all 50,000 real images the paper found synthetic ones alone 1 to 3 points below real ones; they pay off
+What differs from the paper: _base_/inversion_generate.py. By accounts of it that we could not verify, synthetic images are better than real ones only
 where real images are few.
 """
 

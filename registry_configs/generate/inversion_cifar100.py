@@ -4,7 +4,8 @@ synthaug learn embeddings inversion_cifar100 --data data/cifar100/train --out em
 synthaug generate inversion_cifar100 --data data/cifar100/train --out stores/cifar100-inversion
 synthaug train inversion_cifar100 ...
 
-What differs from the paper: _base_/inversion_generate.py. There a group of 100 images holds one of each class, so that nearly all partners were of another class.
+What differs from the paper: _base_/inversion_generate.py. There a group of 100 images holds about one of each
+class, so that nearly all partners are of another.
 """
 
 _base_ = './_base_/inversion_generate.py'

@@ -18,7 +18,7 @@ shots_seed = 0
 training = dict(
     # Chosen on three training images of each digit, by how far samples from their embeddings are from them (root mean square difference, 0 to 255; samples of
     # 'a photo of a {}': 65.5; through the VAE alone: 2.6; standard errors about 2.5). 300 steps with a learning rate of 0.03 (published): 53.9, 0.1: 44.3,
-    # 0.2: 39.7. 600 steps with 0.1: 39.0. Starting from 'a photo of a {}' with 0.1: 43.3.
+    # 0.2: 39.7. 600 steps with 0.1: 39.0.
     steps=300,
     learning_rate=0.2,
     precision='fp32',

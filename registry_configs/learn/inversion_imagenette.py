@@ -10,3 +10,4 @@ _base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=256)  # as published
 dataset = 'imagenet'  # its folders are named by WordNet ids
+training = dict(batch_size=50)  # four times the pixels: about 11 GiB

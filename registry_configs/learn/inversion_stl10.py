@@ -9,3 +9,4 @@ How it differs from the paper: _base_/inversion_learn.py.
 _base_ = './_base_/inversion_learn.py'
 
 model = dict(image_size=256)  # as published; the images made of them are stored at 96 pixels
+training = dict(batch_size=50)  # four times the pixels: about 11 GiB

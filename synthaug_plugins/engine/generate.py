@@ -15,32 +15,17 @@ import pluggy
 import torch
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.progress import GenerationProgress
 from synthaug_plugins.engine.recipe import Run, check_sources, complete, prepare
-from synthaug_plugins.errors import QuotaShortfall, RecipeError, Stopped, StoreError, first_line
+from synthaug_plugins.errors import QuotaShortfall, Stopped, StoreError
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import Fault, discard, verify
 
 _CLASSES_SAID = 12
 """Classes that fell short and are named in one message."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU.
-
-    Raises:
-        RecipeError: a device that torch does not know or this machine does not have.
-    """
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f'--device {name}: {first_line(error)}.', 'Use auto, cpu or cuda.') from error
-    return device
 
 
 def made_by(run: Run, device: torch.device) -> dict[str, Any]:

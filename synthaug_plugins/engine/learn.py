@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
 from synthaug_plugins.diffusion.networks import parameter_count
-from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.embedding_samples import SHEET, class_said, sample_embeddings
-from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.engine.learn_embeddings_recipe import EmbeddingsRun, decisive, prepare_embeddings
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import read_log

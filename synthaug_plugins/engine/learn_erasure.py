@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins import __version__
-from synthaug_plugins.engine.generate import choose_device
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, decisive, erased_classes, erasure_options
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import draw_sheet, read_log

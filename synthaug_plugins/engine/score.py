@@ -21,7 +21,7 @@ from PIL import Image
 
 from synthaug_plugins import __version__
 from synthaug_plugins.curation.base import Inspector
-from synthaug_plugins.engine.generate import choose_device
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.judge import Verdict, judge
 from synthaug_plugins.engine.progress import ScoringProgress
 from synthaug_plugins.engine.recipe import read_recipe

@@ -69,9 +69,9 @@ class EmbeddingConditions(Conditions):
         self.model: DenoiserModel | TextModel = model
         self.image_shape = (3, *model.image_size) if isinstance(model, TextModel) else model.size
         self.embeddings = embeddings
-        self._lambdas = _pool('lambdas', lambdas, math.inf, 'The paper has 0.1; 0 is no noise.')
-        self._alphas = _pool('alphas', alphas, 1, 'It is the share of the partner: the paper has 0.1; 0 is no partner.')
-        self._scales = _pool('guidance_scales', guidance_scales, math.inf, 'The paper has 2; 1 is no guidance.')
+        self._lambdas = _pool('lambdas', lambdas, math.inf, 'Published runs have 0.1; 0 is no noise.')
+        self._alphas = _pool('alphas', alphas, 1, 'It is the share of the partner: published runs have 0.1; 0 is no partner.')
+        self._scales = _pool('guidance_scales', guidance_scales, math.inf, 'Published runs have 2; 1 is no guidance.')
         if isinstance(model, TextModel):
             for scale in self._scales:
                 GuidanceScale(scale, model)  # refuses what a few-step model cannot do
@@ -82,7 +82,7 @@ class EmbeddingConditions(Conditions):
             if value not in known:
                 raise RecipeError(f'{key} = {value!r} is unknown.', nearest(str(value), known))
         if group_size < 1:
-            raise RecipeError(f'group_size = {group_size} is no number of images.', 'The paper has 100.')
+            raise RecipeError(f'group_size = {group_size} is no number of images.', 'Published runs have 100.')
         self._unconditional, self._group_size, self._partners = unconditional, group_size, partners
         self._sources: dict[str, tuple[str, ...]] = {}  # by class, in label order
         self._all: list[str] = []  # the same, one class after the other

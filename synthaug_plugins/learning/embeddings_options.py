@@ -33,8 +33,8 @@ class EmbeddingTraining:
         draws: of noise level and noise for each image and step; their gradients are averaged.
         learning_rate: of AdamW (betas 0.9 and 0.999), constant. Moments and decay touch an image in its own steps only.
         weight_decay: decoupled.
-        initialise_from: text whose encoding the embedding starts from, with {} for the class's name, if anywhere: 'a photo of a {}'; '{}' for EDM
-            networks. None: from noise, see `START`.
+        initialise_from: text whose encoding the embedding starts from, with {} for the class's name, if anywhere: '{}'. No more than its first `tokens`
+            states count, the mark of its start among them: five of 'a photo of a {}' by a CLIP hold nothing of the class. None: from noise, see `START`.
         fit: how an image gets the model's shape: 'squash' (as published), 'crop' or 'pad', see `models.fit.place`.
         seed: decides every draw, together with the image's file. What an image's embedding becomes does not depend on the other images.
         precision: in which the networks run: 'fp32', 'bf16', 'fp16', or 'auto': bf16 on GPUs that have it, else fp32. Embeddings are float32 while they
@@ -92,7 +92,7 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
         raise RecipeError(f'precision = {o.precision!r} is unknown.', nearest(str(o.precision), PRECISIONS))
     if o.initialise_from is not None:
         if not isinstance(o.initialise_from, str):
-            raise RecipeError(f'initialise_from = {o.initialise_from!r} is no text.', "Write a text such as 'a photo of a {}', or None.")
+            raise RecipeError(f'initialise_from = {o.initialise_from!r} is no text.', "Write a text such as '{}', or None.")
         resolve_templates([o.initialise_from], placeholder='{}' in o.initialise_from)
     if o.plateau is not None:
         _check_plateau(o)

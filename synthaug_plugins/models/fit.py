@@ -129,12 +129,6 @@ def place(image: np.ndarray, height: int, width: int, fit: str) -> Placed:
     return Placed(where.lay(image), where)
 
 
-def place_all(images: Sequence[np.ndarray], height: int, width: int, fit: str) -> list[Placed]:
-    """Images of a batch, each asked for once, see `place`."""
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda k: place(images[k], height, width, fit), range(len(images))))
-
-
 def channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Pixels (H, W, 3) uint8 as a model takes them: (channels, H, W), grey where it has one channel."""
     from PIL import Image
@@ -142,6 +136,12 @@ def channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert('L'))
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def place_all(images: Sequence[np.ndarray], height: int, width: int, fit: str) -> list[Placed]:
+    """Images of a batch, each asked for once, see `place`."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda k: place(images[k], height, width, fit), range(len(images))))
 
 
 def _within(start: float, length: float) -> slice:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.prompts.base import PromptSource, content_hash, pick
 from synthaug_plugins.prompts.datasets import dataset_prompts
@@ -115,7 +116,7 @@ class Enhanced(PromptSource):
             return
         if progress:
             progress(f'Sentences for {len(missing)} classes are being written to {str(self.file)!r}.')
-        writer = SentenceWriter(self.model, self.revision, self.instruction, _device(self.device))
+        writer = SentenceWriter(self.model, self.revision, self.instruction, str(choose_device(self.device, 'Enhanced: device =')))
         if partial.empty:
             partial.add([{'made_with': {'model': self.model, 'commit': writer.commit, **made_with}}])
         for label in missing:
@@ -162,9 +163,3 @@ class Enhanced(PromptSource):
             for label, found in self._sentences.items()
             if len(found) < self.sentences
         ]
-
-
-def _device(device: str) -> str:
-    import torch
-
-    return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
-from synthaug_plugins.errors import DataError, RecipeError, first_line
+from synthaug_plugins.device import choose_device
+from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.registry import DATASETS, MODELS
 from synthaug_plugins.training.data_preprocessor import MixDataPreprocessor, fill_scores
 from synthaug_plugins.training.mixed_dataset import inner_datasets
@@ -56,7 +57,7 @@ class FeatureDataset(Dataset):
         self.dataset.full_init()
         _refuse_transforms(self.dataset)
         store = FeatureCache(ClipModel(model, pretrained, revision, quick_gelu), cache, native_px)
-        where = _device(device)
+        where = choose_device(device, 'FeatureDataset: device =')
         self._count = self._images()
         self.features = torch.from_numpy(store.features(self._contents(), where))
         print_log(f'{self._count} features of {store.clip.name!r}, {store.encoded} of them made now; cache {store.path}.', logger='current')
@@ -105,17 +106,6 @@ class FeatureDataset(Dataset):
                 if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                     raise DataError(f'Image {index} in memory is {image.dtype} {image.shape}, no (H, W, 3) uint8 RGB.', 'Use a dataset of image files.')
                 yield f'image {index}', image
-
-
-def _device(name: str) -> torch.device:
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f'FeatureDataset: device = {name!r}: {first_line(error)}.', 'Use auto, cpu or cuda.') from error
-    return device
 
 
 def _refuse_transforms(dataset: Any) -> None:

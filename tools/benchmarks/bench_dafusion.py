@@ -26,8 +26,9 @@ from bench_generation import Stopwatch
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.block import batches
-from synthaug_plugins.engine.generate import choose_device, generate
+from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.models.words import save_words, word_of

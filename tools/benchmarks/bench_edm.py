@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.diffusion import Denoiser, GaussianMixture, SampleNoise, build_denoiser, edm_sigmas, full_float32, nfe, sample, sampler_options
-from synthaug_plugins.engine.generate import choose_device
 from synthaug_plugins.evaluation.frechet import frechet_distance, moments
 from synthaug_plugins.weights import load_weights, model_folder, read_config
 

@@ -41,8 +41,9 @@ import torch
 from random_pipeline import CONFIGS, unet_tflop, write_pipeline
 
 from synthaug_plugins.cli import parse_options
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.block import batches
-from synthaug_plugins.engine.generate import choose_device, generate
+from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
 from synthaug_plugins.recipes import find_recipe
 

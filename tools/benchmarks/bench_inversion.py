@@ -40,8 +40,10 @@ from bench_generation import Stopwatch
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
-from synthaug_plugins.engine.generate import choose_device, generate
+from synthaug_plugins.device import choose_device
+from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete
+from synthaug_plugins.errors import ModelError
 from synthaug_plugins.learning.embeddings import learn_embeddings
 from synthaug_plugins.learning.embeddings_options import EmbeddingTraining
 from synthaug_plugins.models.base import EmbeddingShape
@@ -104,11 +106,11 @@ class Cost:
         return 3600 / (STEPS_EACH * self.step[place] + self.once[place])
 
 
-def ours(pipeline: Path, pixels: int, steps: int, device: torch.device, precision: str, batch: int = BATCH, compiled: bool = False) -> Cost:
+def ours(pipeline: Path, pixels: int, steps: int, device: torch.device, precision: str, batch: int = BATCH, **options_of_model: Any) -> Cost:
     """This package's learning, of twice as many images as a batch holds."""
     marks = Marks(device, (WARM_UP, steps, steps + 1))
     options = EmbeddingTraining(tokens=TOKENS, steps=steps, batch_size=batch, precision=precision, checkpoint_steps=10**9)
-    model = TextModel(str(pipeline), image_size=pixels, compile=compiled)
+    model = TextModel(str(pipeline), image_size=pixels, **options_of_model)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         real = write_images(work / 'images', pixels, 2 * batch)
@@ -154,8 +156,37 @@ def published(pipeline: Path, pixels: int, steps: int, device: torch.device, *, 
     return Cost((wall, cpu))
 
 
+def busy(pipeline: Path, pixels: int, steps: int, device: torch.device, batch: int) -> None:
+    """Print how long the device works in a step of ours, and how long the step takes: where the two differ, it waits for launches."""
+    from torch.profiler import ProfilerActivity, profile
+
+    profiler = profile(activities=[ProfilerActivity.CUDA])
+    begun: list[Stopwatch] = []
+
+    def on_step(done: int, loss: torch.Tensor) -> None:
+        if done == 5 * batch:
+            torch.cuda.synchronize()
+            profiler.start()
+            begun.append(Stopwatch(device))
+        if done == 15 * batch:
+            wall, _ = begun[0].read()
+            profiler.stop()
+            kernels = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+            works = sum(e.self_device_time_total for e in kernels) / 1e6
+            print(f'\nprofile of ours, bf16, {batch} at once: a step takes {wall * 100:.1f} ms, of which the device works {works * 100:.1f} ms', flush=True)
+            for e in kernels[:12]:
+                print(f'{e.self_device_time_total / 1e6 / works:6.1%}  {e.count // 10:5} calls per step  {e.key[:110]}')
+
+    options = EmbeddingTraining(tokens=TOKENS, steps=max(steps, 16), batch_size=batch, precision='bf16', checkpoint_steps=10**9)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        real = write_images(work / 'images', pixels, batch)
+        places = (work / 'embeddings', work / 'checkpoints', device)
+        learn_embeddings(TextModel(str(pipeline), image_size=pixels), real, real.ids('thing'), options, *places, on_step=on_step)
+
+
 def learning(folder: Path, pixels: int, steps: int, rounds: int, device: torch.device, more: bool) -> None:
-    """Print the rates of all ways and their ratios. more: larger batches of ours, and the compiled network, too."""
+    """Print the rates of all ways and their ratios. more: larger batches of ours, and other layouts of the network, too."""
     precision = 'bf16' if device.type == 'cuda' else 'fp32'
     given = (folder, pixels, steps, device)
     ways: dict[str, Callable[[], Cost]] = {
@@ -167,19 +198,28 @@ def learning(folder: Path, pixels: int, steps: int, rounds: int, device: torch.d
         ways['published, bf16 autocast'] = lambda: published(*given, autocast=True)
         ways['ours, fp32'] = lambda: ours(*given, 'fp32')
     if more:
-        ways[f'ours, {precision}, {4 * BATCH} at once'] = lambda: ours(*given, precision, 4 * BATCH)
-        ways[f'ours, {precision}, compiled'] = lambda: ours(*given, precision, compiled=True)
+        for batch in (4 * BATCH, 8 * BATCH):
+            ways[f'ours, {precision}, {batch} at once'] = lambda batch=batch: ours(*given, precision, batch)
+        ways[f'ours, {precision}, {4 * BATCH} at once, channels_last'] = lambda: ours(*given, precision, 4 * BATCH, channels_last=True)
+        ways[f'ours, {precision}, {4 * BATCH} at once, compiled'] = lambda: ours(*given, precision, 4 * BATCH, compile=True)
     print(f'\nlearning: {pixels} px, {BATCH} images per step, K = {TOKENS}, {steps} steps of which the first {WARM_UP} are not timed')
     found: dict[str, list[Cost]] = {way: [] for way in ways}
     for number in range(rounds):
         for way, learn in ways.items():
-            cost = learn()
+            if device.type == 'cuda':
+                torch.cuda.reset_peak_memory_stats(device)
+            try:
+                cost = learn()
+            except ModelError as error:  # memory is too small
+                print(f'round {number + 1}  {way}: {error}', flush=True)
+                continue
             found[way].append(cost)
+            memory = f', {torch.cuda.max_memory_allocated(device) / 2**30:.0f} GiB' if device.type == 'cuda' else ''
             step = f'{cost.step[0] * 1e3:8.3f} ms per image and step ({cost.step[1] * 1e3:.3f} CPU)'
-            print(f'round {number + 1}  {way:31} {step}, {cost.once[0] * 1e3:6.1f} ms once, {cost.per_hour():9,.1f} embeddings per hour', flush=True)
+            print(f'round {number + 1}  {way:43} {step}, {cost.once[0] * 1e3:6.1f} ms once, {cost.per_hour():9,.1f} embeddings per hour{memory}', flush=True)
     kinds = [('wall', 0)] if device.type == 'cuda' else [('wall', 0), ('CPU', 1)]
     for one, other in itertools.product((way for way in ways if way.startswith('ours')), (way for way in ways if way.startswith('published'))):
-        for kind, place in kinds:
+        for kind, place in kinds if found[one] else ():
             ratios = [o.per_hour(place) / p.per_hour(place) for o, p in zip(found[one], found[other], strict=True)]
             print(f'{one} / {other}, {kind}: median {statistics.median(ratios):.2f}, rounds {", ".join(f"{r:.2f}" for r in ratios)}')
 
@@ -280,7 +320,7 @@ def main() -> None:
     parser.add_argument('--sampling-steps', type=int, default=20)
     parser.add_argument('--device', default='auto')
     parser.add_argument('--only', choices=('learning', 'sampling', 'memory'))
-    parser.add_argument('--more', action='store_true', help='learning also in larger batches, and with a compiled network')
+    parser.add_argument('--more', action='store_true', help='learning also in larger batches, compiled and with channels_last; on a GPU also a profile')
     parser.add_argument('--read', type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.read:
@@ -295,6 +335,8 @@ def main() -> None:
             write_pipeline(pipeline, a.size, device)
         if a.only in (None, 'learning'):
             learning(pipeline, a.pixels, a.steps, a.rounds, device, a.more)
+            for batch in (BATCH, 4 * BATCH) if a.more and device.type == 'cuda' else ():
+                busy(pipeline, a.pixels, a.steps, device, batch)
         if a.only in (None, 'sampling'):
             sampling(pipeline, a.size, a.pixels, a, device)
         if a.only in (None, 'memory'):

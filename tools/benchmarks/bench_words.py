@@ -92,9 +92,9 @@ def published(pipeline: Path, images: Path, steps: int, device: torch.device) ->
 
     clock, files, size = Clock(device), sorted(images.iterdir()), TextModel(str(pipeline)).image_size[0]
     tokenizer = CLIPTokenizer.from_pretrained(pipeline / 'tokenizer')
-    encoder = CLIPTextModel.from_pretrained(pipeline / 'text_encoder').to(device).requires_grad_(False)
-    vae = AutoencoderKL.from_pretrained(pipeline / 'vae').to(device).requires_grad_(False)
-    unet = UNet2DConditionModel.from_pretrained(pipeline / 'unet').to(device).requires_grad_(False)
+    encoder = CLIPTextModel.from_pretrained(pipeline / 'text_encoder', torch_dtype=torch.float32).to(device).requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(pipeline / 'vae', torch_dtype=torch.float32).to(device).requires_grad_(False)
+    unet = UNet2DConditionModel.from_pretrained(pipeline / 'unet', torch_dtype=torch.float32).to(device).requires_grad_(False)
     scheduler = DDPMScheduler.from_pretrained(pipeline / 'scheduler')
     tokens = ['<word>', *(f'<word>_{k}' for k in range(1, VECTORS))]
     tokenizer.add_tokens(tokens)

@@ -30,7 +30,7 @@ generator = dict(
 data = None
 # Class names in label order; None takes the class folders of data. No model is told them.
 classes = None
-# Accepted images of every real image: 5 in the paper for each of its settings. By its account more than 3 pay off.
+# Accepted images of every real image: 5 in the published runs for each of their settings.
 per_source = 5
 # Images per block: the unit that is redone after a kill, and one shard of the store.
 block_size = 512

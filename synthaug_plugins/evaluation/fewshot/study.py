@@ -19,7 +19,7 @@ from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
 from synthaug_plugins.curation.feature_cache import DEFAULT_FOLDER, FeatureCache
-from synthaug_plugins.engine.generate import choose_device
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.fewshot.accuracy import recalls, top1
 from synthaug_plugins.evaluation.fewshot.baselines import BASELINES, wise_ft, zero_shot
