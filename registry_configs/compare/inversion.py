@@ -45,6 +45,7 @@ made = dict(
     few_steps=_store(**{'sampler.num_steps': 25}),
     more_steps=_store(**{'sampler.num_steps': 200}),
     class_mean=_store(unconditional='class'),
+    # Groups of 100 images: the 10 shots of 10 classes are one, which is the mean of all again.
     group_mean=_store(unconditional='group'),
     empty_prompt=_store(unconditional='empty'),
 )
