@@ -96,6 +96,13 @@ def test_what_is_wrong_is_said_before_anything_is_learned(recipe: Path, data: Pa
     assert not (recipe.parent / 'out' / 'made').exists()
 
 
+def test_what_the_fewest_shots_cannot_do_is_said_before_more_of_them_are_learned(recipe: Path, data: Path) -> None:
+    change(recipe, 'shots = [1]', 'shots = [2, 1]')
+    with pytest.raises(SynthAugError, match='one image'):
+        run(change(recipe, "'generator.alphas': [0.0]", "'generator.alphas': [0.1]"), data)
+    assert not (recipe.parent / 'out' / 'made').exists()
+
+
 # --- the shipped studies
 
 
