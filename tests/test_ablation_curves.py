@@ -165,6 +165,16 @@ def test_the_chart_puts_points_and_dashed_levels_where_their_values_are() -> Non
     assert ('<polyline' in svg) and '<polyline' not in str(charts.panel(Panel('p', 'axis', panel.ticks, False, panel.lines, 'real')))
 
 
+def test_long_texts_on_an_axis_are_not_cut_off() -> None:
+    texts = ['quite a long name', 'short', 'another long name']
+    at, joined = places(texts)
+    svg = str(charts.panel(Panel('p', 'axis', list(zip(at, texts, strict=True)), joined, [Line('k', [(place, spread([60.0])) for place in at])])))
+    width = float(re.findall(r'viewBox="0 0 (\d+)', svg)[0])
+    for text in texts:
+        (x,) = re.findall(rf'<text x="([\d.]+)"[^>]*>{text}<', svg)
+        assert min(float(x), width - float(x)) > 3 * len(text), 'half of 6 pixels a letter'
+
+
 @pytest.mark.parametrize('dashed', ['', 'real'])
 def test_ten_lines_of_a_chart_look_different_to_who_sees_no_colours_and_as_their_legend_says(dashed: str) -> None:
     lines = [Line(str(i), [(0.0, spread([50.0 + i]))], level=spread([40.0]) if dashed else None) for i in range(10)]
