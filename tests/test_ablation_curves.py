@@ -133,6 +133,14 @@ def test_no_word_of_the_picture_is_cut_off_or_lies_on_another(tmp_path: Path) ->
             assert apart, (name, other)
 
 
+def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    name = r'$ \neverheardof $'
+    panel = Panel(name, name, [(0.0, name), (1.0, name)], True, [Line(name, [(0.0, spread([60.0])), (1.0, spread([80.0]))], name, spread([70.0]))], name)
+    draw_panels(tmp_path / 'curves.png', [panel, panel], name, 'accuracy (%)', name)
+    assert (tmp_path / 'curves.png').stat().st_size > 0
+
+
 def test_without_matplotlib_the_points_and_the_report_have_the_curves_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*args: Any, **options: Any) -> None:
         raise MissingExtra('matplotlib', 'report', 'A picture of curves')
@@ -155,6 +163,31 @@ def test_the_chart_puts_points_and_dashed_levels_where_their_values_are() -> Non
     (level,) = re.findall(r'y1="([\d.]+)" y2="[\d.]+" stroke="[^"]+" stroke-dasharray="2 3"><title>real, k: 70.0 %', svg)
     assert high < float(level) < low and float(level) == pytest.approx((low + high) / 2, abs=0.1)
     assert ('<polyline' in svg) and '<polyline' not in str(charts.panel(Panel('p', 'axis', panel.ticks, False, panel.lines, 'real')))
+
+
+def test_long_texts_on_an_axis_are_not_cut_off() -> None:
+    texts = ['quite a long name', 'short', 'another long name']
+    at, joined = places(texts)
+    svg = str(charts.panel(Panel('p', 'axis', list(zip(at, texts, strict=True)), joined, [Line('k', [(place, spread([60.0])) for place in at])])))
+    width = float(re.findall(r'viewBox="0 0 (\d+)', svg)[0])
+    for text in texts:
+        (x,) = re.findall(rf'<text x="([\d.]+)"[^>]*>{text}<', svg)
+        assert min(float(x), width - float(x)) > 3 * len(text), 'half of 6 pixels a letter'
+
+
+@pytest.mark.parametrize('dashed', ['', 'real'])
+def test_ten_lines_of_a_chart_look_different_to_who_sees_no_colours_and_as_their_legend_says(dashed: str) -> None:
+    lines = [Line(str(i), [(0.0, spread([50.0 + i]))], level=spread([40.0]) if dashed else None) for i in range(10)]
+    shown = Panel('p', 'axis', [(0.0, 'a')], False, lines, dashed)
+
+    def looks(svg: str) -> list[tuple[str, bool]]:
+        """Shape and whether it is filled, of every mark."""
+        found = re.findall(r'<(?:circle|path d="M[-\d.]+,[-\d.]+(\w[^"]*)")[^>]*fill="([^"]+)" stroke="([^"]+)"', svg)
+        return [(shape, fill == stroke) for shape, fill, stroke in found]
+
+    drawn = looks(str(charts.panel(shown)))
+    assert len(set(drawn)) == len(drawn) == 10
+    assert [look for i in range(10) for look in looks(str(charts.key(shown, i)))] == drawn
 
 
 def test_names_in_a_chart_stay_text() -> None:

@@ -247,6 +247,13 @@ def test_groups_are_the_first_images_of_every_class_then_the_next(edm: str, real
     assert one.told._of_group == 1, 'as the published groups of ImageNet, one image of each of 1000 classes'
 
 
+def test_it_is_said_where_all_images_are_one_group(edm: str, real: RealImages) -> None:
+    for size, said in ((12, ['all 9 images are one group of 12']), (9, []), (100, ['all 9 images are one group of 100'])):
+        sentences: list[str] = []
+        prepare(recipe(EDM, edm, real, {'unconditional': 'group', 'group_size': size}), sentences.append)
+        assert len(sentences) == len(said) and all(words in sentence for words, sentence in zip(said, sentences, strict=True))
+
+
 @pytest.mark.parametrize('guidance', [1.0, 3.0])
 def test_images_are_those_of_the_formula_and_without_perturbation_and_guidance_of_the_embedding_alone(
     edm: str, real: RealImages, closed_form: ClosedForm, guidance: float

@@ -96,6 +96,13 @@ def test_what_is_wrong_is_said_before_anything_is_learned(recipe: Path, data: Pa
     assert not (recipe.parent / 'out' / 'made').exists()
 
 
+def test_what_the_fewest_shots_cannot_do_is_said_before_more_of_them_are_learned(recipe: Path, data: Path) -> None:
+    change(recipe, 'shots = [1]', 'shots = [2, 1]')
+    with pytest.raises(SynthAugError, match='one image'):
+        run(change(recipe, "'generator.alphas': [0.0]", "'generator.alphas': [0.1]"), data)
+    assert not (recipe.parent / 'out' / 'made').exists()
+
+
 # --- the shipped studies
 
 
@@ -143,6 +150,11 @@ def test_the_study_runs_on_every_set_that_has_recipes() -> None:
         kinds = {entry.kind for entry in comparison.made}
         assert kinds == {'embeddings', 'store'}
         inverted, control = (load_generation_recipe(find_recipe(f'{kind}_{name}', 'generate')) for kind in ('inversion', 'round_trip'))
+        # what other arms vary is at the value that the curves give the arm they share, whatever pools the set's own recipe has
+        of_variants = next(entry for entry in comparison.made if entry.name == 'variants').cfg_options
+        told = load_generation_recipe(find_recipe(f'inversion_{name}', 'generate'), of_variants)['generator']
+        assert [list(told[key]) for key in ('lambdas', 'alphas', 'guidance_scales')] == [[0.1], [0.1], [2.0]]
+        assert (told['unconditional'], told['sampler']['num_steps']) == ('all', 100)
         # the control sees the same autoencoder at the same size
         assert control['generator']['type'].endswith('RoundTrip') and control['per_source'] == 1
         for key in ('model', 'revision', 'variant', 'precision', 'image_size'):

@@ -4,7 +4,7 @@ synthaug compare inversion --data data/stl10 --out runs/inversion     # data/stl
 synthaug compare inversion --set set=cifar10 --data data/cifar10 --out runs/inversion-cifar10
 
 `set` names the recipes: stl10, cifar10, cifar100, imagenette, medmnist or eurosat; one that is near in size serves other images. For each number of real
-images per class and each seed it learns an embedding of every image (3000 steps each), makes 14 stores and trains 20 classifiers of 50,000 steps. Start
+images per class and each seed it learns an embedding of every image (3000 steps each), makes 15 stores and trains 20 classifiers of 50,000 steps. Start
 with fewer: synthaug init compare/inversion copies this file for you to cut shots, seeds and arms; what no arm names is not made. It has not been run to
 the end here; inversion_digits has.
 """
@@ -20,7 +20,8 @@ train = 'inversion_{set}'
 shots = [10, 50, 200]
 seeds = [0, 1, 2]
 
-_told = {'generator.embeddings': '{embeddings}', 'per_source': 5}
+# One value of alpha, where the recipe of a set has several (medmnist): arms vary one thing about it.
+_told = {'generator.embeddings': '{embeddings}', 'generator.alphas': [0.1], 'per_source': 5}
 
 
 def _store(**changes):
@@ -45,6 +46,7 @@ made = dict(
     few_steps=_store(**{'sampler.num_steps': 25}),
     more_steps=_store(**{'sampler.num_steps': 200}),
     class_mean=_store(unconditional='class'),
+    # Groups of 100 images: the 10 shots of 10 classes are one, which is the mean of all again.
     group_mean=_store(unconditional='group'),
     empty_prompt=_store(unconditional='empty'),
 )

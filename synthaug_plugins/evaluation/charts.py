@@ -130,9 +130,30 @@ def curves(arms: Sequence[Mapping[str, Any]]) -> Markup:
     return _svg(width, height, parts, 'validation accuracy over training', 'curves')
 
 
-def line_colour(shown: Panel, line: int) -> str:
+_MARKS = (
+    '<circle cx="{x:.1f}" cy="{y:.1f}" r="4"',
+    '<path d="M{x:.1f},{y:.1f}m-3.6,-3.6h7.2v7.2h-7.2z"',
+    '<path d="M{x:.1f},{y:.1f}m0,-4.8l4.6,8h-9.2z"',
+    '<path d="M{x:.1f},{y:.1f}m0,-5l5,5l-5,5l-5,-5z"',
+    '<path d="M{x:.1f},{y:.1f}m0,4.8l4.6,-8h-9.2z"',
+)
+
+
+def _line_colour(shown: Panel, line: int) -> str:
     """The CSS colour of a panel's line. Where the baseline is dashed, none has the baseline's."""
     return colour(line + bool(shown.dashed))
+
+
+def _mark(shown: Panel, line: int, x: float, y: float, tip: str = '') -> str:
+    """A point of a panel's line: each line has a shape of its own, for who cannot tell its colour; those of the second five are hollow."""
+    shape, stroke = _MARKS[line % len(_MARKS)].format(x=x, y=y), _line_colour(shown, line)
+    fill = stroke if line < len(_MARKS) else 'var(--card)'
+    return f'{shape} fill="{fill}" stroke="{stroke}" stroke-width="1.5">{tip}</{shape[1:].partition(" ")[0]}>'
+
+
+def key(shown: Panel, line: int) -> Markup:
+    """What a panel's legend shows beside the name of a line: its mark."""
+    return Markup(f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true">{_mark(shown, line, 6, 6)}</svg>')
 
 
 def panel(shown: Panel) -> Markup:
@@ -157,8 +178,8 @@ def panel(shown: Panel) -> Markup:
     parts.append(f'<text x="{(left + width - right) / 2:.1f}" y="{height - 6}" text-anchor="middle">{escape(shown.axis)}</text>')
     texts = dict(shown.ticks)
     for i, line in enumerate(shown.lines):
-        stroke, shift = f'stroke="{line_colour(shown, i)}"', 4 * (i - (len(shown.lines) - 1) / 2)
-        dashes = ' stroke-dasharray="7 3"' if i >= COLOURS else ''
+        stroke, shift = f'stroke="{_line_colour(shown, i)}"', 4 * (i - (len(shown.lines) - 1) / 2)
+        dashes = ' stroke-dasharray="7 3"' if i >= len(_MARKS) else ''
         if line.level is not None:
             level = y(line.level['mean'])
             tip = f'<title>{escape(shown.dashed)}, {escape(line.name)}: {plus_minus(line.level)} %</title>'
@@ -170,7 +191,7 @@ def panel(shown: Panel) -> Markup:
             at, sd = x(place) + shift, found['sd'] or 0
             tip = f'<title>{escape(shown.axis)} {escape(texts[place])}, {escape(line.name)}: {plus_minus(found)} %</title>'
             parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(found["mean"] - sd):.1f}" y2="{y(found["mean"] + sd):.1f}" {stroke} stroke-opacity=".6"/>')
-            parts.append(f'<circle cx="{at:.1f}" cy="{y(found["mean"]):.1f}" r="4" fill="{line_colour(shown, i)}">{tip}</circle>')
+            parts.append(_mark(shown, i, at, y(found['mean']), tip))
     return _svg(width, height, parts, f'accuracy over {shown.axis}', 'curves')
 
 

@@ -47,8 +47,10 @@ class Panel:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Left and right end of the axis: the ticks, with a margin."""
+        """Left and right end of the axis: the ticks, with a margin; texts have equal room, so that the outer ones are not cut off."""
         places = [place for place, _ in self.ticks]
+        if not self.joined:
+            return min(places) - 0.5, max(places) + 0.5
         margin = 0.08 * ((max(places) - min(places)) or 4)
         return min(places) - margin, max(places) + margin
 

@@ -49,6 +49,7 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
         StoreError: disk full, no permission.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -62,19 +63,20 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
     rows = -(-len(panels) // columns)
     width, plot, over = (9.0, 3.944, 0.0) if len(panels) == 1 else (6.9, 2.7, 0.45)
     size = columns * width, _HEAD + _FOOT + rows * (over + plot + _BOTTOM)
-    figure = Figure(figsize=size, dpi=150)
-    FigureCanvasAgg(figure)  # a canvas of its own: the backend that a notebook chose stays
-    for i, panel in enumerate(panels):
-        row, column = divmod(i, columns)
-        bottom = _FOOT + (rows - 1 - row) * (over + plot + _BOTTOM) + _BOTTOM
-        _draw(figure, panel, measure, (column * width, bottom, width, plot))
-        if over:
-            text = f'{panel.title} (dashed: {panel.dashed})' if panel.dashed else panel.title
-            figure.text((column * width + _LEFT) / size[0], (bottom + plot + 0.12) / size[1], text, color=_INK, fontsize=10, weight='bold')
-    figure.text(0.18 / size[0], 1 - 0.243 / size[1], title, color=_INK, fontsize=11, weight='bold')
-    figure.text(0.18 / size[0], 0.108 / size[1], textwrap.fill(footnote, round(15.5 * size[0])), color=_GREY, fontsize=8, va='bottom')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', metadata={'Software': None})
+    with rc_context({'text.parse_math': False}):  # a name with two dollar signs is no formula
+        figure = Figure(figsize=size, dpi=150)
+        FigureCanvasAgg(figure)  # a canvas of its own: the backend that a notebook chose stays
+        for i, panel in enumerate(panels):
+            row, column = divmod(i, columns)
+            bottom = _FOOT + (rows - 1 - row) * (over + plot + _BOTTOM) + _BOTTOM
+            _draw(figure, panel, measure, (column * width, bottom, width, plot))
+            if over:
+                text = f'{panel.title} (dashed: {panel.dashed})' if panel.dashed else panel.title
+                figure.text((column * width + _LEFT) / size[0], (bottom + plot + 0.12) / size[1], text, color=_INK, fontsize=10, weight='bold')
+        figure.text(0.18 / size[0], 1 - 0.243 / size[1], title, color=_INK, fontsize=11, weight='bold')
+        figure.text(0.18 / size[0], 0.108 / size[1], textwrap.fill(footnote, round(15.5 * size[0])), color=_GREY, fontsize=8, va='bottom')
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format='png', metadata={'Software': None})
     write_whole(path, buffer.getvalue())
 
 

@@ -36,7 +36,7 @@ class DiffusionInversion(OfSources, DenoiserGenerator):
             learned with.
         embeddings: the folder `embeddings` that `synthaug learn embeddings` wrote, with every real image of the recipe in it.
         lambdas: pool of standard deviations of the noise, 0 or more. One number is the same for all. Published runs have 0.1.
-            Learned values have a standard deviation of about 1 (those of digits_sd), so 0.1 is little.
+            How much that is depends on how long embeddings became: those of learn/inversion_digits have a standard deviation of 2.8.
         alphas: pool of shares of the partner, in [0, 1]. Published runs have 0.1.
         guidance_scales: pool of s; 1 is no guidance and half the cost. 1 only for few-step models; a model that is distilled to be told a scale is told
             its default throughout, and s acts beside it.

@@ -113,6 +113,11 @@ class EmbeddingConditions(Conditions):
                 what = f'alphas = {self._alphas} mixes each image with another of its class, but the class {name!r} has one image.'
                 raise DataError(what, "Add images, set alphas=0, or let partners be of any class (partners='all').")
 
+    def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
+        """See `Conditions.prepare`: says so where groups are no choice of their own."""
+        if self._unconditional == 'group' and max(map(len, self._sources.values())) <= self._of_group:
+            say(f"unconditional = 'group': all {len(self._all)} images are one group of {self._group_size}, so it is the mean of all.")
+
     def identity(self) -> dict[str, Any]:
         """See `Conditions.identity`; complete after `check`."""
         low, high = self._interval

@@ -203,7 +203,7 @@ def learning(folder: Path, pixels: int, steps: int, rounds: int, device: torch.d
         ways[f'ours, {precision}, {4 * BATCH} at once, channels_last'] = lambda: ours(*given, precision, 4 * BATCH, channels_last=True)
         ways[f'ours, {precision}, {4 * BATCH} at once, compiled'] = lambda: ours(*given, precision, 4 * BATCH, compile=True)
     print(f'\nlearning: {pixels} px, {BATCH} images per step, K = {TOKENS}, {steps} steps of which the first {WARM_UP} are not timed')
-    found: dict[str, list[Cost]] = {way: [] for way in ways}
+    found: dict[str, dict[int, Cost]] = {way: {} for way in ways}  # by round
     for number in range(rounds):
         for way, learn in ways.items():
             if device.type == 'cuda':
@@ -213,14 +213,14 @@ def learning(folder: Path, pixels: int, steps: int, rounds: int, device: torch.d
             except ModelError as error:  # memory is too small
                 print(f'round {number + 1}  {way}: {error}', flush=True)
                 continue
-            found[way].append(cost)
+            found[way][number] = cost
             memory = f', {torch.cuda.max_memory_allocated(device) / 2**30:.0f} GiB' if device.type == 'cuda' else ''
             step = f'{cost.step[0] * 1e3:8.3f} ms per image and step ({cost.step[1] * 1e3:.3f} CPU)'
             print(f'round {number + 1}  {way:43} {step}, {cost.once[0] * 1e3:6.1f} ms once, {cost.per_hour():9,.1f} embeddings per hour{memory}', flush=True)
     kinds = [('wall', 0)] if device.type == 'cuda' else [('wall', 0), ('CPU', 1)]
     for one, other in itertools.product((way for way in ways if way.startswith('ours')), (way for way in ways if way.startswith('published'))):
         for kind, place in kinds if found[one] else ():
-            ratios = [o.per_hour(place) / p.per_hour(place) for o, p in zip(found[one], found[other], strict=True)]
+            ratios = [cost.per_hour(place) / found[other][number].per_hour(place) for number, cost in found[one].items()]
             print(f'{one} / {other}, {kind}: median {statistics.median(ratios):.2f}, rounds {", ".join(f"{r:.2f}" for r in ratios)}')
 
 

@@ -3,8 +3,8 @@
 Not a recipe by itself: the files beside this folder inherit it, and say size and folder. How they differ from the paper and its code:
 - Guidance leads away from the mean of all embeddings of the recipe, as the paper says. The code takes that of a group of 100 images at a time, or for
   MedMNIST and EuroSAT of a class: unconditional='group' or 'class'.
-- A partner is any other image of the class. The code looks in the group, takes an image for its own partner, and where the group lacks others of the
-  class one of another class under the same label.
+- A partner is any other image of the class. The code looks in the group only, may take an image for its own partner, and where the group
+  lacks others of the class takes one of another class under the same label.
 - Stable Diffusion's 100 steps are DDIM's, not PNDM's, and every image has a seed of its own.
 Numbers made with these recipes are not the paper's.
 """

@@ -126,7 +126,7 @@ class Making:
         Erasures have none: what would use them is checked without.
 
         Args:
-            drawn: any draw: the others differ in nothing that is checked here.
+            drawn: a draw of the fewest shots: whatever works with these works with all, such as a partner of the same class.
 
         Raises:
             RecipeError, DataError, ModelError: what the recipes' own commands would refuse before they load any weights.

@@ -77,7 +77,7 @@ def ablate(
     results: list[dict[str, Any]] = []
     with alone(out, 'comparison'):
         drawn = {key: copy_draw(parts, shots, *key, out / 'draws') for key, shots in chosen.items()}
-        with making.stand_ins(next(iter(drawn.values()))) as places:
+        with making.stand_ins(drawn[min(comparison.shots), comparison.seeds[0]]) as places:
             for k in comparison.shots:
                 check_arms(_at(comparison, k), plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
         for number, k in enumerate(comparison.shots, 1):
