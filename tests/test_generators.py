@@ -16,7 +16,7 @@ from PIL import Image
 from synthaug_plugins.diffusion import build_denoiser, edm_sigmas
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.generators.base import Generator, NonFiniteImages
-from synthaug_plugins.models.fit import FITS, place
+from synthaug_plugins.models.fit import FITS, channels_first, place
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.store.plan import Part, Request
@@ -351,7 +351,7 @@ def test_strength_decides_how_far_an_image_goes(model: str, real_images: RealIma
     for k in range(3):
         batch = requests[3 * k : 3 * k + 3]
         assert len({generator.bucket(r) for r in batch}) == 1
-        sources = np.stack([generator._channels_first(place(real_images.load(r.source), 8, 8, 'crop').pixels) for r in batch]).transpose(0, 2, 3, 1)
+        sources = np.stack([channels_first(place(real_images.load(r.source), 8, 8, 'crop').pixels, 1) for r in batch]).transpose(0, 2, 3, 1)
         distance.append(np.abs(generator.generate(batch).astype(float) - sources).mean())
     assert distance[0] < 2
     assert distance[0] < distance[1] < distance[2]

@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_embeddings_stores_arms_and_curves_follow_from_the_draw(recipe: Path, data: Path, tmp_path: Path) -> None:
+def test_embeddings_stores_arms_and_curves_follow_from_the_draw(recipe: Path, data: Path, copied_workers: None, tmp_path: Path) -> None:
     (result,) = run(recipe, data)
     out, draw = tmp_path / 'out', '1-shot-0'
     shots = {p.relative_to(out / 'draws' / draw / 'train').as_posix() for p in (out / 'draws' / draw / 'train').rglob('*.png')}

@@ -25,7 +25,7 @@ from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
 from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.generators.strength import T_STAR, snr_matched_sigma, t_star
-from synthaug_plugins.models.fit import place
+from synthaug_plugins.models.fit import channels_first, place
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import GENERATORS, build_strict
 from synthaug_plugins.store.plan import Block, Part, Request
@@ -585,7 +585,7 @@ def test_tiny_strength_returns_what_the_vae_makes_of_the_real_image(sd: str, rea
     generator = guided_by(sd, real, sigma=[0.03, 5.0], guidance_scale=1)
     requests = asked(generator, 8, sources=real.ids('cat'))
     generator.denoiser()
-    placed = [generator._channels_first(place(real.load(r.source), 16, 16, 'crop').pixels) for r in requests[:4]]
+    placed = [channels_first(place(real.load(r.source), 16, 16, 'crop').pixels, 3) for r in requests[:4]]
     sources = torch.from_numpy(np.stack(placed)).float() / 127.5 - 1
     encoded, decoded, decode = generator.model.encode(sources), [], generator.model.decode
     monkeypatch.setattr(generator.model, 'decode', lambda x: decoded.append(x) or decode(x))
