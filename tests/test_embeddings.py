@@ -405,7 +405,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'an index that names no hash': (lambda f: foreign(index_path(f, 2)), [r'index/00002.parquet: damaged \(it names no hash']),
     'index changed': (lambda f: index_path(f, 2).write_bytes(index_path(f, 2).read_bytes()[:-9]), ['index/00002.parquet: damaged']),
     'other shape': (lambda f: rewrite(shard_path(f, 0), lambda t: {'tokens': t['tokens'][:, 1:].copy()}), [r'shards/00000.*tokens F16 \(5, 4, 6\)']),
-    'an id twice': (lambda f: publish(f, 3, ['ant/0.png', 'cat/sub/1.png']), ["index: the id 'cat/sub/1.png' is there 2 times"]),
+    'an id twice': (lambda f: publish(f, 3, ['ant/0.png', 'cat/sub/1.png']), ["index: the id 'cat/sub/1.png' is there 2 times, in the shards 1, 3"]),
     'a file too many': (lambda f: (f / 'index' / 'x.txt').write_text(''), ['index/x.txt: not part of the embeddings']),
     'a killed run': (lambda f: (f / 'shards' / '.partial-00003.safetensors-7').write_text(''), ['partial-00003.*: of a run that was killed']),
 }

@@ -43,15 +43,19 @@ def verify_embeddings(folder: str | Path) -> list[Fault]:
     numbers = published_shards(folder)
     faults = list(_gaps(folder, numbers))
     ids: list[pa.ChunkedArray] = []
+    shard_of_row: list[int] = []
     for number in numbers:
         table, what = _index(folder, number)
         if table is None:
             faults.append(Fault(number, _name(folder, index_path(folder, number)), what))
             continue
         ids.append(table['id'])
+        shard_of_row += [number] * len(table)
         faults += [Fault(number, _name(folder, shard_path(folder, number)), what) for what in _shard_faults(folder, number, shape, table)]
     twice = SortedIds(pa.chunked_array(ids, pa.string()).combine_chunks()).repeated()
-    faults += [Fault(None, 'index', f'the id {name!r} is there {len(rows)} times') for name, rows in twice]
+    for name, rows in twice:
+        shards = ', '.join(map(str, sorted({shard_of_row[row] for row in rows})))
+        faults.append(Fault(None, 'index', f'the id {name!r} is there {len(rows)} times, in the shards {shards}'))
     return faults + list(_left_over(folder, numbers))
 
 
