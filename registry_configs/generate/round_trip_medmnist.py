@@ -1,19 +1,9 @@
 """A set of MedMNIST through the autoencoder of inversion_medmnist's model and back: the control for what inversion_medmnist makes, at the same size.
 
 synthaug generate round_trip_medmnist --data data/medmnist/train --out stores/medmnist-round-trip
-
-Trained on these alone, a classifier shows what the autoencoder costs, apart from all else that a generator does.
 """
 
-_base_ = './inversion_medmnist.py'
+_base_ = './_base_/round_trip.py'
 
-generator = dict(
-    _delete_=True,
-    type='synthaug_plugins.RoundTrip',
-    model='CompVis/stable-diffusion-v1-4',
-    revision='133a221b8aa7292a167afc5127cb63fb5005638b',
-    variant='fp16',
-    precision='fp16',
-    image_size=128,
-)
-per_source = 1
+generator = dict(image_size=128)
+image = dict(format='png', size=28)
