@@ -1,4 +1,4 @@
-"""An embedding for each image of handwritten digits, for the embedded digits pipeline: about 3 minutes for a hundred images on one CPU core.
+"""An embedding for each image of handwritten digits, for the embedded digits pipeline: about 2 minutes for a hundred images on one CPU core.
 
 synthaug learn embeddings inversion_digits --data my/digits --out embeddings/digits
 
