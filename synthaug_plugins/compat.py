@@ -265,7 +265,7 @@ def _give_each_copy_a_memo() -> None:
 SHIMS = (
     Shim(
         'adafactor',
-        "MMEngine loads transformers' trainer, and PEFT if it is there, to name one optimiser: two fifths of the time in which a training starts",
+        "MMEngine loads transformers' trainer, and PEFT if it is there, to name one optimiser: much of the time in which a training starts",
         'MMEngine imports Adafactor when a recipe asks for it (0.10.7 does not)',
         _optimisers_load_transformers,
         _register_adafactor_unloaded,

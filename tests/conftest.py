@@ -201,6 +201,17 @@ def kill_in_training(learn: Callable[[], object], step: int) -> None:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch works with one thread: sums keep their order, so a run that goes on can be compared to the bit with one that was never stopped."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of a comparison are copies of this process; new ones, which every comparison of a user starts, take seconds to load MMPretrain."""
     from synthaug_plugins.evaluation import pool

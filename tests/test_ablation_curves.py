@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import check_readable, drawn_texts
 from PIL import Image
 from test_ablation import result_of
 
@@ -110,27 +111,13 @@ def many_panels() -> list[Panel]:
 
 
 def test_no_word_of_the_picture_is_cut_off_or_lies_on_another(tmp_path: Path) -> None:
-    text = pytest.importorskip('matplotlib.text')
-    drawn: list[tuple[str, Any]] = []
-    original = text.Text.draw
-
-    def watch(self: Any, renderer: Any, *args: Any, **options: Any) -> None:
-        if self.get_text().strip() and self.get_visible():
-            drawn.append((self.get_text(), self.get_window_extent(renderer)))
-        original(self, renderer, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text.Text, 'draw', watch)
+    with drawn_texts() as drawn:
         draw_panels(tmp_path / 'curves.png', many_panels(), 'Many things, one title', 'accuracy (%)', 'What is seen here. ' * 12)
     with Image.open(tmp_path / 'curves.png') as picture:
         width, height = picture.size
     words = {word for word, _ in drawn}
     assert {'shots', 'panel 2 (dashed: real)', 'axis 3', 'value 2', '8 shots', 'arm number 7', 'Many things, one title'} <= words
-    for i, (name, box) in enumerate(drawn):
-        assert min(box.x0, box.y0) >= 0 and box.x1 <= width and box.y1 <= height, name
-        for other, its_box in drawn[i + 1 :]:
-            apart = box.x1 <= its_box.x0 or its_box.x1 <= box.x0 or box.y1 <= its_box.y0 or its_box.y1 <= box.y0
-            assert apart, (name, other)
+    check_readable(drawn, width, height)
 
 
 def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import check_readable, drawn_texts
 from PIL import Image
 
 from synthaug_plugins.errors import DataError, MissingExtra
@@ -167,29 +168,14 @@ def test_the_curve_is_a_whole_picture(tmp_path: Path, methods: int) -> None:
 
 
 def test_every_name_stands_within_the_picture_beside_the_others(tmp_path: Path) -> None:
-    text = pytest.importorskip('matplotlib.text')
-    drawn: list[tuple[str, Any]] = []
-    original = text.Text.draw
-
-    def watch(self: Any, renderer: Any, *args: Any, **options: Any) -> None:
-        if self.get_text().strip() and self.get_visible():
-            drawn.append((self.get_text(), self.get_window_extent(renderer)))
-        original(self, renderer, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text.Text, 'draw', watch)
+    with drawn_texts() as drawn:
         note = 'All methods saw the same shots, and the same four validation images per class. ' * 3
         draw_curve(tmp_path / 'curve.png', many(len(STYLES)), 'EuroSAT', 'CLIP RN50', note, names={'method_3': 'Tip-Adapter-F, keys tuned'})
     words = [name for name, _ in drawn]
     assert {'1', '2', '4', '8', '16', 'real shots per class', 'zero_shot  50.0'} <= set(words)
     assert 'EuroSAT, CLIP RN50 (3 seeds, bars: one standard deviation)' in words
     assert any(name.startswith('Tip-Adapter-F, keys tuned  ') for name in words) and not any('method_3' in name for name in words)
-    for name, box in drawn:
-        assert min(box.x0, box.y0) >= 0 and box.x1 <= 1350 and box.y1 <= 810, name
-    for i, (name, box) in enumerate(drawn):
-        for other, its_box in drawn[i + 1 :]:
-            apart = box.x1 <= its_box.x0 or its_box.x1 <= box.x0 or box.y1 <= its_box.y0 or its_box.y1 <= box.y0
-            assert apart, (name, other)
+    check_readable(drawn, 1350, 810)
 
 
 def test_the_curve_leaves_the_backend_of_others_alone() -> None:

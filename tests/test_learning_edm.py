@@ -50,12 +50,7 @@ def halves(n: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def test_killed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:

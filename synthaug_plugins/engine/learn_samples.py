@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.prompt_conditions import PromptConditions
 from synthaug_plugins.models.text_model import TextModel
-from synthaug_plugins.store.plan import Part, Request
+from synthaug_plugins.store.plan import Request
 
 
 class LoadedPipeline(DenoiserGenerator):
@@ -47,9 +47,3 @@ class LoadedPipeline(DenoiserGenerator):
             cure = "Give a new folder with a lower learning_rate, or with precision='fp32'."
             raise ModelError(f'After learning, a sample of {prompt!r} is not finite ({next(iter(found.bad.values()))}).', cure) from None
         return np.asarray(made.images if isinstance(made, Made) else made)
-
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        raise NotImplementedError
-
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        return self.sample(requests)

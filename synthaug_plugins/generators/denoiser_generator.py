@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.generators.base import Generator, Made, NonFiniteImages
+from synthaug_plugins.generators.base import Generator, Images, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.guidance import finite_json
 from synthaug_plugins.generators.loaded import LoadedModels, check_precision
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DenoiserGenerator(Generator):
-    """A denoiser, guidance, the options of `diffusion.sample`, and the way from requests to images.
+    """A denoiser, guidance, the options of `diffusion.sample`, and the way from requests to images: from noise, unless a subclass says otherwise.
 
     Args:
         told: the model and what it is told.
@@ -76,6 +77,12 @@ class DenoiserGenerator(Generator):
         seed = request_seed(recipe_seed, part, number)
         prompt, params = self.told.tell(part, number, recipe_seed, seed)
         return Request(request_id(part, number), part.label, part.class_name, seed, None, prompt, params)
+
+    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
+        return (self.request(part, number, recipe_seed) for number in count())
+
+    def generate(self, requests: Sequence[Request]) -> Images | Made:
+        return self.sample(requests)
 
     def bucket(self, request: Request) -> Hashable:
         return self.told.bucket(request)

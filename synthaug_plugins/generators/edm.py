@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.conditions import LabelConditions
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.guidance import build_guidance
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.registry import GENERATORS
-from synthaug_plugins.store.plan import Part, Request
 
 
 @GENERATORS.register_module()
@@ -60,12 +56,3 @@ class EDM(DenoiserGenerator):
                 'Use a class-conditional model, or RealGuidance with use_labels=False, which keeps the class of a real image.',
             )
         super().check(classes if self.model.classes else ())
-
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        number = 0
-        while True:
-            yield self.request(part, number, recipe_seed)
-            number += 1
-
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        return self.sample(requests)

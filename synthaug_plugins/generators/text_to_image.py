@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.generators.base import Made
 from synthaug_plugins.generators.denoiser_generator import DenoiserGenerator
 from synthaug_plugins.generators.pipeline_options import PipelineOptions
 from synthaug_plugins.registry import GENERATORS, options_of
-from synthaug_plugins.store.plan import Part, Request
 
 
 @GENERATORS.register_module()
@@ -79,12 +75,3 @@ class TextToImage(DenoiserGenerator):
 
     def identity(self) -> Mapping[str, Any]:
         return {**super().identity(), **self.pipeline.layout()}
-
-    def requests(self, part: Part, recipe_seed: int) -> Iterator[Request]:
-        number = 0
-        while True:
-            yield self.request(part, number, recipe_seed)
-            number += 1
-
-    def generate(self, requests: Sequence[Request]) -> np.ndarray | Made:
-        return self.sample(requests)
