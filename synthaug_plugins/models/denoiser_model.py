@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from synthaug_plugins.diffusion import Precond
-    from synthaug_plugins.diffusion.blocks import EncoderDecoder
+    from synthaug_plugins.diffusion.unet import EncoderDecoder
 
 
 class DenoiserModel:
