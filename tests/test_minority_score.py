@@ -110,9 +110,9 @@ def test_a_class_is_ranked_by_itself() -> None:
 
 
 def test_what_has_no_levels_is_refused() -> None:
-    with pytest.raises(DataError, match="10 levels were asked for, but the class 'cat' has 3 images. Use 3 levels or fewer"):
+    with pytest.raises(DataError, match=r"10 levels were asked for, but the class 'cat' has 3 images\. Use 3 levels or fewer"):
         assign_levels(np.arange(23.0), 10, 0, ['cat'] * 3 + ['dog'] * 20)
-    with pytest.raises(DataError, match='All 5 scores of the data are 0.25'):
+    with pytest.raises(DataError, match=r'All 5 scores of the data are 0\.25'):
         assign_levels(np.full(5, 0.25), 2, 0)
     with pytest.raises(DataError, match='1 of 3 scores are not finite'):
         assign_levels(np.array([1, np.nan, 2]), 2, 0)

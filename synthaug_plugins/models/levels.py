@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Levels:
         if isinstance(self.thresholds, Mapping) != (self.rank == 'class'):
             raise RecipeError(f'Levels of the rank {self.rank!r} have the limits {self.thresholds!r}.', 'Give them by class for the rank class only.')
         for limits in self.thresholds.values() if isinstance(self.thresholds, Mapping) else (self.thresholds,):
-            rising = all(a <= b for a, b in zip(limits, limits[1:], strict=False))
+            rising = all(a <= b for a, b in pairwise(limits))
             if len(limits) != self.count - 1 or not rising or not all(map(math.isfinite, limits)):
                 raise RecipeError(f'{self.count} levels have the limits {limits!r}.', f'Give {self.count - 1} finite numbers that do not fall.')
 
