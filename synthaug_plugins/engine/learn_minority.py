@@ -22,7 +22,6 @@ from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive,
 from synthaug_plugins.engine.minority_output import VALIDATION, by_chance, write_validation
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.engine.score import read_folder_scores, score_folder
-from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.learning.minority import LevelAccuracy, RatedImages, TrainedLevels, split_levels, train_levels, validate_levels
@@ -73,7 +72,7 @@ def save_stand_in(run: MinorityRun, folder: Path, classes: Sequence[str] = ()) -
     config = {**run.config, 'classes': list(dict.fromkeys([*run.config['classes'], *(() if run.config['label_conditioning'] else classes)]))}
     count, rank = config['levels']['count'], run.recipe['levels']['rank']
     limits = tuple(map(float, range(count - 1)))
-    levels = Levels(count, rank, {name: limits for name in config['classes']} if rank == 'class' else limits)
+    levels = Levels(count, rank, dict.fromkeys(config['classes'], limits) if rank == 'class' else limits)
     with torch.device('meta'):
         weights = build_level_classifier(config).state_dict()
     zeros = {name: torch.zeros(tensor.shape) for name, tensor in weights.items()}

@@ -29,8 +29,8 @@ KEYS = {
     'scores': 'a file of `synthaug score FOLDER` with these very options, in place of scoring again; or None',
     'levels': "dict(count=None, rank='all'): how many levels (None: about 50 images a level, 2 to 100) and whether an image is ranked among 'all' or within "
     "its 'class'",
-    'classifier': "dict(label_conditioning=False, features=None, sigma_data=None, loss='ordinal', ...): whether it is told the class; what it looks at, None for "
-    "images, 'model' for features of the model itself, or the name of another denoiser of ours; sigma_data=None for the model's own; and the options of "
+    'classifier': "dict(label_conditioning=False, features=None, sigma_data=None, loss='ordinal', ...): whether it is told the class; what it looks at, None "
+    "for images, 'model' for features of the model itself, or the name of another denoiser of ours; sigma_data=None for the model's own; and the options of "
     'LevelClassifier',
     'training': 'dict(images_shown=..., ...): attributes of LevelTraining except seed, in place of its defaults',
     'seed': 'a whole number; the same seed, recipe and data give the same levels and weights (to the bit on a CPU)',
