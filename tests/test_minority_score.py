@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from synthaug_plugins.diffusion import GaussianMixture
+from conftest import digits
+from synthaug_plugins.curation.minority_score import MinorityScore
+from synthaug_plugins.diffusion import GaussianMixture, SampleNoise
 from synthaug_plugins.diffusion.minority import minority_scores, timestep_sigma, timestep_sigmas
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, SynthAugError
+from synthaug_plugins.learning.data import square
 from synthaug_plugins.models.distances import MSE
+from synthaug_plugins.models.fit import channels_first, place
 from synthaug_plugins.models.levels import Levels, assign_levels, propose_level_count, published_levels
+from synthaug_plugins.registry import DISTANCES, INSPECTORS
+from synthaug_plugins.store.plan import Request, purpose_seed
+from synthaug_plugins.weights import file_hash
 
 
 @pytest.fixture(scope='module')
@@ -132,3 +142,179 @@ def test_the_number_of_levels_follows_the_data() -> None:
     assert [propose_level_count(n) for n in (2, 60, 1200, 50_000)] == [2, 2, 24, 100]
     with pytest.raises(DataError, match='1 images'):
         propose_level_count(1)
+
+
+@pytest.fixture
+def requests_and_images() -> tuple[list[Request], list[np.ndarray]]:
+    data = digits()
+    names = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
+    images = [np.repeat((x[..., None] * 255 / 16).astype(np.uint8), 3, 2) for x in data.images[:6]]
+    return [Request(f'd/{i}', int(t), names[t], seed=0) for i, t in enumerate(data.target[:6])], images
+
+
+def ready(**options: Any) -> MinorityScore:
+    inspector = INSPECTORS.build({'type': 'synthaug_plugins.MinorityScore', 'model': 'embedded:digits_edm', 'distance': {'type': 'MSE'}, 'draws': 3, **options})
+    inspector.check(['zero', 'five'], None)
+    inspector.setup(torch.device('cpu'), ['zero', 'five'], None)
+    return inspector
+
+
+def test_scores_follow_from_seed_id_and_image_alone(requests_and_images: Any) -> None:
+    requests, images = requests_and_images
+    verdicts = ready().inspect(requests, images)
+    assert verdicts.reasons == [None] * 6
+    score, error = verdicts.scores['minority_score'], verdicts.scores['minority_score_se']
+    again = ready().inspect(requests, images)
+    assert (again.scores['minority_score'] == score).all()
+    assert (again.scores['minority_score_se'] == error).all()
+    parts = [ready().inspect([r], [image]).scores['minority_score'][0] for r, image in zip(requests, images, strict=True)]
+    np.testing.assert_allclose(parts, score, rtol=1e-5)
+    draws = ready().draw(requests, images).double().numpy()
+    np.testing.assert_allclose(error, draws.std(1, ddof=1) / np.sqrt(3))
+    assert np.isnan(ready(draws=1).inspect(requests, images).scores['minority_score_se']).all()
+    for other in (ready(seed=1).inspect(requests, images), ready().inspect([replace(r, id=f'{r.id}x') for r in requests], images)):
+        assert (other.scores['minority_score'] != score).all()
+        np.testing.assert_allclose(other.scores['minority_score'], score, atol=0.2)
+    assert ready().identity() == ready().identity() != ready(sigma=5.0).identity()
+
+
+def test_the_model_is_told_the_class_where_it_takes_labels(requests_and_images: Any) -> None:
+    requests, images = requests_and_images
+    inspector = ready()
+    model = inspector.model
+    x0 = torch.from_numpy(np.stack([image[None, ..., 0] for image in images])).float() / 127.5 - 1
+    for use_labels in (None, False):
+        inspector = ready(use_labels=use_labels)
+        found = inspector.draw(requests, images)
+        noise = SampleNoise([purpose_seed(0, f'minority {r.id}') for r in requests], (1, 8, 8))
+        cond = None if use_labels is False else torch.tensor([r.label for r in requests])
+        wanted = minority_scores(model.load(torch.device('cpu'), torch.float32), x0, 6.5, noise.step, MSE(), 3, cond)
+        torch.testing.assert_close(found, wanted)
+    assert inspector.identity()['labels'] is False
+
+
+def test_a_pipeline_is_scored_in_latents_and_measured_in_images(requests_and_images: Any) -> None:
+    requests, images = (part[:2] for part in requests_and_images)
+    seen = []
+    inspector = ready(model='embedded:digits_sd', draws=1)
+    inspector.distance = type('Watch', (MSE,), {'__call__': lambda self, a, b: seen.append(a.shape) or MSE.__call__(self, a, b)})()
+    assert bool((inspector.draw(requests, images) > 0).all())
+    assert seen == [(2, 3, 16, 16)]
+
+
+@pytest.mark.parametrize('size', [(8, 8), (7, 13), (31, 8), (5, 5)])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_images_of_any_size_are_cropped_as_training_crops_them(size: tuple[int, int], channels: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert (channels_first(place(image, 8, 8, 'crop').pixels, channels) == square(image, 8, channels)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'text'),
+    [
+        ({'sigma': 0.0}, RecipeError, r'sigma = 0\.0'),
+        ({'draws': 0}, RecipeError, 'draws = 0'),
+        ({'precision': 'fp8'}, RecipeError, "precision = 'fp8'"),
+        ({'timestep': (60, 100)}, RecipeError, 'do not say one noise level'),
+        ({'timestep': (60, 100), 'schedule': 'linear', 'sigma': 3.0}, RecipeError, 'do not say one noise level'),
+        ({'timestep': 60, 'schedule': 'linear'}, RecipeError, 'is no pair'),
+        ({'sigma': 1e9, 'model': 'embedded:digits_sd'}, RecipeError, 'knows noise levels from'),
+        ({'use_labels': True, 'model': 'embedded:digits_sd'}, RecipeError, 'takes no class labels'),
+        ({'model': 'embedded:digit'}, ModelError, 'no embedded model'),
+        ({'distance': {'type': 'MES'}}, RecipeError, "'MES' is unknown. Did you mean 'MSE'"),
+        ({'distance': {'type': 'LPIPS'}}, RecipeError, r'8 x 8 pixels: its networks need 32 at least\. .*MSE'),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(options: dict[str, Any], error: type[SynthAugError], text: str) -> None:
+    with pytest.raises(error, match=text) as caught:
+        ready(**options)
+    assert caught.value.cure
+
+
+def test_a_class_that_the_model_does_not_know_is_refused() -> None:
+    inspector = INSPECTORS.build({'type': 'MinorityScore', 'model': 'embedded:digits_edm', 'distance': {'type': 'MSE'}})
+    with pytest.raises(ModelError, match=r"does not know the class 'sven'\. Did you mean 'seven'.*use_labels=False"):
+        inspector.check(['zero', 'sven'], None)
+
+
+def test_the_published_timestep_gives_the_noise_level() -> None:
+    assert ready(timestep=(60, 100), schedule='linear').sigma == timestep_sigma(60, 100, 'linear')
+
+
+@pytest.fixture(scope='module')
+def squeeze(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Weights of a network as torchvision names them, and the package's own LPIPS with these."""
+    import lpips
+
+    torch.manual_seed(0)
+    own = lpips.LPIPS(net='squeeze', pnet_rand=True, verbose=False)
+    path = tmp_path_factory.mktemp('weights') / 'squeeze.pth'
+    torch.save({f'features.{name.partition(".")[2]}': values for name, values in own.net.state_dict().items()}, path)
+    return path, own
+
+
+def test_lpips_is_that_of_its_package(squeeze: tuple[Path, Any]) -> None:
+    path, own = squeeze
+    distance = DISTANCES.build({'type': 'synthaug_plugins.LPIPS', 'network': 'squeeze', 'weights': str(path)})
+    distance.check((32, 40))
+    distance.setup(torch.device('cpu'))
+    a, b = torch.rand(2, 3, 3, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    torch.testing.assert_close(distance(a, b), own(a, b).flatten())
+    torch.testing.assert_close(distance(a[:, :1], b[:, :1]), own(a[:, :1].expand(-1, 3, -1, -1), b[:, :1].expand(-1, 3, -1, -1)).flatten())
+    flat = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    distance(flat, flat.detach()).sum().backward()
+    assert bool(flat.grad.isfinite().all())  # type: ignore[union-attr]  the package's own is not a number there
+    assert distance.identity() == {'type': 'LPIPS', 'version': '0.1', 'network': 'squeeze', 'sha256': file_hash(path)}
+
+
+def test_lpips_without_its_weights_is_refused_with_the_cure(
+    squeeze: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+
+    def refused(error: type[SynthAugError], text: str, load: bool = False, **options: Any) -> None:
+        distance = DISTANCES.build({'type': 'LPIPS', **options})
+        if load:
+            distance.check()
+        with pytest.raises(error, match=text):
+            distance.setup(torch.device('cpu')) if load else distance.check()
+
+    refused(ModelError, r"vgg16-397923af\.pth are not in .*HF_HUB_OFFLINE.*weights='vgg16-397923af\.pth', or use distance=dict\(type='synthaug_plugins\.MSE'\)")
+    refused(ModelError, r"weights = 'absent\.pth' does not exist", weights='absent.pth')
+    refused(ModelError, r"none of LPIPS network = 'alex': 'features\.0\.weight' has the shape .*alexnet", True, network='alex', weights=str(squeeze[0]))
+    (tmp_path / 'text.pth').write_text('no weights')
+    refused(ModelError, 'cannot be read', True, weights=str(tmp_path / 'text.pth'))
+    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
+    (tmp_path / 'hub' / 'checkpoints' / 'vgg16-397923af.pth').write_text('half')
+    refused(ModelError, 'is damaged')
+    with pytest.raises(RecipeError, match="network = 'vgg19' is unknown"):
+        DISTANCES.build({'type': 'LPIPS', 'network': 'vgg19'})
+    monkeypatch.setitem(sys.modules, 'lpips', None)
+    refused(MissingExtra, r'synthaug-plugins\[metrics\]')
+
+
+def test_cosine_distances_see_features_and_have_gradients(requests_and_images: Any, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model('resnet10t', num_classes=2).state_dict(), tmp_path / 'weights.pth')
+    _, images = requests_and_images
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for options in (
+        {'type': 'ClipCosine', 'model': 'embedded:digits_clip'},
+        {'type': 'TimmCosine', 'model': 'resnet10t', 'checkpoint': str(tmp_path / 'weights.pth')},
+    ):
+        distance = DISTANCES.build(options)
+        distance.check((8, 8))
+        distance.setup(torch.device('cpu'))
+        a, b = x[:3].clone().requires_grad_(), x[3:]
+        found = distance(a, b)
+        assert found.shape == (3,)
+        found.sum().backward()
+        assert bool(a.grad.isfinite().all()) and bool((a.grad != 0).any())  # type: ignore[union-attr]
+        assert distance(b, b).abs().max() < 1e-5
+        torch.testing.assert_close(distance(b[:, :1], b[:, :1] + 0), torch.zeros(3), atol=1e-5, rtol=0)
+        assert distance.identity()['type'] == options['type']
+        if options['type'] == 'ClipCosine':
+            vectors = distance.clip.encode_images(images)
+            torch.testing.assert_close(found.detach(), 1 - (vectors[:3] * vectors[3:]).sum(1), atol=0.05, rtol=0)

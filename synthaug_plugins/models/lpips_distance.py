@@ -61,6 +61,8 @@ class LPIPS(Distance):
         published = self._published()
         path = Path(torch.hub.get_dir()) / 'checkpoints' / published.url.rpartition('/')[2]
         if path.is_file():
+            if not file_hash(path).startswith(path.stem.rpartition('-')[2]):  # torchvision writes the beginning of the hash into the name
+                raise ModelError(f'{str(path)!r} is damaged.', 'Remove it, and it is fetched again.')
             return path
         why = 'HF_HUB_OFFLINE=1 forbids to fetch it'
         if not constants.HF_HUB_OFFLINE:
