@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import digits
 from synthaug_plugins.curation.minority_score import MinorityScore
 from synthaug_plugins.diffusion import GaussianMixture, SampleNoise
 from synthaug_plugins.diffusion.minority import minority_scores, timestep_sigma, timestep_sigmas
+from synthaug_plugins.engine.learn_minority import save_stand_in
+from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe, prepare_minority
 from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, SynthAugError
 from synthaug_plugins.learning.data import square
 from synthaug_plugins.models.distances import MSE
 from synthaug_plugins.models.fit import channels_first, place
 from synthaug_plugins.models.levels import Levels, assign_levels, propose_level_count, published_levels
+from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.registry import DISTANCES, INSPECTORS
 from synthaug_plugins.store.plan import Request, purpose_seed
 from synthaug_plugins.weights import file_hash
@@ -197,7 +201,7 @@ def test_a_pipeline_is_scored_in_latents_and_measured_in_images(requests_and_ima
     requests, images = (part[:2] for part in requests_and_images)
     seen = []
     inspector = ready(model='embedded:digits_sd', draws=1)
-    inspector.distance = type('Watch', (MSE,), {'__call__': lambda self, a, b: seen.append(a.shape) or MSE.__call__(self, a, b)})()
+    inspector.distance = type('Watch', (MSE,), {'seen_from': lambda self, a: seen.append(a.shape) or MSE.seen_from(self, a)})()
     assert bool((inspector.draw(requests, images) > 0).all())
     assert seen == [(2, 3, 16, 16)]
 
@@ -318,3 +322,19 @@ def test_cosine_distances_see_features_and_have_gradients(requests_and_images: A
         if options['type'] == 'ClipCosine':
             vectors = distance.clip.encode_images(images)
             torch.testing.assert_close(found.detach(), 1 - (vectors[:3] * vectors[3:]).sum(1), atol=0.05, rtol=0)
+
+
+def test_levels_of_a_classifier_become_a_column(requests_and_images: Any, tmp_path: Path) -> None:
+    requests, images = requests_and_images
+    for k, (request, image) in enumerate(zip(requests * 2, images * 2, strict=True)):
+        (tmp_path / 'data' / request.class_name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / 'data' / request.class_name / f'{k}.png')
+    options = {'data': str(tmp_path / 'data'), 'levels.count': 2, 'levels.rank': 'class', 'score.sigma': 6.5, 'score.draws': 3}
+    save_stand_in(prepare_minority(load_minority_recipe(find_recipe('minority_digits', 'learn'), options)), tmp_path / 'model')
+    inspector = ready(levels=str(tmp_path / 'model'), use_labels=None)
+    scores = inspector.inspect(requests, images).scores
+    assert scores['minority_level'].tolist() == [1.0] * 6, "a stand-in's only limit is 0"
+    assert inspector.identity()['levels']['count'] == 2
+    for own in ({'sigma': 3.0}, {'draws': 4}, {'use_labels': False}):
+        with pytest.raises(ModelError, match=r'levels = .*: its scores had .*, these have .*Score in the same way'):
+            ready(levels=str(tmp_path / 'model'), **own)

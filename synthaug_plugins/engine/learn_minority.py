@@ -21,7 +21,7 @@ from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive, prepare_minority
 from synthaug_plugins.engine.minority_output import VALIDATION, by_chance, write_validation
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.engine.score import read_folder_scores, score_folder
+from synthaug_plugins.engine.score_folder import read_folder_scores, score_folder
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.learning.minority import LevelAccuracy, RatedImages, TrainedLevels, split_levels, train_levels, validate_levels
