@@ -1,8 +1,7 @@
-"""The minority score: the published numbers, its noise, its distances; levels of it."""
+"""The minority score: the published numbers, its noise, what it is told and measured by."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ from synthaug_plugins.diffusion import GaussianMixture, SampleNoise
 from synthaug_plugins.diffusion.minority import minority_scores, timestep_sigma, timestep_sigmas
 from synthaug_plugins.engine.learn_minority import save_stand_in
 from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe, prepare_minority
-from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, SynthAugError
+from synthaug_plugins.errors import ModelError, RecipeError, SynthAugError
 from synthaug_plugins.learning.data import square
 from synthaug_plugins.models.distances import MSE
 from synthaug_plugins.models.fit import channels_first, place
-from synthaug_plugins.models.levels import Levels, assign_levels, propose_level_count, published_levels
 from synthaug_plugins.recipes import find_recipe
-from synthaug_plugins.registry import DISTANCES, INSPECTORS
+from synthaug_plugins.registry import INSPECTORS
 from synthaug_plugins.store.plan import Request, purpose_seed
-from synthaug_plugins.weights import file_hash
 
 
 @pytest.fixture(scope='module')
@@ -69,83 +66,6 @@ def test_in_latents_the_distance_sees_images_and_no_loss_of_the_decoder() -> Non
     assert found.flatten().tolist() == pytest.approx([0.04, 0.0])
     assert [t.flatten().tolist() for t in seen[0]] == [pytest.approx([0.4, 1.0]), pytest.approx([0.6, 1.0])]
     assert found.dtype == torch.float32
-
-
-@pytest.mark.parametrize(('number', 'count'), [(0, 10), (1, 100), (2, 4)])
-@pytest.mark.parametrize('kind', ['cont', 'ties'])
-def test_published_levels_come_out(golden: dict[str, np.ndarray], number: int, count: int, kind: str) -> None:
-    scores, limits, wanted = (golden[f'q{number}_{kind}_{what}'] for what in ('ms', 'thr', 'labels'))
-    levels = published_levels(scores, count)
-    np.testing.assert_allclose(levels.thresholds, limits[:-1], atol=2e-6)
-    assert (Levels(count, 'all', tuple(map(float, limits[:-1]))).of(scores) == wanted).all()
-    if kind == 'cont':  # where scores are equal, the float32 of the published limits decides
-        assert (levels.of(scores) == wanted).all()
-
-
-def test_every_level_has_its_share_also_among_equal_scores() -> None:
-    rng = np.random.default_rng(0)
-    for n, count, kinds in ((103, 10, 1000), (50, 50, 3), (1000, 7, 4), (2, 2, 2)):
-        scores = rng.integers(0, kinds, n).astype(float)
-        scores[:2] = 0, kinds
-        levels, limits = assign_levels(scores, count, 0)
-        sizes = np.bincount(levels, minlength=count)
-        assert len(sizes) == count
-        assert sizes.max() - sizes.min() <= 1
-        assert (np.diff(levels[np.argsort(scores, kind='stable')][np.r_[True, np.diff(np.sort(scores)) > 0]]) >= 0).all()
-        assert Levels.from_json(limits.to_json()) == limits
-        assert (assign_levels(scores, count, 0)[0] == levels).all()
-    ties = np.r_[np.zeros(99), 1.0]
-    assert (assign_levels(ties, 10, 1)[0] != assign_levels(ties, 10, 2)[0]).any()
-
-
-def test_levels_of_new_images_follow_the_limits() -> None:
-    scores = np.random.default_rng(1).normal(size=200)
-    levels, limits = assign_levels(scores, 8, 0)
-    assert (limits.of(scores) == levels).all()
-    assert limits.of(np.array([-99.0, 99.0])).tolist() == [0, 7]
-
-
-def test_a_class_is_ranked_by_itself() -> None:
-    rng = np.random.default_rng(2)
-    names = ['cat'] * 30 + ['dog'] * 50
-    scores = np.r_[rng.normal(size=30), 100 + rng.normal(size=50)]
-    levels, limits = assign_levels(scores, 5, 3, names)
-    assert np.bincount(levels[:30]).tolist() == [6] * 5
-    assert np.bincount(levels[30:]).tolist() == [10] * 5
-    assert (limits.of(scores, names) == levels).all()
-    assert Levels.from_json(limits.to_json()) == limits
-    alone, own = assign_levels(scores[30:], 5, 3, names[30:])
-    assert (alone == levels[30:]).all()
-    assert own.thresholds['dog'] == limits.thresholds['dog']  # type: ignore[index]
-    with pytest.raises(DataError, match="'cow' has no levels"):
-        limits.of(scores[:1], ['cow'])
-    with pytest.raises(DataError, match='class of each image was not given'):
-        limits.of(scores)
-
-
-def test_what_has_no_levels_is_refused() -> None:
-    with pytest.raises(DataError, match=r"10 levels were asked for, but the class 'cat' has 3 images\. Use 3 levels or fewer"):
-        assign_levels(np.arange(23.0), 10, 0, ['cat'] * 3 + ['dog'] * 20)
-    with pytest.raises(DataError, match=r'All 5 scores of the data are 0\.25'):
-        assign_levels(np.full(5, 0.25), 2, 0)
-    with pytest.raises(DataError, match='1 of 3 scores are not finite'):
-        assign_levels(np.array([1, np.nan, 2]), 2, 0)
-    with pytest.raises(RecipeError, match='1 is no number of levels'):
-        assign_levels(np.arange(5.0), 1, 0)
-    for wrong in (
-        {},
-        {'count': 3, 'rank': 'all', 'thresholds': [1]},
-        {'count': 3, 'rank': 'all', 'thresholds': [2, 1]},
-        {'count': 2, 'rank': 'own', 'thresholds': [1]},
-    ):
-        with pytest.raises(ModelError, match='cannot be read'):
-            Levels.from_json(wrong)
-
-
-def test_the_number_of_levels_follows_the_data() -> None:
-    assert [propose_level_count(n) for n in (2, 60, 1200, 50_000)] == [2, 2, 24, 100]
-    with pytest.raises(DataError, match='1 images'):
-        propose_level_count(1)
 
 
 @pytest.fixture
@@ -243,85 +163,6 @@ def test_a_class_that_the_model_does_not_know_is_refused() -> None:
 
 def test_the_published_timestep_gives_the_noise_level() -> None:
     assert ready(timestep=(60, 100), schedule='linear').sigma == timestep_sigma(60, 100, 'linear')
-
-
-@pytest.fixture(scope='module')
-def squeeze(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Weights of a network as torchvision names them, and the package's own LPIPS with these."""
-    import lpips
-
-    torch.manual_seed(0)
-    own = lpips.LPIPS(net='squeeze', pnet_rand=True, verbose=False)
-    path = tmp_path_factory.mktemp('weights') / 'squeeze.pth'
-    torch.save({f'features.{name.partition(".")[2]}': values for name, values in own.net.state_dict().items()}, path)
-    return path, own
-
-
-def test_lpips_is_that_of_its_package(squeeze: tuple[Path, Any]) -> None:
-    path, own = squeeze
-    distance = DISTANCES.build({'type': 'synthaug_plugins.LPIPS', 'network': 'squeeze', 'weights': str(path)})
-    distance.check((32, 40))
-    distance.setup(torch.device('cpu'))
-    a, b = torch.rand(2, 3, 3, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    torch.testing.assert_close(distance(a, b), own(a, b).flatten())
-    torch.testing.assert_close(distance(a[:, :1], b[:, :1]), own(a[:, :1].expand(-1, 3, -1, -1), b[:, :1].expand(-1, 3, -1, -1)).flatten())
-    flat = torch.zeros(1, 3, 32, 32, requires_grad=True)
-    distance(flat, flat.detach()).sum().backward()
-    assert bool(flat.grad.isfinite().all())  # type: ignore[union-attr]  the package's own is not a number there
-    assert distance.identity() == {'type': 'LPIPS', 'version': '0.1', 'network': 'squeeze', 'sha256': file_hash(path)}
-
-
-def test_lpips_without_its_weights_is_refused_with_the_cure(
-    squeeze: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
-) -> None:
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-
-    def refused(error: type[SynthAugError], text: str, load: bool = False, **options: Any) -> None:
-        distance = DISTANCES.build({'type': 'LPIPS', **options})
-        if load:
-            distance.check()
-        with pytest.raises(error, match=text):
-            distance.setup(torch.device('cpu')) if load else distance.check()
-
-    refused(ModelError, r"vgg16-397923af\.pth are not in .*HF_HUB_OFFLINE.*weights='vgg16-397923af\.pth', or use distance=dict\(type='synthaug_plugins\.MSE'\)")
-    refused(ModelError, r"weights = 'absent\.pth' does not exist", weights='absent.pth')
-    refused(ModelError, r"none of LPIPS network = 'alex': 'features\.0\.weight' has the shape .*alexnet", True, network='alex', weights=str(squeeze[0]))
-    (tmp_path / 'text.pth').write_text('no weights')
-    refused(ModelError, 'cannot be read', True, weights=str(tmp_path / 'text.pth'))
-    (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
-    (tmp_path / 'hub' / 'checkpoints' / 'vgg16-397923af.pth').write_text('half')
-    refused(ModelError, 'is damaged')
-    with pytest.raises(RecipeError, match="network = 'vgg19' is unknown"):
-        DISTANCES.build({'type': 'LPIPS', 'network': 'vgg19'})
-    monkeypatch.setitem(sys.modules, 'lpips', None)
-    refused(MissingExtra, r'synthaug-plugins\[metrics\]')
-
-
-def test_cosine_distances_see_features_and_have_gradients(requests_and_images: Any, tmp_path: Path) -> None:
-    import timm
-
-    torch.manual_seed(0)
-    torch.save(timm.create_model('resnet10t', num_classes=2).state_dict(), tmp_path / 'weights.pth')
-    _, images = requests_and_images
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    for options in (
-        {'type': 'ClipCosine', 'model': 'embedded:digits_clip'},
-        {'type': 'TimmCosine', 'model': 'resnet10t', 'checkpoint': str(tmp_path / 'weights.pth')},
-    ):
-        distance = DISTANCES.build(options)
-        distance.check((8, 8))
-        distance.setup(torch.device('cpu'))
-        a, b = x[:3].clone().requires_grad_(), x[3:]
-        found = distance(a, b)
-        assert found.shape == (3,)
-        found.sum().backward()
-        assert bool(a.grad.isfinite().all()) and bool((a.grad != 0).any())  # type: ignore[union-attr]
-        assert distance(b, b).abs().max() < 1e-5
-        torch.testing.assert_close(distance(b[:, :1], b[:, :1] + 0), torch.zeros(3), atol=1e-5, rtol=0)
-        assert distance.identity()['type'] == options['type']
-        if options['type'] == 'ClipCosine':
-            vectors = distance.clip.encode_images(images)
-            torch.testing.assert_close(found.detach(), 1 - (vectors[:3] * vectors[3:]).sum(1), atol=0.05, rtol=0)
 
 
 def test_levels_of_a_classifier_become_a_column(requests_and_images: Any, tmp_path: Path) -> None:
