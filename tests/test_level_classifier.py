@@ -129,6 +129,11 @@ def test_features_are_what_the_denoiser_makes_in_its_middle_and_its_weights_are_
         MiddleFeatures(EDMPrecond(torch.nn.Identity()))
 
 
+def test_a_seed_draws_the_denoisers_weights_in_the_order_that_it_always_did() -> None:
+    parts = list(dict.fromkeys(name.split('.')[1] for name, _ in build_denoiser(DENOISER).named_parameters()))
+    assert parts == ['first', 'encoder', 'decoder', 'middle', 'last_norm', 'last', 'embed_label', 'embed0', 'embed1']
+
+
 def test_labels_that_a_classifier_cannot_use_are_refused() -> None:
     x, sigma = noise(2, 1, 8, 8), torch.tensor(1.0)
     told, untold = LevelClassifier(3, 8, 1, 2, **SMALL), LevelClassifier(3, 8, 1, **SMALL)

@@ -36,8 +36,8 @@ training = dict(
     weight_decay=0.05,
     flip=True,
     noise='linear',  # every timestep of the linear schedule equally often
-    # The network of the denoiser knows noise levels up to 152; the last of 1000 timesteps has 157.
-    sigma_min=0.0101,
+    # The denoiser knows noise levels up to 152; the last of the 1000 timesteps has 157, and is left out.
+    sigma_min=0.01,
     sigma_max=152.0,
     validation=0.05,
 )

@@ -34,6 +34,8 @@ from synthaug_plugins.weights import save_model
 FOLDER, SCORES, LEVELS = 'model', 'scores.parquet', 'levels.parquet'
 """Of the classifier, the scores of the images and their levels, in the folder of a run."""
 _SCORE = 'minority_score'
+_MOST_VALIDATED = 2000
+"""Images that the accuracy is taken from, each at every noise level."""
 
 
 def learn_minority(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False) -> Path:
@@ -134,11 +136,12 @@ class _Learning:
                 rated, config, run.options, self.folder / 'checkpoints', self.device, features=features, on_step=progress.step if progress else None
             )
         sigmas = np.geomspace(config['sigma_min'], config['sigma_max'], run.options.validation_sigmas).tolist()
-        found = validate_levels(trained.classifier, rated, validation, sigmas, run.options.seed, self.device)
-        chance = by_chance(levels[validation])
-        title = f'{run.recipe["name"] or self.folder.name}: {limits.count} levels, {len(validation)} validation images'
+        seen = np.sort(np.random.default_rng(run.options.seed).permutation(validation)[:_MOST_VALIDATED])
+        found = validate_levels(trained.classifier, rated, seen, sigmas, run.options.seed, self.device)
+        chance = by_chance(levels[seen])
+        title = f'{run.recipe["name"] or self.folder.name}: {limits.count} levels, {len(seen):,} validation images'
         write_validation(self.folder, found, chance, title)
-        card = self._card(images.sha256, trained, found, chance, len(validation))
+        card = self._card(images.sha256, trained, found, chance, len(seen))
         _save(run, self.folder / FOLDER, run.config, limits, self._counts(levels), trained.classifier.state_dict(), card)
         return self.folder / FOLDER
 
