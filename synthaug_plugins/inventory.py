@@ -23,12 +23,13 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     from synthaug_plugins.evaluation.protocol import KEYS as COMPARE_KEYS
     from synthaug_plugins.plugins import BUILT_IN, register_nouns
     from synthaug_plugins.recipes import ROOT, shipped_recipes
-    from synthaug_plugins.registry import GENERATORS, GUIDANCE, INSPECTORS, PROMPTS
+    from synthaug_plugins.registry import DISTANCES, GENERATORS, GUIDANCE, INSPECTORS, PROMPTS
     from synthaug_plugins.weights import CARD, EMBEDDED, embedded_folder, embedded_models, read_json
 
     register_nouns()
     sections: dict[str, dict[str, str]] = {}
-    for title, registry in (('generators', GENERATORS), ('guidance', GUIDANCE), ('prompt sources', PROMPTS), ('inspectors', INSPECTORS)):
+    nouns = {'generators': GENERATORS, 'guidance': GUIDANCE, 'prompt sources': PROMPTS, 'inspectors': INSPECTORS, 'distances': DISTANCES}
+    for title, registry in nouns.items():
         registry.import_from_location()
         sections[title] = {name: _first_line(cls) for name, cls in sorted(registry.module_dict.items())}
     sections['recipes'] = {name: _first_line_of_file(ROOT / name) for name in shipped_recipes()}

@@ -52,7 +52,11 @@ def commands() -> Iterator[str]:
 
 
 def entries() -> Iterator[str]:
-    for name in ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS', 'PARAM_SCHEDULERS'):
+    ours, theirs = (
+        ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DISTANCES'),
+        ('DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS', 'PARAM_SCHEDULERS'),
+    )
+    for name in (*ours, *theirs):
         root = getattr(registry, name)
         root.import_from_location()
         for key, cls in sorted(root.module_dict.items()):
