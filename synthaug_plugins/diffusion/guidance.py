@@ -19,7 +19,7 @@ from synthaug_plugins.diffusion.denoiser import Denoiser
 from synthaug_plugins.errors import RecipeError
 
 
-def check_strength(name: str, weight: Any, interval: Any) -> None:
+def check_strength(name: str, weight: Any, interval: Any, key: str = 'weight') -> None:
     """Refuse (RecipeError) a weight that is no finite number (nor (B,) of them), and an interval that is reversed, negative or no pair."""
 
     def number(value: Any) -> bool:
@@ -27,9 +27,9 @@ def check_strength(name: str, weight: Any, interval: Any) -> None:
 
     if isinstance(weight, Tensor):
         if weight.ndim != 1 or not bool(torch.isfinite(weight).all()):
-            raise RecipeError(f'{name}: weight = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
+            raise RecipeError(f'{name}: {key} = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
     elif not number(weight) or not math.isfinite(weight):
-        raise RecipeError(f'{name}: weight = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
+        raise RecipeError(f'{name}: {key} = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
     if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(map(number, interval)) or not 0 <= interval[0] <= interval[1]:
         raise RecipeError(f'{name}: interval = {interval!r} is not (lowest sigma, highest sigma).', 'Write for example interval=(0.2, 5).')
 
