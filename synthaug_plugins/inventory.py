@@ -17,6 +17,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     from synthaug_plugins.diffusion.presets import PRESETS
     from synthaug_plugins.engine.learn_embeddings_recipe import KEYS as EMBEDDINGS_KEYS
     from synthaug_plugins.engine.learn_erasure_recipe import KEYS as ERASURE_KEYS
+    from synthaug_plugins.engine.learn_minority_recipe import KEYS as MINORITY_KEYS
     from synthaug_plugins.engine.learn_recipe import KEYS as LEARN_KEYS
     from synthaug_plugins.engine.learn_words_recipe import KEYS as WORDS_KEYS
     from synthaug_plugins.engine.recipe import KEYS
@@ -41,6 +42,7 @@ def inventory(pattern: str = '*') -> dict[str, dict[str, str]]:
     sections['keys of a recipe of synthaug learn words'] = dict(WORDS_KEYS)
     sections['keys of a recipe of synthaug learn embeddings'] = dict(EMBEDDINGS_KEYS)
     sections['keys of a recipe of synthaug learn erasure'] = dict(ERASURE_KEYS)
+    sections['keys of a recipe of synthaug learn minority'] = dict(MINORITY_KEYS)
     sections['keys of a recipe of synthaug compare'] = dict(COMPARE_KEYS)
     for key, module in BUILT_IN.items():
         sections[f'keys of synthaug = dict({key}=dict(...)) in a training recipe'] = dict(importlib.import_module(module).OPTIONS)

@@ -69,6 +69,11 @@ class DenoiserModel:
         return self.config['channels'], self.config['resolution'], self.config['resolution']
 
     @property
+    def feature_size(self) -> tuple[int, int, int]:
+        """(C, h, w) of what its network makes in its middle, see `diffusion.MiddleFeatures`."""
+        return _network(self._shape_only).middle_size
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of its images."""
         return self.size[1:]
