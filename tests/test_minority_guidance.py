@@ -68,7 +68,7 @@ def test_each_way_changes_the_images_at_its_own_cost(model: str, classifier: str
     plain = edm(model)
     images = images_of(plain)
     assert plain.network_images == 2 * 4
-    for entry, calls in ((by_classifier(classifier), 4), (self_guided(), 4 + 2 * 2), (boost_and_skip(), 2)):
+    for entry, calls in ((by_classifier(classifier), 4), (self_guided(), 4 + 2), (boost_and_skip(), 2)):
         guided = edm(model, entry)
         assert not np.array_equal(images_of(guided), images), entry
         assert guided.network_images == 2 * calls

@@ -217,7 +217,7 @@ class MinorityClassifier(MinorityGuidance):
 class SelfGuided(MinorityGuidance):
     """Self-guided minority sampling (Um and Ye, ECCV 2024): away from what the model makes of its own guess. Nothing is trained.
 
-    At every `every`-th step the guess D(x) is noised again and denoised; x moves to where both differ more. See `diffusion.SelfGuided` for what a step costs.
+    At every `every`-th step the guess D(x) is noised again and denoised; x moves to where both differ more. See `diffusion.SelfGuided` for what that costs.
 
     Args:
         weight: a number, or a list of which each request draws one. The paper takes 0.4 on CelebA, 0.2 on ImageNet.
