@@ -44,11 +44,16 @@ def long_tail_counts(classes: Sequence[str], most: int, ratio: float) -> dict[st
     {'cat': 100, 'dog': 10, 'owl': 1}
     """
     _refuse_below('most', most, 1)
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
-        raise RecipeError(f'imbalance = {ratio!r} is out of range.', 'Give the largest class divided by the smallest, a number of at least 1.')
+    check_imbalance(ratio)
     if len(classes) < 2:
         raise RecipeError(f'imbalance = {ratio!r}: {len(classes)} class has no tail.', 'Leave imbalance out, or give images of several classes.')
     return {name: max(1, math.floor(most * ratio ** (-c / (len(classes) - 1)) + 0.5)) for c, name in enumerate(classes)}
+
+
+def check_imbalance(ratio: object) -> None:
+    """Refuse (RecipeError) what is no ratio of the largest class to the smallest: a finite number of at least 1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+        raise RecipeError(f'imbalance = {ratio!r} is out of range.', 'Give the largest class divided by the smallest, a number of at least 1.')
 
 
 def _refuse_below(name: str, value: object, low: int) -> None:
