@@ -1,7 +1,7 @@
 """The registries: every noun that a config can name with `type='synthaug_plugins.Name'`.
 
-Children of MMEngine's registries serve the trainer side. `GENERATORS`, `GUIDANCE`, `PROMPTS` and `INSPECTORS` are roots of our own: they build
-without switching MMEngine's default scope, and refuse an unknown name or option before any weights load. A config's
+Children of MMEngine's registries serve the trainer side. `GENERATORS`, `GUIDANCE`, `PROMPTS`, `INSPECTORS` and `DISTANCES` are roots of our own:
+they build without switching MMEngine's default scope, and refuse an unknown name or option before any weights load. A config's
 scope prefix imports this module, and `locations` imports the classes: users need no `custom_imports`.
 """
 
@@ -102,6 +102,7 @@ GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locatio
 GUIDANCE = Registry('guidance', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])
 PROMPTS = Registry('prompt source', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.prompts.entries'])
 INSPECTORS = Registry('inspector', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.curation'])
+DISTANCES = Registry('distance', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.models.distances', 'synthaug_plugins.curation'])
 
 _TRAINING = ['synthaug_plugins.training.entries']
 DATASETS = Registry('dataset', parent=mm.DATASETS, scope=SCOPE, locations=_TRAINING)
@@ -120,6 +121,7 @@ class Registries:
     guidance: Registry = GUIDANCE
     prompts: Registry = PROMPTS
     inspectors: Registry = INSPECTORS
+    distances: Registry = DISTANCES
     datasets: Registry = DATASETS
     data_samplers: Registry = DATA_SAMPLERS
     transforms: Registry = TRANSFORMS

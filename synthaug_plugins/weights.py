@@ -122,6 +122,23 @@ def weights_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise _unreadable(folder, error) from error
 
 
+def check_fits(folder: Path, whose: str, network: torch.nn.Module) -> None:
+    """Compare the names and shapes in the header of a model folder's weights with those of a network (which may be on the meta device).
+
+    Args:
+        whose: weights they are, as the message says it.
+
+    Raises:
+        ModelError: the first that differs.
+    """
+    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    found = weights_shapes(folder)
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            what = f'{name!r} is {found.get(name, "missing")}, the config asks for {wanted.get(name, "no such tensor")}'
+            raise ModelError(f'The weights of {whose} do not fit its config: {what}.', 'Save the model again.')
+
+
 def _unreadable(folder: Path, error: Exception) -> ModelError:
     return ModelError(f'{str(folder / WEIGHTS)!r} cannot be read as safetensors: {error}.', 'Copy or save the model again; pickles are refused.')
 

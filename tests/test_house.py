@@ -31,7 +31,7 @@ STRANGERS = {
         'training': {'generators', 'engine', 'learning', 'models'},
         'engine': {'training'},
         'generators': {'curation', 'learning'},
-        'curation': {'generators', 'models'},
+        'curation': {'generators'},
     },
     **{'diffusion': {'weights'}, 'store': {'weights'}},
 }

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from synthaug_plugins import compat, hookspecs, registry
 from synthaug_plugins.cli import every_command
-from synthaug_plugins.diffusion import PRESETS, Augmentation, sample
-from synthaug_plugins.engine import learn_embeddings_recipe, learn_erasure_recipe, learn_recipe, learn_words_recipe, score
+from synthaug_plugins.diffusion import PRESETS, Augmentation, LevelClassifier, sample
+from synthaug_plugins.engine import learn_embeddings_recipe, learn_erasure_recipe, learn_minority_recipe, learn_recipe, learn_words_recipe, score
 from synthaug_plugins.engine.recipe import DEFAULTS, KEYS
 from synthaug_plugins.evaluation import protocol
 from synthaug_plugins.evaluation.ablation.curves import CURVE_KEYS
@@ -22,6 +22,7 @@ from synthaug_plugins.evaluation.ablation.entries import MADE_KEYS
 from synthaug_plugins.learning.embeddings_options import EmbeddingTraining
 from synthaug_plugins.learning.erasure import PRESETS as ERASURE_PRESETS
 from synthaug_plugins.learning.erasure import ErasureTraining
+from synthaug_plugins.learning.minority_options import LevelTraining
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.learning.words_options import WordTraining
 from synthaug_plugins.plugins import BUILT_IN
@@ -52,7 +53,11 @@ def commands() -> Iterator[str]:
 
 
 def entries() -> Iterator[str]:
-    for name in ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS', 'PARAM_SCHEDULERS'):
+    ours, theirs = (
+        ('GENERATORS', 'GUIDANCE', 'PROMPTS', 'INSPECTORS', 'DISTANCES'),
+        ('DATASETS', 'DATA_SAMPLERS', 'TRANSFORMS', 'MODELS', 'HOOKS', 'PARAM_SCHEDULERS'),
+    )
+    for name in (*ours, *theirs):
         root = getattr(registry, name)
         root.import_from_location()
         for key, cls in sorted(root.module_dict.items()):
@@ -93,6 +98,8 @@ def page() -> str:
     parts += ['## Keys of a recipe of `synthaug learn erasure`', keys_table(learn_erasure_recipe.KEYS, learn_erasure_recipe.DEFAULTS)]
     presets = [(f'`{name}`', f'`{", ".join(f"{k}={v!r}" for k, v in options.items())}`') for name, options in ERASURE_PRESETS.items()]
     parts += ['### training', text(ErasureTraining), table(('preset', 'training options'), presets)]
+    parts += ['## Keys of a recipe of `synthaug learn minority`', keys_table(learn_minority_recipe.KEYS, learn_minority_recipe.DEFAULTS)]
+    parts += ['### classifier', text(LevelClassifier), '### training', text(LevelTraining)]
     parts += ['## Keys of a recipe of `synthaug compare`', options_table(protocol.KEYS)]
     parts += ['### an entry of arms', options_table(protocol.ARM_KEYS), '### an entry of made', options_table(MADE_KEYS)]
     parts += ['### an entry of curves', options_table(CURVE_KEYS)]

@@ -11,7 +11,8 @@ from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_opti
 
 learn_app = typer.Typer(
     name='learn',
-    help='Learn what generation needs: a denoiser of your own images, words for your classes, embeddings of your images, a model without some of them.',
+    help='Learn what generation needs: a denoiser of your own images, words for your classes, embeddings of your images, a model without some of them, how '
+    'rare images are.',
     no_args_is_help=True,
 )
 app.add_typer(learn_app, rich_help_panel='Learn')
@@ -89,6 +90,31 @@ def erasure(
         options['data'] = str(data)
     learn_erasure(load_erasure_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / FOLDER} is ready: name it as erasures in a generator; {out / "samples"} shows before and after')
+
+
+@learn_app.command()
+def minority(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help='Folder for the classifier, scores, levels and checkpoints: new, empty, or one of the same recipe to go on with.')],
+    data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
+    cfg_options: CfgOptions = None,
+    device: Device = 'auto',
+) -> None:
+    """Score how rare your images are to a denoiser, rank them into levels and train a classifier of these on noisy images (Um et al. 2024).
+
+    The same command goes on where a killed run stopped.
+
+    synthaug learn minority minority_digits --data data/digits/train --out models/digits-levels
+    """
+    from synthaug_plugins.engine.learn_minority import learn_minority
+    from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe
+    from synthaug_plugins.recipes import find_recipe
+
+    options = parse_options(cfg_options)
+    if data is not None:
+        options['data'] = str(data)
+    folder = learn_minority(load_minority_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    print(f'{folder} is ready: name it as classifier of MinorityClassifier; {out / "validation.png"} shows how good it is at each noise level')
 
 
 @learn_app.command()

@@ -136,15 +136,15 @@ def _architecture(model: str, pretrained: str | None, revision: str | None, quic
     if quick_gelu is not None:
         raise ModelError(f'quick_gelu = {quick_gelu}, but the tag {pretrained!r} says it.', 'Leave it out.')
     repository, _, file = tag['hf_hub'].rpartition('/')
-    weights = _fetch(repository, (f'{file.rpartition(".")[0]}.safetensors', file) if file else HUB_WEIGHTS, revision)
+    weights = fetch(repository, (f'{file.rpartition(".")[0]}.safetensors', file) if file else HUB_WEIGHTS, revision)
     preprocess = {key: value for key, value in tag.items() if key in ('mean', 'std', 'interpolation', 'resize_mode')}
     gelu = bool(config.get('quick_gelu') or tag.get('quick_gelu'))
     return ClipSource(model, f'{model}/{pretrained}', {**config, 'quick_gelu': gelu}, preprocess, weights)
 
 
 def _from_hub(repository: str, revision: str | None) -> ClipSource:
-    config_file = _fetch(repository, (CONFIG,), revision)
-    _fetch(repository, HUB_WEIGHTS, revision)
+    config_file = fetch(repository, (CONFIG,), revision)
+    fetch(repository, HUB_WEIGHTS, revision)
     folder = config_file.parent  # the snapshot of one commit; weights lie beside the config
     config, preprocess = _model_config(config_file)
     weights = next(folder / name for name in WEIGHTS if (folder / name).is_file())
@@ -152,8 +152,12 @@ def _from_hub(repository: str, revision: str | None) -> ClipSource:
     return ClipSource(f'{LOCAL}{folder}', f'{HUB}{repository}', config, preprocess, weights, folder, hub_tokenizer=tokenizer)
 
 
-def _fetch(repository: str, names: tuple[str, ...], revision: str | None) -> Path:
-    """The first of the files that the repository has, from the cache or the network."""
+def fetch(repository: str, names: tuple[str, ...], revision: str | None) -> Path:
+    """The first of the files that a repository of the Hugging Face hub has, from the cache or the network.
+
+    Raises:
+        ModelError: none of them can be had.
+    """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

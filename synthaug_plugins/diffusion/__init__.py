@@ -8,12 +8,14 @@ Diffusion-Based Generative Models" (EDM), arXiv 2206.00364.
 from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.diffusion.denoiser import CallCounter, Denoiser
+from synthaug_plugins.diffusion.gradient_guidance import ClassifierGradient, SelfGuided
 from synthaug_plugins.diffusion.grid import edm_sigmas, noise_levels
-from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, ClassifierGradient, Guided
+from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, Guided
 from synthaug_plugins.diffusion.inpainting import Blended, Region, cover
+from synthaug_plugins.diffusion.level_classifier import LevelClassifier, MiddleFeatures
 from synthaug_plugins.diffusion.loss import IDDPMUniform, LogNormal, LogUniform, VPUniform, denoising_error, denoising_loss
 from synthaug_plugins.diffusion.mixture import GaussianMixture
-from synthaug_plugins.diffusion.networks import build_denoiser, check_denoiser_config
+from synthaug_plugins.diffusion.networks import build_denoiser, build_level_classifier, check_denoiser_config
 from synthaug_plugins.diffusion.noise import GeneratorNoise, SampleNoise, philox_normal
 from synthaug_plugins.diffusion.options import nfe, sampler_options
 from synthaug_plugins.diffusion.precision import full_float32
@@ -38,16 +40,20 @@ __all__ = [
     'Guided',
     'IDDPMPrecond',
     'IDDPMUniform',
+    'LevelClassifier',
     'LogNormal',
     'LogUniform',
+    'MiddleFeatures',
     'Precond',
     'Preset',
     'Region',
     'SampleNoise',
+    'SelfGuided',
     'VEPrecond',
     'VPPrecond',
     'VPUniform',
     'build_denoiser',
+    'build_level_classifier',
     'check_denoiser_config',
     'cover',
     'denoising_error',

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthaug_plugins.diffusion.blocks import Attention, BlockStyle, EncoderDecoder, ResidualBlock, noise_angles, positional_frequencies
+from synthaug_plugins.diffusion.blocks import Attention, BlockStyle, ResidualBlock, noise_angles, positional_frequencies
+from synthaug_plugins.diffusion.unet import EncoderDecoder
 
 
 class ADM(EncoderDecoder):
@@ -80,10 +81,14 @@ class ADM(EncoderDecoder):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
         """Run the network, in the dtype of x. Arguments and errors: see `DDPMpp.forward`. Returns (B, C, H, W), or (B, 2C, H, W) with learned_variance."""
+        return self.decode(x, self.embedding(x, c_noise, labels, augment_labels))
+
+    def embedding(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
+        """See `EncoderDecoder.embedding`."""
         self.check_conditions(x, labels, augment_labels)
         angles = noise_angles(c_noise, positional_frequencies(self.noise_channels // 2, x.device, last=False))
         e = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         if self.embed_augment is not None and augment_labels is not None:
             e = e + self.embed_augment(augment_labels.to(x.dtype))
         e = self.embed1(F.silu(self.embed0(e))) + self.label_vector(labels, x)
-        return self.decode(x, F.silu(e))
+        return F.silu(e)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthaug_plugins.diffusion.blocks import Attention, BlockStyle, EncoderDecoder, ResidualBlock, noise_angles, positional_frequencies
+from synthaug_plugins.diffusion.blocks import Attention, BlockStyle, ResidualBlock, noise_angles, positional_frequencies
+from synthaug_plugins.diffusion.unet import EncoderDecoder
 from synthaug_plugins.errors import ModelError, nearest
 
 _EMBEDDINGS = ('positional', 'fourier')
@@ -126,6 +127,10 @@ class DDPMpp(EncoderDecoder):
         Raises:
             ModelError: labels that the network cannot take; see `EncoderDecoder.check_conditions`.
         """
+        return self.decode(x, self.embedding(x, c_noise, labels, augment_labels))
+
+    def embedding(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
+        """See `EncoderDecoder.embedding`."""
         self.check_conditions(x, labels, augment_labels)
         if self.fourier:
             angles = noise_angles(c_noise, 2 * math.pi * self.frequencies.float())
@@ -135,4 +140,4 @@ class DDPMpp(EncoderDecoder):
         e = e + self.label_vector(labels, x)
         if self.embed_augment is not None and augment_labels is not None:
             e = e + self.embed_augment(augment_labels.to(x.dtype))
-        return self.decode(x, F.silu(self.embed1(F.silu(self.embed0(e)))))
+        return F.silu(self.embed1(F.silu(self.embed0(e))))

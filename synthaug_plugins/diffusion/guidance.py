@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion.denoiser import Denoiser
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import RecipeError
 
 
-def check_strength(name: str, weight: Any, interval: Any) -> None:
+def check_strength(name: str, weight: Any, interval: Any, key: str = 'weight') -> None:
     """Refuse (RecipeError) a weight that is no finite number (nor (B,) of them), and an interval that is reversed, negative or no pair."""
 
     def number(value: Any) -> bool:
@@ -27,9 +27,9 @@ def check_strength(name: str, weight: Any, interval: Any) -> None:
 
     if isinstance(weight, Tensor):
         if weight.ndim != 1 or not bool(torch.isfinite(weight).all()):
-            raise RecipeError(f'{name}: weight = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
+            raise RecipeError(f'{name}: {key} = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
     elif not number(weight) or not math.isfinite(weight):
-        raise RecipeError(f'{name}: weight = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
+        raise RecipeError(f'{name}: {key} = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
     if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(map(number, interval)) or not 0 <= interval[0] <= interval[1]:
         raise RecipeError(f'{name}: interval = {interval!r} is not (lowest sigma, highest sigma).', 'Write for example interval=(0.2, 5).')
 
@@ -124,38 +124,6 @@ class ClassifierFree(Term):
 
 
 @dataclass(frozen=True)
-class ClassifierGradient(Term):
-    """Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233): delta = sigma^2 grad_x log p(cond | x; sigma).
-
-    With weight 1 and the exact classifier an unconditional denoiser becomes the conditional one.
-
-    Args:
-        log_prob: `log_prob(x, sigma, cond) -> (B,)`, the log-probability of each sample's condition given its noisy image, in the
-            denoiser's coordinates (x = image + sigma * noise). It runs with gradients, also under no_grad and inference_mode.
-    """
-
-    log_prob: Callable[[Tensor, Tensor, Any], Tensor]
-
-    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor, second: Tensor | None) -> Tensor:
-        """See `Term.delta`. One call of the classifier forwards and backwards, none of the denoiser.
-
-        Raises:
-            ModelError: the classifier does not return one number per sample, or one that has no gradient.
-        """
-        # Copies, since tensors that were made in inference mode take no part in gradients.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            log_p = self.log_prob(leaf, sigma.clone(), cond.clone() if isinstance(cond, Tensor) else cond)
-            if log_p.shape != x.shape[:1]:
-                raise ModelError(f'log_prob returned the shape {tuple(log_p.shape)} for {len(x)} samples.', 'It returns one log-probability per sample.')
-            if not log_p.requires_grad:
-                raise ModelError('log_prob returned numbers without a gradient.', 'Work them out from x without no_grad, detach or argmax.')
-            # Samples do not meet in the sum: each gets the gradient of its own term.
-            (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
-        return _column(sigma, D) ** 2 * gradient.to(D.dtype)
-
-
-@dataclass(frozen=True)
 class Autoguidance(Term):
     """Autoguidance (Karras et al. 2024, arXiv 2406.02507): delta = D(x; sigma, cond) - D_weak(x; sigma, cond).
 
@@ -204,12 +172,12 @@ class Guided:
         for (term, inside), second in zip(acting, seconds, strict=True):
             step, moved = term.delta(self.denoiser, x, sigma, cond, D, second), inside
             if isinstance(term.weight, Tensor):
-                step, moved = _column(term.weight.to(D.dtype), D) * step, inside & (term.weight.to(x.device) != 0)
+                step, moved = column(term.weight.to(D.dtype), D) * step, inside & (term.weight.to(x.device) != 0)
             else:
                 step = term.weight * step
             if moved.ndim:
                 # Chosen, not multiplied: what is not finite outside of the interval must not reach the sum.
-                step = torch.where(_column(moved, D), step, torch.zeros_like(step))
+                step = torch.where(column(moved, D), step, torch.zeros_like(step))
             guided = guided + step
         return guided
 
@@ -232,7 +200,7 @@ class Guided:
         return self.denoiser.round_sigma(sigma)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(B,) as (B, 1, 1, 1) on the device of `like`; a 0-dim tensor stays where it is, it meets every device."""
     return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.device) if values.ndim else values
 

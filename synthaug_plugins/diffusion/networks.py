@@ -13,6 +13,7 @@ from torch import nn
 
 from synthaug_plugins.diffusion.adm import ADM
 from synthaug_plugins.diffusion.ddpmpp import DDPMpp
+from synthaug_plugins.diffusion.level_classifier import Features, LevelClassifier
 from synthaug_plugins.diffusion.preconditioning import EDMPrecond, IDDPMPrecond, Precond, VEPrecond, VPPrecond
 from synthaug_plugins.errors import ModelError, nearest
 
@@ -61,6 +62,61 @@ def parameter_count(config: Mapping[str, Any]) -> int:
     """
     with torch.device('meta'):
         return sum(p.numel() for p in _build(config).parameters())
+
+
+def build_level_classifier(config: Mapping[str, Any], features: Features | None = None) -> LevelClassifier:
+    """The classifier of levels of a config, with fresh weights (on CPU, float32).
+
+    Keys of a config:
+        kind: 'levels'.
+        resolution, channels, classes: of the images, see `check_denoiser_config`.
+        label_conditioning: whether the classifier is told the class.
+        sigma_data, sigma_min, sigma_max: see `LevelClassifier`.
+        levels: dict(count=L, ...).
+        features: None, or dict(size=(C, h, w), ...): of what it looks at in place of the images.
+        network: dict(loss='ordinal', ...): the options of `LevelClassifier`, all of them optional.
+
+    Args:
+        features: what gives the features; may be left out where only weights are of interest.
+
+    Raises:
+        ModelError: a key is missing, unknown or wrong.
+    """
+    known = ('kind', 'resolution', 'channels', 'classes', 'label_conditioning', 'sigma_data', 'sigma_min', 'sigma_max', 'levels', 'features', 'network')
+    if config.get('kind') != 'levels':
+        raise ModelError(f'The model config says kind = {config.get("kind")!r}, not a classifier of levels.', 'Make one with `synthaug learn minority`.')
+    for key in known:
+        if key not in config:
+            raise ModelError(f'The config of the classifier of levels lacks the key {key!r}.', 'Learn the classifier again.')
+    for key in config:
+        if key not in known:
+            raise ModelError(f'The config of the classifier of levels has the unknown key {key!r}.', nearest(key, known))
+    for key, default in (('resolution', 1), ('channels', 1), ('label_conditioning', False), ('sigma_data', 0.5), ('sigma_min', 0.5), ('sigma_max', 0.5)):
+        _checked(key, config[key], default)
+    if not isinstance(config['network'], Mapping):
+        raise ModelError(f'The model config says network = {config["network"]!r}.', "Write dict(loss='ordinal', ...).")
+    if not 0 < config['sigma_data'] < math.inf:
+        raise ModelError(f'The model config says sigma_data = {config["sigma_data"]!r}.', 'It is the root mean square of the images, about 0.5.')
+    if config['label_conditioning'] and not config['classes']:
+        raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
+    defaults = _keyword_options(LevelClassifier)
+    options = dict(config['network'])
+    for key in options:
+        if key not in defaults:
+            raise ModelError(f'The classifier of levels has no option {key!r}.', nearest(key, defaults))
+        options[key] = _checked(key, options[key], defaults[key])
+    shown = config['features']['size'] if config['features'] else (config['channels'], config['resolution'], config['resolution'])
+    return LevelClassifier(
+        config['levels']['count'],
+        shown[1],
+        shown[0],
+        len(config['classes']) if config['label_conditioning'] else 0,
+        config['sigma_data'],
+        config['sigma_min'],
+        config['sigma_max'],
+        features,
+        **options,
+    )
 
 
 def _build(config: Mapping[str, Any]) -> Precond:

@@ -45,13 +45,19 @@ class Precond(nn.Module, ABC):
         """See `Denoiser.__call__`; augment_labels (B, A): what augmentation did to the images, in training only."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         coefficients = self.coefficients(_double(torch.as_tensor(sigma)))
-        # A 0-dim CPU number enters a kernel as its argument: no copy to the device, which would wait for it.
-        c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(x).reshape(-1, 1, 1, 1) for c in coefficients[:3])
-        dtype = next((p.dtype for p in self.network.parameters()), x.dtype)
-        c_noise = _per_sample(coefficients[3], len(x), x.device, torch.promote_types(dtype, torch.float32))
-        extra = {} if augment_labels is None else {'augment_labels': augment_labels.to(x.device, dtype)}
-        F_x = self.network((c_in * x).to(dtype), c_noise, cond, **extra)
+        c_skip, c_out = (_column(c, x) for c in coefficients[:2])
+        scaled, c_noise = self._scaled(x, *coefficients[2:])
+        extra = {} if augment_labels is None else {'augment_labels': augment_labels.to(x.device, scaled.dtype)}
+        F_x = self.network(scaled, c_noise, cond, **extra)
         return c_skip * x + c_out * self._image(F_x, x).to(x.dtype)
+
+    def network_input(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is given of x and sigma (see `forward`): c_in x in the network's dtype, and c_noise (B,)."""
+        return self._scaled(x.to(torch.promote_types(x.dtype, torch.float32)), *self.coefficients(_double(torch.as_tensor(sigma)))[2:])
+
+    def _scaled(self, x: Tensor, c_in: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = next((p.dtype for p in self.network.parameters()), x.dtype)
+        return (_column(c_in, x) * x).to(dtype), _per_sample(c_noise, len(x), x.device, torch.promote_types(dtype, torch.float32))
 
     def _image(self, F_x: Tensor, x: Tensor) -> Tensor:
         return F_x
@@ -160,3 +166,8 @@ def _per_sample(c: Tensor, batch_size: int, device: torch.device, dtype: torch.d
     if c.ndim == 0 and c.device.type == 'cpu':
         return torch.full((batch_size,), float(c), dtype=dtype, device=device)
     return c.to(device, dtype).reshape(-1).expand(batch_size)
+
+
+def _column(c: Tensor, x: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1) like x. A 0-dim CPU number stays as it is: it enters a kernel as its argument, without a copy that would wait for the device."""
+    return c if c.ndim == 0 else c.to(x).reshape(-1, 1, 1, 1)

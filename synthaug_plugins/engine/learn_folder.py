@@ -17,7 +17,13 @@ from synthaug_plugins.store.files import refusal, write_whole
 
 MARK = 'learn.json'
 """Names the kind of run, its recipe and its data; a folder with it is ours."""
-KINDS = {'edm': 'training', 'words': 'learning of class words', 'erasure': 'run of erasing classes', 'embeddings': 'learning of image embeddings'}
+KINDS = {
+    'edm': 'training',
+    'words': 'learning of class words',
+    'erasure': 'run of erasing classes',
+    'embeddings': 'learning of image embeddings',
+    'minority': 'learning of levels of rarity',
+}
 """What `synthaug learn KIND` leaves in a folder, as messages say it."""
 
 Decisive = Callable[[Mapping[str, Any]], Mapping[str, Any]]

@@ -7,6 +7,7 @@ from synthaug_plugins.generators import (  # noqa: F401  importing registers the
     diffusion_inversion,
     edm,
     guidance,
+    minority_guidance,
     real_guidance,
     round_trip,
     text_to_image,

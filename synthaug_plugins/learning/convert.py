@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion import build_denoiser
-from synthaug_plugins.diffusion.blocks import Attention, EncoderDecoder
+from synthaug_plugins.diffusion.blocks import Attention
+from synthaug_plugins.diffusion.unet import EncoderDecoder
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.weights import save_model
 

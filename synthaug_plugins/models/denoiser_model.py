@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.models.base import EmbeddingShape, check_embedding, check_token_count
-from synthaug_plugins.weights import CARD, EMBEDDED, load_weights, model_folder, read_config, read_json, weights_hash, weights_shapes
+from synthaug_plugins.weights import CARD, EMBEDDED, check_fits, load_weights, model_folder, read_config, read_json, weights_hash
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from synthaug_plugins.diffusion import Precond
-    from synthaug_plugins.diffusion.blocks import EncoderDecoder
+    from synthaug_plugins.diffusion.unet import EncoderDecoder
 
 
 class DenoiserModel:
@@ -67,6 +67,11 @@ class DenoiserModel:
     def size(self) -> tuple[int, int, int]:
         """(C, H, W) of its images."""
         return self.config['channels'], self.config['resolution'], self.config['resolution']
+
+    @property
+    def feature_size(self) -> tuple[int, int, int]:
+        """(C, h, w) of what its network makes in its middle, see `diffusion.MiddleFeatures`."""
+        return _network(self._shape_only).middle_size
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -162,12 +167,7 @@ class DenoiserModel:
         Raises:
             ModelError: the first that differs.
         """
-        wanted = {name: tuple(t.shape) for name, t in self._shape_only.state_dict().items()}
-        found = weights_shapes(self.folder)
-        for name in sorted({*wanted, *found}):
-            if wanted.get(name) != found.get(name):
-                what = f'{name!r} is {found.get(name, "missing")}, the config asks for {wanted.get(name, "no such tensor")}'
-                raise ModelError(f'The weights of {self.name!r} do not fit its config: {what}.', 'Save the model again.')
+        check_fits(self.folder, repr(self.name), self._shape_only)
 
     def identity(self) -> dict[str, Any]:
         """Name, hashes of weights and config, licence: plain JSON.
