@@ -102,7 +102,8 @@ GENERATORS = Registry('generator', scope=SCOPE, build_func=build_strict, locatio
 GUIDANCE = Registry('guidance', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.generators'])
 PROMPTS = Registry('prompt source', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.prompts.entries'])
 INSPECTORS = Registry('inspector', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.curation'])
-DISTANCES = Registry('distance', scope=SCOPE, build_func=build_strict, locations=['synthaug_plugins.models.distances', 'synthaug_plugins.curation'])
+_DISTANCES = ['synthaug_plugins.models.distances', 'synthaug_plugins.models.lpips_distance', 'synthaug_plugins.curation']
+DISTANCES = Registry('distance', scope=SCOPE, build_func=build_strict, locations=_DISTANCES)
 
 _TRAINING = ['synthaug_plugins.training.entries']
 DATASETS = Registry('dataset', parent=mm.DATASETS, scope=SCOPE, locations=_TRAINING)

@@ -304,7 +304,7 @@ def test_scores_equal_those_that_generation_would_have_written(scripted: Any, tm
 
 
 def test_a_table_is_plain_and_aligned() -> None:
-    from synthaug_plugins.engine.score import ClassScores, Scored
+    from synthaug_plugins.engine.scored import ClassScores, Scored
 
     per_class = {'cat': ClassScores(10, 2, {'near-duplicate': 2}, {'clip_p': 0.51234}), 'red panda': ClassScores(0, 0)}
     lines = Scored('f', ('clip_p',), per_class).table().split('\n')

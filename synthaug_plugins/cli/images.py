@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, StoreArg, Where, app, parse_options
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import RecipeError, StoreError
 
 
 @app.command(rich_help_panel='Make images')
@@ -119,39 +119,57 @@ def repair(folder: StoreArg, device: Device = 'auto') -> None:
 
 @app.command(rich_help_panel='Make images')
 def score(
-    folder: StoreArg,
+    target: Annotated[Path, typer.Argument(metavar='TARGET', help='A store, or with --out a folder of images with one folder per class.', show_default=False)],
     recipe: Annotated[str, typer.Argument(metavar='RECIPE', help='A file with inspectors = [...], or a shipped score recipe by name.', show_default=False)],
     name: Annotated[str | None, typer.Option(help='Of the scores, and first part of their verdict columns; default: the name of the recipe.')] = None,
+    out: Annotated[Path | None, typer.Option(help='For a folder of images: the Parquet file to write.')] = None,
     data: Annotated[Path | None, typer.Option(help='Real images to compare with: a folder with one folder per class.')] = None,
     prefix: Annotated[str, typer.Option(help='Put before the names of the score columns, where the store has such columns already.')] = '',
     rejected: Annotated[bool, typer.Option(help='Look at rejected images too (if the recipe of the store kept them).')] = False,
-    overwrite: Annotated[bool, typer.Option(help='Replace scores of that name.')] = False,
+    overwrite: Annotated[bool, typer.Option(help='Replace scores of that name, or the file.')] = False,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
 ) -> None:
-    """Let inspectors look at a finished store: adds score columns and NAME_kept to select by. Images stay as they are.
+    """Let inspectors look at a finished store, or at real images: adds score columns and NAME_kept to select by. Images stay as they are.
+
+    The same command again goes on where a killed run stopped.
 
     synthaug score stores/digits clip_filter
 
     synthaug score stores/digits clip_filter --name strict --prefix strict_ --cfg-options inspectors.0.threshold=0.5
+
+    synthaug score my/images minority --out my/scores.parquet
     """
     from synthaug_plugins.engine.score import load_score_recipe
     from synthaug_plugins.engine.score import score as run
+    from synthaug_plugins.engine.score_folder import score_folder
     from synthaug_plugins.plugins import register_nouns
     from synthaug_plugins.recipes import find_recipe
+    from synthaug_plugins.store.card import CARD
 
     if '::' in recipe:
         raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a score recipe: synthaug list.')
+    is_store = (target / CARD).is_file()
+    if not is_store and out is None:
+        raise StoreError(f'{str(target)!r} is not a store.', 'Give one, or for a folder of images the file to write: --out scores.parquet.')
+    if is_store and out is not None:
+        raise RecipeError(f'{str(target)!r} is a store, which takes its scores itself.', 'Leave --out out.')
+    if out is not None and (prefix or rejected):
+        raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {str(target)!r} is none.', 'Leave it out.')
     register_nouns()
     options = parse_options(cfg_options)
     if data is not None:
         options['data'] = str(data)
     path = find_recipe(recipe, 'score')
-    done = run(folder, load_score_recipe(path, options), name or Path(path).stem, device, prefix=prefix, rejected=rejected, overwrite=overwrite)
+    loaded, name = load_score_recipe(path, options), name or Path(path).stem
+    if out is not None:
+        done = score_folder(target, loaded, out, device, name=name, overwrite=overwrite)
+    else:
+        done = run(target, loaded, name, device, prefix=prefix, rejected=rejected, overwrite=overwrite)
     print(done.table())
     print(f'columns: {", ".join(done.columns)}')
-    if any(one.rejected for one in done.per_class.values()) and any(one.kept for one in done.per_class.values()):
-        print(f"train on what was kept with select='{done.select}' in mix; look at it with: synthaug show {folder} --out kept.png --where {done.select}")
+    if is_store and any(one.rejected for one in done.per_class.values()) and any(one.kept for one in done.per_class.values()):
+        print(f"train on what was kept with select='{done.select}' in mix; look at it with: synthaug show {target} --out kept.png --where {done.select}")
 
 
 @app.command(rich_help_panel='Look and hand over')

@@ -50,6 +50,14 @@ class Inspector(ABC):
     def begin_block(self) -> None:  # noqa: B027  most inspectors look at each image alone
         """Forget the images seen so far: those that follow belong to another block. A block may hold several classes."""
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a verdict depends on images before it. A scoring that was stopped starts again then, else it goes on where it was.
+
+        Where `begin_block` is overridden there is something to forget.
+        """
+        return type(self).begin_block is not Inspector.begin_block
+
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
         """Plain JSON that decides its verdicts: resolved options and model hashes. Part of the plan's fingerprint."""

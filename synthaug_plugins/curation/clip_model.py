@@ -207,6 +207,26 @@ class ClipModel:
         """
         return self._encoded(images, lambda part: self._loaded.model.encode_image(self.preprocess(part)))
 
+    def features(self, x: Tensor) -> Tensor:
+        """Features of images as tensors, for distances: the whole image is interpolated (bicubic, antialiased) to the tower's input size.
+
+        Args:
+            x: (B, 3, H, W) in [-1, 1], on the model's device.
+
+        Returns: (B, d) float32, of any length; differentiable in x.
+        """
+        import torch
+
+        from synthaug_plugins.diffusion import full_float32
+
+        config = self.preprocess_cfg
+        size = (config['size'],) * 2 if isinstance(config['size'], int) else tuple(config['size'])
+        if tuple(x.shape[-2:]) != size:
+            x = torch.nn.functional.interpolate(x.float(), size=size, mode='bicubic', antialias=True)
+        mean, std = (torch.tensor(config[key], device=x.device).view(3, 1, 1) for key in ('mean', 'std'))
+        with full_float32():
+            return self._loaded.model.encode_image(((x.float() + 1) / 2 - mean) / std).float()
+
     def batch_features(self, images: Sequence[np.ndarray]) -> Tensor:
         """`encode_images` of a batch that several inspectors look at: the second who asks for the same pixels gets what the first got."""
         return self._loaded.once(images, self.encode_images)

@@ -91,6 +91,10 @@ class NearDuplicates(Inspector):
         self._real: np.ndarray | None = None
         self.begin_block()
 
+    @property
+    def remembers(self) -> bool:
+        return self.against == 'earlier'
+
     def begin_block(self) -> None:
         self._earlier: dict[int, np.ndarray] = {}
 

@@ -81,19 +81,20 @@ class ScoringProgress(_Spoken):
 
     Args:
         total: images to look at.
+        done: of these, how many an earlier run has looked at.
         every_s: seconds between two plain lines.
     """
 
-    def __init__(self, total: int, every_s: float = 5.0) -> None:
-        super().__init__('score', total, 0, every_s)
-        self.done, self._start = 0, time.monotonic()
+    def __init__(self, total: int, done: int = 0, every_s: float = 5.0) -> None:
+        super().__init__('score', total, done, every_s)
+        self.done, self._done_before, self._start = done, done, time.monotonic()
 
     def looked_at(self, images: int) -> None:
         """Add a batch."""
         self.done += images
         now = time.monotonic()
         if self._due(self.done, now):
-            rate = self.done / max(now - self._start, 1e-9)
+            rate = (self.done - self._done_before) / max(now - self._start, 1e-9)
             self._say(self.done, now, f'{rate:.1f} images/s', (self.total - self.done) / rate)
 
 

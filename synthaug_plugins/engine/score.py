@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from synthaug_plugins import __version__
 from synthaug_plugins.curation.base import Inspector
 from synthaug_plugins.device import choose_device
-from synthaug_plugins.engine.judge import Verdict, judge
-from synthaug_plugins.engine.progress import ScoringProgress
 from synthaug_plugins.engine.recipe import read_recipe
-from synthaug_plugins.errors import RecipeError, Stopped, StoreError, nearest
+from synthaug_plugins.engine.score_run import Columns, ScoreParts, Shown, show
+from synthaug_plugins.engine.scored import Scored, scored
+from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS, build_strict
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
-from synthaug_plugins.store.reasons import group_reasons
 from synthaug_plugins.store.scores import scores_path
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.store.table import score_columns
 
 KEYS = {
     'inspectors': "registry entries that look at every image, [dict(type='synthaug_plugins.ClipFilter', ...)]",
@@ -43,54 +36,6 @@ KEYS = {
 }
 DEFAULTS: dict[str, Any] = {'data': None, 'batch_size': 64}
 _NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
-_AHEAD = 2  # batches that are read while one is looked at
-
-
-@dataclass
-class ClassScores:
-    """What became of one class.
-
-    Attributes:
-        kept, rejected: images.
-        reasons: rejected images by kind of reason.
-        means: mean of every score column of numbers that are no labels; NaN where no image has one.
-    """
-
-    kept: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    means: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A finished scoring.
-
-    Attributes:
-        name: of the scores.
-        columns: the new columns of the store's index.
-        per_class: by class name, classes without images included.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    per_class: Mapping[str, ClassScores]
-
-    @property
-    def select(self) -> str:
-        """The condition that takes the images that were kept."""
-        return f'{self.name}_kept'
-
-    def table(self) -> str:
-        """Counts and means per class, as plain text."""
-        means = list(dict.fromkeys(name for one in self.per_class.values() for name in one.means))
-        lines = [['class', 'kept', 'rejected', *(f'mean {name}' for name in means), 'why']]
-        for name, one in self.per_class.items():
-            values = [f'{one.means[m]:.4g}' if m in one.means else '-' for m in means]
-            lines.append([name, str(one.kept), str(one.rejected), *values, ', '.join(f'{n} {why}' for why, n in one.reasons.items())])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        cells = [[cell.rjust(w) if 0 < i < len(line) - 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))] for line in lines]
-        return '\n'.join('  '.join(line).rstrip() for line in cells)
 
 
 def load_score_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -116,6 +61,50 @@ def load_score_recipe(path: str, options: Mapping[str, Any] | None = None) -> di
     return done
 
 
+def check_columns(columns: Columns) -> None:
+    """Refuse (RecipeError) a name or prefix that cannot begin the name of a column."""
+    for what, text in (('name', columns.name), ('prefix', columns.prefix or 'x')):
+        if not _NAME.fullmatch(text):
+            raise RecipeError(f'The {what} of the scores, {text!r}, cannot begin the name of a column.', 'Use letters, digits and underscores: --name clip.')
+
+
+def build_inspectors(recipe: Mapping[str, Any]) -> tuple[Inspector, ...]:
+    """The inspectors of a score recipe.
+
+    Raises:
+        RecipeError: an entry that is unknown or wrong, or one that compares with real images where the recipe names none.
+    """
+    inspectors = tuple(build_strict(i, INSPECTORS) for i in recipe['inspectors'])
+    for inspector in inspectors:
+        if inspector.needs_real_images and not recipe['data']:
+            raise RecipeError(f'{type(inspector).__name__} compares with real images, but none are named.', 'Add --data FOLDER with one folder per class.')
+    return inspectors
+
+
+def inspected_by(inspectors: Sequence[Inspector], real_images: RealImages | None) -> dict[str, Any]:
+    """Plain JSON that says what made scores, as a scores file keeps it. real_images: of the recipe's `data`."""
+    made_by: dict[str, Any] = {'synthaug_plugins': __version__, 'inspectors': [dict(i.identity()) for i in inspectors]}
+    if real_images and any(i.needs_real_images for i in inspectors):
+        made_by['data_sha256'] = real_images.content_hash()
+    return json.loads(json.dumps(made_by))
+
+
+def score_parts(
+    target: Path, columns: Columns, recipe: Mapping[str, Any], inspectors: Sequence[Inspector], made_by: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> ScoreParts:
+    """The parts of a scoring, those of an earlier run of equal recipe, models and images among them.
+
+    Args:
+        rows: of all images in order; all that they hold must be equal.
+    """
+    images = hashlib.sha256()
+    for row in rows:
+        images.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    decides = {**made_by, 'images_sha256': images.hexdigest(), 'name': columns.name, 'prefix': columns.prefix, 'batch_size': recipe['batch_size']}
+    # An inspector that compares with earlier images would have forgotten them.
+    return ScoreParts(target, columns, decides, [row['id'] for row in rows], not any(i.remembers for i in inspectors))
+
+
 def score(
     folder: str | Path,
     recipe: Mapping[str, Any],
@@ -132,6 +121,9 @@ def score(
     Writes `scores/<name>.parquet`: the inspectors' score columns, `<name>_kept` (bool) and `<name>_reason`, whole or not at
     all. Inspectors see the pixels of the stored files, which a lossy format has changed a little since they were made.
 
+    A run that was killed goes on: what it scored, up to a minute before its end, lies in a hidden folder in `scores`, for a run of equal recipe, models
+    and images. With an inspector that compares with earlier images all starts again.
+
     Args:
         folder: the store.
         recipe: as `load_score_recipe` returns it.
@@ -145,38 +137,37 @@ def score(
     Raises:
         RecipeError, ModelError, DataError: what cannot work; before any weights load as far as that can be known.
         StoreError: not a store, not finished, no images, scores of that name, columns that it has already, or being written by another process.
-        Stopped: the user stopped it; nothing was written.
+        Stopped: the user stopped it; no scores file was written.
     """
     store = Store.open(folder)
-    for what, text in (('name', name), ('prefix', prefix or 'x')):
-        if not _NAME.fullmatch(text):
-            raise RecipeError(f'The {what} of the scores, {text!r}, cannot begin the name of a column.', 'Use letters, digits and underscores: --name clip.')
+    columns = Columns(name, prefix)
+    check_columns(columns)
     _check_store(store, name, overwrite)
-    inspectors = tuple(build_strict(i, INSPECTORS) for i in recipe['inspectors'])
-    real_images = _real_images(recipe, inspectors, store)
+    inspectors = build_inspectors(recipe)
+    real_images = _real_images(recipe, store)
     for inspector in inspectors:
         inspector.check(store.classes, real_images)
     torch_device = choose_device(device)
-    made_by = {'synthaug_plugins': __version__, 'inspectors': [dict(i.identity()) for i in inspectors]}
-    if real_images and any(i.needs_real_images for i in inspectors):
-        made_by['data_sha256'] = real_images.content_hash()
+    made_by = inspected_by(inspectors, real_images)
     with store.lock():  # nobody may make blocks again meanwhile
         _check_store(store, name, overwrite)  # again: hashing models takes a while, and somebody may have been here
         store.clean_partials()
         rows = _rows(store, rejected)
         for inspector in inspectors:
             inspector.setup(torch_device, store.classes, real_images)
-            inspector.begin_block()
         taken = {column.lower() for column in store.score_column_names(besides=name)}
-        try:
-            verdicts = _verdicts(store, rows, inspectors, recipe['batch_size'], lambda first: _check_columns(first, name, prefix, taken), quiet)
-        except KeyboardInterrupt:
-            raise Stopped('Stopped: no scores were written.', 'The same command starts again.') from None
-        columns = score_columns([{prefix + column: value for column, value in verdict.scores.items()} for verdict in verdicts])
-        columns[f'{name}_kept'] = pa.array([verdict.reason is None for verdict in verdicts], pa.bool_())
-        columns[f'{name}_reason'] = pa.array([verdict.reason for verdict in verdicts], pa.string())
-        store.add_scores(name, pa.table({'id': [row['id'] for row in rows], **columns}), json.loads(json.dumps(made_by)))
-    return Scored(name, tuple(columns), _per_class(store.classes, rows, verdicts, prefix))
+
+        def check(names: Sequence[str]) -> None:
+            for column in names:
+                if column.lower() in taken or names.count(column) > 1:
+                    cure = 'Give the new ones other names: --prefix second_ --name second.'
+                    raise StoreError(f'The store has a column {column!r} already.', cure)
+
+        parts = score_parts(scores_path(store.folder, name), columns, recipe, inspectors, made_by, rows)
+        table = show(_shown(store, rows), inspectors, recipe['batch_size'], parts, check, quiet)
+        store.add_scores(name, table, made_by)
+        parts.remove()
+    return scored(columns, store.classes, [row['label'] for row in rows], table)
 
 
 def _check_store(store: Store, name: str, overwrite: bool) -> None:
@@ -188,10 +179,7 @@ def _check_store(store: Store, name: str, overwrite: bool) -> None:
         raise StoreError(f'The store {folder!r} is not finished: {len(missing)} blocks are missing.', 'Finish it with synthaug generate first.')
 
 
-def _real_images(recipe: Mapping[str, Any], inspectors: Sequence[Inspector], store: Store) -> RealImages | None:
-    for inspector in inspectors:
-        if inspector.needs_real_images and not recipe['data']:
-            raise RecipeError(f'{type(inspector).__name__} compares with real images, but none are named.', 'Add --data FOLDER with one folder per class.')
+def _real_images(recipe: Mapping[str, Any], store: Store) -> RealImages | None:
     if not recipe['data']:
         return None
     real_images = RealImages(recipe['data'])
@@ -212,72 +200,15 @@ def _rows(store: Store, rejected: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _verdicts(
-    store: Store, rows: Sequence[dict[str, Any]], inspectors: Sequence[Inspector], size: int, check: Callable[[Verdict], None], quiet: bool
-) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    progress = None if quiet else ScoringProgress(len(rows))
-    with progress or nullcontext():
-        for requests, images in _read(store, rows, size):
-            judged = judge(inspectors, requests, images)
-            if not verdicts:
-                check(judged[0])
-            verdicts += judged
-            if progress:
-                progress.looked_at(len(images))
-    return verdicts
-
-
-def _check_columns(first: Verdict, name: str, prefix: str, taken: set[str]) -> None:
-    """Refuse columns that the store has, after the first batch and not after the last."""
-    columns = [*(prefix + column for column in first.scores), f'{name}_kept', f'{name}_reason']
-    for column in columns:
-        if column.lower() in taken or columns.count(column) > 1:
-            raise StoreError(f'The store has a column {column!r} already.', 'Give the new ones other names: --prefix second_ --name second.')
-
-
-def _read(store: Store, rows: Sequence[dict[str, Any]], size: int) -> Iterator[tuple[list[Request], list[np.ndarray]]]:
-    """Batches of requests and (H, W, 3) uint8 pixels; the next ones are read meanwhile."""
+def _shown(store: Store, rows: Sequence[dict[str, Any]]) -> Shown:
     reader = StoreReader(store.folder)
 
-    def pixels(row: dict[str, Any]) -> np.ndarray:
+    def pixels(row: Mapping[str, Any]) -> np.ndarray:
         with Image.open(BytesIO(reader.read_image(row))) as image:
             return np.asarray(image.convert('RGB'))
 
-    waiting: deque[tuple[list[Request], list[Future[np.ndarray]]]] = deque()
-    with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            waiting.append(([_request(store, row) for row in part], [pool.submit(pixels, row) for row in part]))
-            if len(waiting) > _AHEAD:
-                requests, futures = waiting.popleft()
-                yield requests, [future.result() for future in futures]
-        for requests, futures in waiting:
-            yield requests, [future.result() for future in futures]
+    def request(row: Mapping[str, Any]) -> Request:
+        own = {key: row[key] for key in ('id', 'label', 'seed', 'source', 'prompt')}
+        return Request(class_name=store.classes[row['label']], params=json.loads(row['params']), **own)
 
-
-def _request(store: Store, row: Mapping[str, Any]) -> Request:
-    own = {key: row[key] for key in ('id', 'label', 'seed', 'source', 'prompt')}
-    return Request(class_name=store.classes[row['label']], params=json.loads(row['params']), **own)
-
-
-def _per_class(classes: Sequence[str], rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict], prefix: str) -> dict[str, ClassScores]:
-    found = {name: ClassScores() for name in classes}
-    reasons: dict[str, Counter[str]] = {name: Counter() for name in classes}
-    values: dict[str, dict[str, list[float]]] = {name: {} for name in classes}
-    for row, verdict in zip(rows, verdicts, strict=True):
-        name = classes[row['label']]
-        if verdict.reason is None:
-            found[name].kept += 1
-        else:
-            found[name].rejected += 1
-            reasons[name][verdict.reason] += 1
-        for column, value in verdict.scores.items():
-            if not isinstance(value, np.ndarray) and not column.endswith('argmax'):  # the mean of labels says nothing
-                values[name].setdefault(prefix + column, []).append(value)
-    for name, one in found.items():
-        one.reasons = group_reasons(reasons[name])
-        for column, numbers in values[name].items():
-            finite = [n for n in numbers if not math.isnan(n)]
-            one.means[column] = sum(finite) / len(finite) if finite else math.nan
-    return found
+    return Shown(rows, request, pixels)

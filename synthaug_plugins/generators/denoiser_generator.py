@@ -12,7 +12,8 @@ from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Generator, Images, Made, NonFiniteImages
 from synthaug_plugins.generators.conditions import Conditions
 from synthaug_plugins.generators.guidance import finite_json
-from synthaug_plugins.generators.loaded import LoadedModels, check_precision
+from synthaug_plugins.generators.loaded import LoadedModels
+from synthaug_plugins.models.base import check_precision
 from synthaug_plugins.store.plan import Part, Request, request_id, request_seed
 
 if TYPE_CHECKING:

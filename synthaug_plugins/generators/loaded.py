@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.models.base import Model
 
 if TYPE_CHECKING:
     import torch
 
     from synthaug_plugins.diffusion import CallCounter
-
-PRECISIONS = ('fp32', 'bf16', 'fp16')
-
-
-def check_precision(precision: str) -> None:
-    """Refuse (RecipeError) a precision that is none of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
 
 
 class LoadedModels:
@@ -35,7 +26,7 @@ class LoadedModels:
         """The equal model that was loaded first, or this one, loaded now; and its denoiser.
 
         Args:
-            precision: one of `PRECISIONS`.
+            precision: see `models.base.check_precision`.
 
         Raises:
             ModelError: the weights cannot be read.

@@ -10,9 +10,9 @@ import numpy as np
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.generators.base import Images, Made, NonFiniteImages
 from synthaug_plugins.generators.denoiser_generator import to_uint8
-from synthaug_plugins.generators.loaded import check_precision
 from synthaug_plugins.generators.pipeline_options import ModelOptions
 from synthaug_plugins.generators.source_generator import SourceGenerator
+from synthaug_plugins.models.base import check_precision
 from synthaug_plugins.models.fit import check_fit, place_all
 from synthaug_plugins.registry import GENERATORS, options_of
 from synthaug_plugins.store.plan import Part, Request

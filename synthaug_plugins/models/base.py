@@ -6,13 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import ModelError, RecipeError, nearest
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from synthaug_plugins.diffusion import Denoiser
+
+
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+
+
+def check_precision(precision: str) -> None:
+    """Refuse (RecipeError) a precision that is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise RecipeError(f'precision = {precision!r} is unknown.', nearest(str(precision), PRECISIONS))
 
 
 @dataclass(frozen=True)

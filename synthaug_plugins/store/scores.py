@@ -16,6 +16,8 @@ from synthaug_plugins.store.table import check_column, check_distinct, made_by_o
 
 SCORE_KEYS = ('id', 'sha256')
 """Columns of a scores file that say which image a score is of."""
+UNFINISHED = '.scoring-'
+"""Beginning of the name of a folder that holds scores of which the file is not written yet."""
 _CURE = 'Score again, or remove the file.'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 
@@ -30,6 +32,11 @@ def scores_path(folder: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise StoreError(f'The scores name {name!r} is not a plain name.', 'Use letters, digits, - and _.')
     return folder / 'scores' / f'{name}.parquet'
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the scores for a file lie while they are being made."""
+    return path.with_name(f'{UNFINISHED}{path.stem}')
 
 
 def join_scores(table: pa.Table, path: Path) -> pa.Table:

@@ -22,7 +22,7 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
 from synthaug_plugins.store.plan import Block
-from synthaug_plugins.store.scores import SCORE_KEYS
+from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
 from synthaug_plugins.store.shard import KEPT, archive, index_path, read_index, shard_path
 from synthaug_plugins.store.store import FOLDERS, INFO, Store
 from synthaug_plugins.store.table import INDEX_SCHEMA, content_is_whole, read_parquet
@@ -215,7 +215,10 @@ def _folder_faults(store: Store) -> Iterable[Fault]:
     for folder in (store.folder, *sorted(folders)):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path not in known and path not in leftover and path not in folders:
-                yield Fault(None, _name(store, path), 'not part of the store; it is left alone')
+                what = 'not part of the store; it is left alone'
+                if path.is_dir() and path.name.startswith(UNFINISHED):
+                    what = 'left by a scoring that did not end; the same `synthaug score` goes on with it'
+                yield Fault(None, _name(store, path), what)
     info = store.folder / 'shards' / INFO
     if not store.unfinished():
         try:
