@@ -5,4 +5,4 @@ synthaug generate long_tail_digits_boost_and_skip --data data/long-tail --out st
 
 _base_ = './long_tail_digits_edm.py'
 
-generator = dict(guidance=[dict(type='synthaug_plugins.BoostAndSkip', boost=2.0, skip=6)])
+generator = dict(guidance=[dict(type='synthaug_plugins.BoostAndSkip', boost=1.2, skip=3)])

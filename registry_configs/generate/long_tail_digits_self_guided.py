@@ -9,7 +9,7 @@ generator = dict(
     guidance=[
         dict(
             type='synthaug_plugins.SelfGuided',
-            weight=0.2,
+            weight=0.4,
             every=2,  # of 18 steps; the paper's 5 is of 250
             # 6.5 leaves hardly anything of 8 x 8 pixels, see learn/minority_digits.
             sigma=1.0,
