@@ -33,14 +33,14 @@ _ASIDE = 0.009
 """In widths of the axis, how far apart lines stand side by side at each value, so that their bars do not hide each other."""
 
 
-def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, footnote: str = '') -> None:
-    """Write a PNG: in each panel lines through means over seeds, bars of one standard deviation, and dashed levels.
+def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str | None, footnote: str = '') -> None:
+    """Write a PNG: in each panel lines through means with bars, and dashed levels.
 
     Args:
         path: the file; an old one is replaced.
         panels: one, or several in two columns under their titles.
         title: over all.
-        measure: what is drawn, with its unit.
+        measure: what is drawn in every panel, with its unit; None: what each says itself.
         footnote: one or two sentences under the picture.
 
     Raises:
@@ -69,7 +69,7 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
         for i, panel in enumerate(panels):
             row, column = divmod(i, columns)
             bottom = _FOOT + (rows - 1 - row) * (over + plot + _BOTTOM) + _BOTTOM
-            _draw(figure, panel, measure, (column * width, bottom, width, plot))
+            _draw(figure, panel, measure or f'{panel.measure} ({panel.unit})'.removesuffix(' ()'), (column * width, bottom, width, plot))
             if over:
                 text = f'{panel.title} (dashed: {panel.dashed})' if panel.dashed else panel.title
                 figure.text((column * width + _LEFT) / size[0], (bottom + plot + 0.12) / size[1], text, color=_INK, fontsize=10, weight='bold')
@@ -115,8 +115,15 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
     axes.xaxis.set_major_locator(FixedLocator([place for place, _ in panel.ticks]))
     axes.xaxis.set_major_formatter(FixedFormatter([text for _, text in panel.ticks]))
     least, most = panel.range
-    pad = max(1.0, 0.06 * (most - least))
-    low, top = max(least - pad, -1), min(most + pad, 101)
+    if panel.unit == '%':
+        pad = max(1.0, 0.06 * (most - least))
+        low, top = max(least - pad, -1), min(most + pad, 101)
+    else:
+        heights = panel.heights
+        pad = 0.04 * (heights[-1] - heights[0])
+        low, top = heights[0] - pad, heights[-1] + pad
+        axes.yaxis.set_major_locator(FixedLocator(heights))
+        axes.yaxis.set_major_formatter(FixedFormatter([f'{height:g}' for height in heights]))
     axes.set_ylim(low, top)
     axes.set_xlabel(panel.axis)
     axes.set_ylabel(measure)
