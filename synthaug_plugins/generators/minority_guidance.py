@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.generators.guidance import Guidance, finite_json
 from synthaug_plugins.models.denoiser_model import DenoiserModel
+from synthaug_plugins.models.level_classifier import LevelClassifierModel
 from synthaug_plugins.registry import DISTANCES, GUIDANCE
 from synthaug_plugins.store.plan import Part, Request, purpose_seed, request_share
 
 if TYPE_CHECKING:
     import torch
 
-    from synthaug_plugins.diffusion import Denoiser
+    from synthaug_plugins.diffusion import Denoiser, LevelClassifier
     from synthaug_plugins.diffusion.guidance import Term
-    from synthaug_plugins.diffusion.level_classifier import LevelClassifier
-    from synthaug_plugins.models.level_classifier import LevelClassifierModel
 
 LEVEL, WEIGHT = 'minority_level', 'minority_weight'
-Levels = int | Sequence[int] | str
-"""A level, several to draw from, or 'lacking'."""
 
 
 class MinorityGuidance(Guidance):
@@ -72,12 +69,18 @@ class MinorityGuidance(Guidance):
             return None
         return weights[0] if len(set(weights)) == 1 else torch.tensor(weights, dtype=torch.float32, device=device)
 
-    def check_acts(self, model: DenoiserModel, grids: Sequence[Mapping[str, Any]], steps: Callable[[Mapping[str, Any]], Sequence[float]]) -> None:
-        """Refuse (RecipeError) an interval in which it never acts. steps: the noise levels of a grid at which it might."""
-        for grid in grids:
-            if not any(self.interval[0] <= sigma <= self.interval[1] for sigma in steps(grid)):
-                what = f'{type(self).__name__}: no step at which it could act lies in interval = ({self.interval[0]:g}, {self.interval[1]:g}).'
-                raise RecipeError(what, 'Widen the interval, or leave the entry out.')
+    def check_acts(self, sigmas: Sequence[float]) -> list[float]:
+        """Those of the noise levels at which it might act that lie in its interval.
+
+        Raises:
+            RecipeError: none of them.
+        """
+        low, high = self.interval
+        inside = [sigma for sigma in sigmas if low <= sigma <= high]
+        if not inside:
+            what = f'{type(self).__name__}: no step at which it could act has its noise level in interval = ({low:g}, {high:g}).'
+            raise RecipeError(what, 'Widen the interval, or leave the entry out.')
+        return inside
 
 
 @GUIDANCE.register_module()
@@ -109,29 +112,24 @@ class MinorityClassifier(MinorityGuidance):
         normalise: str | None = None,
     ) -> None:
         from synthaug_plugins.diffusion.gradient_guidance import check_normalise
-        from synthaug_plugins.models.level_classifier import LevelClassifierModel
 
         super().__init__(weight, interval)
         check_normalise('MinorityClassifier', normalise)
-        self.classifier: LevelClassifierModel = LevelClassifierModel(classifier)
+        self.classifier = LevelClassifierModel(classifier)
         self.level, self.normalise = dict(level) if isinstance(level, Mapping) else level, normalise
         for one in self.level.values() if isinstance(self.level, dict) else [self.level]:
             self._check_level(one)
         self._loaded: dict[torch.device, LevelClassifier] = {}
 
     def _check_level(self, level: Any) -> None:
-        count = self.classifier.levels.count
-        several = list(level) if isinstance(level, list | tuple) else [level]
+        several = level if isinstance(level, list | tuple) else [level]
         if level == 'lacking':
             return
+        if not several or any(isinstance(one, str | float) for one in several):
+            what = f'MinorityClassifier: level = {level!r} is no level, list of levels or dict of classes.'
+            raise RecipeError(what, f"Give 0 to {self.classifier.levels.count - 1}, a list of these, or 'lacking'.")
         for one in several:
-            if isinstance(one, bool) or not isinstance(one, int):
-                what = f'MinorityClassifier: level = {level!r} is no level, list of levels or dict of classes.'
-                raise RecipeError(what, f"Give 0 to {count - 1}, a list of these, or 'lacking'.")
-            if not 0 <= one < count:
-                raise RecipeError(f'MinorityClassifier: level = {one} of a classifier of {count} levels.', f'Give 0 (common) to {count - 1} (rarest).')
-        if not several:
-            raise RecipeError('MinorityClassifier: level is an empty list.', f'Give 0 to {count - 1}.')
+            self.classifier.check_level(one)
 
     def choices(self, class_name: str) -> tuple[list[int], list[float]]:
         """The levels that requests of a class draw from, and the share of each.
@@ -165,17 +163,14 @@ class MinorityClassifier(MinorityGuidance):
         self.classifier.check(model)
         for name in classes:
             self.choices(name)
-            if self.classifier.label_conditioning and name not in self.classifier.classes:
-                raise ModelError(f'MinorityClassifier: the classifier is told the class and does not know {name!r}.', nearest(name, self.classifier.classes))
+            if self.classifier.label_conditioning:
+                self.classifier.label_of(name)
 
     def check_sampling(self, model: DenoiserModel, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:
-        """See `Guidance.check_sampling`."""
-        self.check_acts(model, grids, lambda grid: _calls(model, grid))
-        low, high = self.classifier.sigma_range
-        for sigma in sorted({sigma for grid in grids for sigma in _calls(model, grid) if self.interval[0] <= sigma <= self.interval[1]}):
-            if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6):
-                what = f'MinorityClassifier: the sampler asks at sigma = {sigma:g}, the classifier was trained from {low:g} to {high:g}.'
-                raise ModelError(what, f'Set interval=({max(low, self.interval[0]):g}, {min(high, self.interval[1]):g}), or train over more noise levels.')
+        """See `Guidance.check_sampling`: it is asked at noise levels that it was trained at only."""
+        for grid in grids:
+            asked = self.check_acts(_calls(model, grid))
+            self.classifier.check(model, (min(asked), max(asked)))
 
     def identity(self) -> dict[str, Any]:
         """See `Guidance.identity`."""
@@ -209,7 +204,7 @@ class MinorityClassifier(MinorityGuidance):
             self._loaded[device] = self.classifier.load(device, model.denoiser if self.classifier.features else None)
         classifier, told = self._loaded[device], self.classifier
         levels = torch.tensor([r.params[LEVEL] for r in requests], device=device)
-        labels = torch.tensor([told.classes.index(r.class_name) for r in requests], device=device) if told.label_conditioning else None
+        labels = torch.tensor([told.label_of(r.class_name) for r in requests], device=device) if told.label_conditioning else None
 
         def log_prob(x: torch.Tensor, sigma: torch.Tensor, cond: Any) -> torch.Tensor:
             return classifier.log_prob(x, sigma, levels, labels)
@@ -261,7 +256,8 @@ class SelfGuided(MinorityGuidance):
 
     def check_sampling(self, model: DenoiserModel, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:
         """See `Guidance.check_sampling`."""
-        self.check_acts(model, grids, lambda grid: list(self._levels(model, grid).values()))
+        for grid in grids:
+            self.check_acts(list(self._levels(model, grid).values()))
 
     def identity(self) -> dict[str, Any]:
         """See `Guidance.identity`."""
