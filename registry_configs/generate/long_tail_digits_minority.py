@@ -16,7 +16,7 @@ generator = dict(
             classifier='models/long-tail-levels/model',  # the folder that `synthaug learn minority` made
             # Each request draws a level of its class in proportion to what that lacks of the fullest one.
             level='lacking',
-            weight=2.0,
+            weight=3.5,
         ),
     ],
 )
