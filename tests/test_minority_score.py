@@ -1,18 +1,29 @@
-"""The minority score: the published numbers, its noise, its distances; levels of it."""
+"""The minority score: the published numbers, its noise, what it is told and measured by."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from synthaug_plugins.diffusion import GaussianMixture
+from conftest import digits
+from synthaug_plugins.curation.minority_score import MinorityScore
+from synthaug_plugins.diffusion import GaussianMixture, SampleNoise
 from synthaug_plugins.diffusion.minority import minority_scores, timestep_sigma, timestep_sigmas
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.engine.learn_minority import save_stand_in
+from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe, prepare_minority
+from synthaug_plugins.errors import ModelError, RecipeError, SynthAugError
+from synthaug_plugins.learning.data import square
 from synthaug_plugins.models.distances import MSE
-from synthaug_plugins.models.levels import Levels, assign_levels, propose_level_count, published_levels
+from synthaug_plugins.models.fit import channels_first, place
+from synthaug_plugins.recipes import find_recipe
+from synthaug_plugins.registry import INSPECTORS
+from synthaug_plugins.store.plan import Request, purpose_seed
 
 
 @pytest.fixture(scope='module')
@@ -57,78 +68,114 @@ def test_in_latents_the_distance_sees_images_and_no_loss_of_the_decoder() -> Non
     assert found.dtype == torch.float32
 
 
-@pytest.mark.parametrize(('number', 'count'), [(0, 10), (1, 100), (2, 4)])
-@pytest.mark.parametrize('kind', ['cont', 'ties'])
-def test_published_levels_come_out(golden: dict[str, np.ndarray], number: int, count: int, kind: str) -> None:
-    scores, limits, wanted = (golden[f'q{number}_{kind}_{what}'] for what in ('ms', 'thr', 'labels'))
-    levels = published_levels(scores, count)
-    np.testing.assert_allclose(levels.thresholds, limits[:-1], atol=2e-6)
-    assert (Levels(count, 'all', tuple(map(float, limits[:-1]))).of(scores) == wanted).all()
-    if kind == 'cont':  # where scores are equal, the float32 of the published limits decides
-        assert (levels.of(scores) == wanted).all()
+@pytest.fixture
+def requests_and_images() -> tuple[list[Request], list[np.ndarray]]:
+    data = digits()
+    names = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
+    images = [np.repeat((x[..., None] * 255 / 16).astype(np.uint8), 3, 2) for x in data.images[:6]]
+    return [Request(f'd/{i}', int(t), names[t], seed=0) for i, t in enumerate(data.target[:6])], images
 
 
-def test_every_level_has_its_share_also_among_equal_scores() -> None:
-    rng = np.random.default_rng(0)
-    for n, count, kinds in ((103, 10, 1000), (50, 50, 3), (1000, 7, 4), (2, 2, 2)):
-        scores = rng.integers(0, kinds, n).astype(float)
-        scores[:2] = 0, kinds
-        levels, limits = assign_levels(scores, count, 0)
-        sizes = np.bincount(levels, minlength=count)
-        assert len(sizes) == count
-        assert sizes.max() - sizes.min() <= 1
-        assert (np.diff(levels[np.argsort(scores, kind='stable')][np.r_[True, np.diff(np.sort(scores)) > 0]]) >= 0).all()
-        assert Levels.from_json(limits.to_json()) == limits
-        assert (assign_levels(scores, count, 0)[0] == levels).all()
-    ties = np.r_[np.zeros(99), 1.0]
-    assert (assign_levels(ties, 10, 1)[0] != assign_levels(ties, 10, 2)[0]).any()
+def ready(**options: Any) -> MinorityScore:
+    inspector = INSPECTORS.build({'type': 'synthaug_plugins.MinorityScore', 'model': 'embedded:digits_edm', 'distance': {'type': 'MSE'}, 'draws': 3, **options})
+    inspector.check(['zero', 'five'], None)
+    inspector.setup(torch.device('cpu'), ['zero', 'five'], None)
+    return inspector
 
 
-def test_levels_of_new_images_follow_the_limits() -> None:
-    scores = np.random.default_rng(1).normal(size=200)
-    levels, limits = assign_levels(scores, 8, 0)
-    assert (limits.of(scores) == levels).all()
-    assert limits.of(np.array([-99.0, 99.0])).tolist() == [0, 7]
+def test_scores_follow_from_seed_id_and_image_alone(requests_and_images: Any) -> None:
+    requests, images = requests_and_images
+    verdicts = ready().inspect(requests, images)
+    assert verdicts.reasons == [None] * 6
+    score, error = verdicts.scores['minority_score'], verdicts.scores['minority_score_se']
+    again = ready().inspect(requests, images)
+    assert (again.scores['minority_score'] == score).all()
+    assert (again.scores['minority_score_se'] == error).all()
+    parts = [ready().inspect([r], [image]).scores['minority_score'][0] for r, image in zip(requests, images, strict=True)]
+    np.testing.assert_allclose(parts, score, rtol=1e-5)
+    draws = ready().draw(requests, images).double().numpy()
+    np.testing.assert_allclose(error, draws.std(1, ddof=1) / np.sqrt(3))
+    assert np.isnan(ready(draws=1).inspect(requests, images).scores['minority_score_se']).all()
+    for other in (ready(seed=1).inspect(requests, images), ready().inspect([replace(r, id=f'{r.id}x') for r in requests], images)):
+        assert (other.scores['minority_score'] != score).all()
+        np.testing.assert_allclose(other.scores['minority_score'], score, atol=0.2)
+    assert ready().identity() == ready().identity() != ready(sigma=5.0).identity()
 
 
-def test_a_class_is_ranked_by_itself() -> None:
-    rng = np.random.default_rng(2)
-    names = ['cat'] * 30 + ['dog'] * 50
-    scores = np.r_[rng.normal(size=30), 100 + rng.normal(size=50)]
-    levels, limits = assign_levels(scores, 5, 3, names)
-    assert np.bincount(levels[:30]).tolist() == [6] * 5
-    assert np.bincount(levels[30:]).tolist() == [10] * 5
-    assert (limits.of(scores, names) == levels).all()
-    assert Levels.from_json(limits.to_json()) == limits
-    alone, own = assign_levels(scores[30:], 5, 3, names[30:])
-    assert (alone == levels[30:]).all()
-    assert own.thresholds['dog'] == limits.thresholds['dog']  # type: ignore[index]
-    with pytest.raises(DataError, match="'cow' has no levels"):
-        limits.of(scores[:1], ['cow'])
-    with pytest.raises(DataError, match='class of each image was not given'):
-        limits.of(scores)
+def test_the_model_is_told_the_class_where_it_takes_labels(requests_and_images: Any) -> None:
+    requests, images = requests_and_images
+    inspector = ready()
+    model = inspector.model
+    x0 = torch.from_numpy(np.stack([image[None, ..., 0] for image in images])).float() / 127.5 - 1
+    for use_labels in (None, False):
+        inspector = ready(use_labels=use_labels)
+        found = inspector.draw(requests, images)
+        noise = SampleNoise([purpose_seed(0, f'minority {r.id}') for r in requests], (1, 8, 8))
+        cond = None if use_labels is False else torch.tensor([r.label for r in requests])
+        wanted = minority_scores(model.load(torch.device('cpu'), torch.float32), x0, 6.5, noise.step, MSE(), 3, cond)
+        torch.testing.assert_close(found, wanted)
+    assert inspector.identity()['labels'] is False
 
 
-def test_what_has_no_levels_is_refused() -> None:
-    with pytest.raises(DataError, match=r"10 levels were asked for, but the class 'cat' has 3 images\. Use 3 levels or fewer"):
-        assign_levels(np.arange(23.0), 10, 0, ['cat'] * 3 + ['dog'] * 20)
-    with pytest.raises(DataError, match=r'All 5 scores of the data are 0\.25'):
-        assign_levels(np.full(5, 0.25), 2, 0)
-    with pytest.raises(DataError, match='1 of 3 scores are not finite'):
-        assign_levels(np.array([1, np.nan, 2]), 2, 0)
-    with pytest.raises(RecipeError, match='1 is no number of levels'):
-        assign_levels(np.arange(5.0), 1, 0)
-    for wrong in (
-        {},
-        {'count': 3, 'rank': 'all', 'thresholds': [1]},
-        {'count': 3, 'rank': 'all', 'thresholds': [2, 1]},
-        {'count': 2, 'rank': 'own', 'thresholds': [1]},
-    ):
-        with pytest.raises(ModelError, match='cannot be read'):
-            Levels.from_json(wrong)
+def test_a_pipeline_is_scored_in_latents_and_measured_in_images(requests_and_images: Any) -> None:
+    requests, images = (part[:2] for part in requests_and_images)
+    seen = []
+    inspector = ready(model='embedded:digits_sd', draws=1)
+    inspector.distance = type('Watch', (MSE,), {'seen_from': lambda self, a: seen.append(a.shape) or MSE.seen_from(self, a)})()
+    assert bool((inspector.draw(requests, images) > 0).all())
+    assert seen == [(2, 3, 16, 16)]
 
 
-def test_the_number_of_levels_follows_the_data() -> None:
-    assert [propose_level_count(n) for n in (2, 60, 1200, 50_000)] == [2, 2, 24, 100]
-    with pytest.raises(DataError, match='1 images'):
-        propose_level_count(1)
+@pytest.mark.parametrize('size', [(8, 8), (7, 13), (31, 8), (5, 5)])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_images_of_any_size_are_cropped_as_training_crops_them(size: tuple[int, int], channels: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert (channels_first(place(image, 8, 8, 'crop').pixels, channels) == square(image, 8, channels)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'text'),
+    [
+        ({'sigma': 0.0}, RecipeError, r'sigma = 0\.0'),
+        ({'draws': 0}, RecipeError, 'draws = 0'),
+        ({'precision': 'fp8'}, RecipeError, "precision = 'fp8'"),
+        ({'timestep': (60, 100)}, RecipeError, 'do not say one noise level'),
+        ({'timestep': (60, 100), 'schedule': 'linear', 'sigma': 3.0}, RecipeError, 'do not say one noise level'),
+        ({'timestep': 60, 'schedule': 'linear'}, RecipeError, 'is no pair'),
+        ({'sigma': 1e9, 'model': 'embedded:digits_sd'}, RecipeError, 'knows noise levels from'),
+        ({'use_labels': True, 'model': 'embedded:digits_sd'}, RecipeError, 'takes no class labels'),
+        ({'model': 'embedded:digit'}, ModelError, 'no embedded model'),
+        ({'distance': {'type': 'MES'}}, RecipeError, "'MES' is unknown. Did you mean 'MSE'"),
+        ({'distance': {'type': 'LPIPS'}}, RecipeError, r'8 x 8 pixels: its networks need 32 at least\. .*MSE'),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(options: dict[str, Any], error: type[SynthAugError], text: str) -> None:
+    with pytest.raises(error, match=text) as caught:
+        ready(**options)
+    assert caught.value.cure
+
+
+def test_a_class_that_the_model_does_not_know_is_refused() -> None:
+    inspector = INSPECTORS.build({'type': 'MinorityScore', 'model': 'embedded:digits_edm', 'distance': {'type': 'MSE'}})
+    with pytest.raises(ModelError, match=r"does not know the class 'sven'\. Did you mean 'seven'.*use_labels=False"):
+        inspector.check(['zero', 'sven'], None)
+
+
+def test_the_published_timestep_gives_the_noise_level() -> None:
+    assert ready(timestep=(60, 100), schedule='linear').sigma == timestep_sigma(60, 100, 'linear')
+
+
+def test_levels_of_a_classifier_become_a_column(requests_and_images: Any, tmp_path: Path) -> None:
+    requests, images = requests_and_images
+    for k, (request, image) in enumerate(zip(requests * 2, images * 2, strict=True)):
+        (tmp_path / 'data' / request.class_name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / 'data' / request.class_name / f'{k}.png')
+    options = {'data': str(tmp_path / 'data'), 'levels.count': 2, 'levels.rank': 'class', 'score.sigma': 6.5, 'score.draws': 3}
+    save_stand_in(prepare_minority(load_minority_recipe(find_recipe('minority_digits', 'learn'), options)), tmp_path / 'model')
+    inspector = ready(levels=str(tmp_path / 'model'), use_labels=None)
+    scores = inspector.inspect(requests, images).scores
+    assert scores['minority_level'].tolist() == [1.0] * 6, "a stand-in's only limit is 0"
+    assert inspector.identity()['levels']['count'] == 2
+    for own in ({'sigma': 3.0}, {'draws': 4}, {'use_labels': False}):
+        with pytest.raises(ModelError, match=r'levels = .*: its scores had .*, these have .*Score in the same way'):
+            ready(levels=str(tmp_path / 'model'), **own)

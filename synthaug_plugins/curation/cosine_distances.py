@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.curation.clip_model import ClipModel
@@ -23,11 +23,18 @@ class _Cosine(Distance):
     def _features(self, images: Tensor) -> Tensor:
         """(B, D) of (B, 3, H, W) in [-1, 1]; differentiable."""
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+    def seen_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
+        """See `Distance.seen_from`: the network looks at a once."""
         import torch
 
-        of_a, of_b = self._features(torch.cat([a, b]).float().expand(-1, 3, -1, -1)).chunk(2)
-        return 1 - torch.nn.functional.cosine_similarity(of_a, of_b, dim=1)
+        def features(images: Tensor) -> Tensor:
+            return self._features(images.float().expand(-1, 3, -1, -1))
+
+        of_a = features(a)
+        return lambda b: 1 - torch.nn.functional.cosine_similarity(of_a, features(b), dim=1)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.seen_from(a)(b)
 
 
 @DISTANCES.register_module()

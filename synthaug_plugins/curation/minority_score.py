@@ -143,7 +143,7 @@ class MinorityScore(Inspector):
         low, high = model.sigma_range
         if not low <= self.sigma <= high:
             raise RecipeError(f'MinorityScore sigma = {self.sigma:g}: {model.name!r} knows noise levels from {low:g} to {high:g}.', 'Choose one of these.')
-        if isinstance(model, DenoiserModel) and self.labels:
+        if self.labels and isinstance(model, DenoiserModel):
             cure = 'Or set use_labels=False.' if model.runs_without_labels else ''
             _check_known(classes, model.classes, f'MinorityScore: the model {model.name!r} does not know the class', cure)
         self.distance.check(model.image_size)

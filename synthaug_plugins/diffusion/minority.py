@@ -6,6 +6,7 @@ A denoiser rebuilds what it has seen often. What it rebuilds badly from noise is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def minority_scores(
         x0: (B, C, H, W) in the denoiser's space: pixels in [-1, 1], or latents.
         sigma: noise level, above 0. For images in [-1, 1] about 6.5.
         noise: the unit normal noise (B, C, H, W) of a draw.
-        distance: of pairs of images, (B, C, H, W) twice -> (B,).
+        distance: of pairs of images, (B, C, H, W) twice -> (B,). One that has a method `seen_from` is asked for the distance from x0 once for all draws.
         draws: how many, at least 1.
         cond: see `Denoiser.__call__`.
         decode: images in about [-1, 1] of what the denoiser makes, where it works in latents. x0 is decoded as well, so that what the autoencoder
@@ -48,10 +49,11 @@ def minority_scores(
     """
     level = torch.tensor(sigma, dtype=torch.float64)  # on the CPU: no call waits for the device
     original = x0 if decode is None else _clamped(decode(x0), clip)
+    from_original = distance.seen_from(original) if hasattr(distance, 'seen_from') else partial(distance, original)
     found = []
     for i in range(draws):
         D = denoiser(x0 + sigma * noise(i).to(x0.dtype), level, cond).to(x0.dtype)
-        found.append(distance(original, _clamped(D if decode is None else decode(D), clip)))
+        found.append(from_original(_clamped(D if decode is None else decode(D), clip)))
     return torch.stack(found, 1)
 
 

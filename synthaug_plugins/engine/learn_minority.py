@@ -21,12 +21,14 @@ from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive, prepare_minority
 from synthaug_plugins.engine.minority_output import VALIDATION, by_chance, write_validation
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.engine.score import read_folder_scores, score_folder
+from synthaug_plugins.engine.score_folder import read_folder_scores, score_folder
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.learning.minority import LevelAccuracy, RatedImages, TrainedLevels, split_levels, train_levels, validate_levels
 from synthaug_plugins.models.levels import Levels, assign_levels
 from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.table import made_by_of
 from synthaug_plugins.weights import save_model
 
 FOLDER, SCORES, LEVELS = 'model', 'scores.parquet', 'levels.parquet'
@@ -90,8 +92,7 @@ def _save(
     weights: Mapping[str, torch.Tensor],
     card: Any,
 ) -> None:
-    scored_by = json.loads(json.dumps(dict(run.inspector.identity())))
-    whole = {**config, 'levels': levels.to_json(), 'counts': counts, 'scored_by': scored_by, 'found_at': run.found_at}
+    whole = {**config, 'levels': levels.to_json(), 'counts': counts, 'scored_by': run.scorer.scored_by(), 'found_at': run.found_at}
     common = {'name': run.recipe['name'] or folder.absolute().parent.name, 'licence': run.recipe['licence'], 'made_by': f'synthaug_plugins {__version__}'}
     save_model(folder, whole, weights, {**common, **card})
 
@@ -146,10 +147,13 @@ class _Learning:
         run, given = self.run, self.run.recipe['scores']
         path = self.folder / SCORES if given is None else Path(given).expanduser()
         if given is None and not path.is_file():
-            score_folder(
-                run.real_images.root, {'inspectors': run.inspectors, 'data': None, 'batch_size': 64}, path, self.device_name, classes=run.classes, quiet=quiet
-            )
-        table = read_folder_scores(path, run.real_images, run.classes)
+            recipe = {'inspectors': run.inspectors, 'data': None, 'batch_size': 64}
+            score_folder(run.real_images.root, recipe, path, self.device_name, classes=run.classes, quiet=quiet)
+        table = read_folder_scores(path, run.real_images)
+        scored = next((one for one in (made_by_of(table) or {})['inspectors'] if one.get('type') == 'MinorityScore'), {})
+        differ = [key for key, value in run.scorer.scored_by().items() if scored.get(key) != value]
+        if differ:
+            raise RecipeError(f'The scores in {str(path)!r} differ from those that the recipe asks for in {", ".join(differ)}.', 'Correct score or scores.')
         known = dict(zip(table['id'].to_pylist(), table[_SCORE].to_pylist(), strict=True))
         return np.array([known[i] for i in self.ids], np.float64)
 

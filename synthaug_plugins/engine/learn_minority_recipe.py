@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from synthaug_plugins.curation.base import Inspector
+from synthaug_plugins.curation.minority_score import MinorityScore
 from synthaug_plugins.diffusion import build_level_classifier
 from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.learning.checks import check_seed
+from synthaug_plugins.learning.data import check_classes
 from synthaug_plugins.learning.minority_options import FREE, LevelTraining, check_level_training, sigma_range
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.levels import check_rank, propose_level_count
@@ -24,7 +25,7 @@ from synthaug_plugins.registry import INSPECTORS, build_strict
 KEYS = {
     'model': 'the denoiser that scores the images, and that the classifier will guide: `embedded:NAME` or a model folder of our own',
     'data': 'folder of images, one folder per class; --data on the command line sets it',
-    'classes': 'names of the class folders to learn from; default: all',
+    'classes': 'class names in label order; default: the class folders of data in sorted order',
     'score': 'dict(sigma=6.5, draws=5, distance=...): the options of MinorityScore except model and levels',
     'scores': 'a file of `synthaug score FOLDER` with these very options, in place of scoring again; or None',
     'levels': "dict(count=None, rank='all'): how many levels (None: about 50 images a level, 2 to 100) and whether an image is ranked among 'all' or within "
@@ -56,8 +57,8 @@ class MinorityRun:
         model: the denoiser, without its weights.
         feature_model: whose features the classifier looks at, without its weights; `model` itself where these are shared; None for images.
         real_images: the data folder.
-        classes: the folders to learn from.
-        inspector: what scores them.
+        classes: names of the class folders.
+        scorer: what scores them.
         config: of the classifier, see `diffusion.build_level_classifier`; of its levels only the count is known yet.
         options: see `LevelTraining`.
     """
@@ -67,7 +68,7 @@ class MinorityRun:
     feature_model: DenoiserModel | None
     real_images: RealImages
     classes: tuple[str, ...]
-    inspector: Inspector
+    scorer: MinorityScore
     config: dict[str, Any]
     options: LevelTraining
 
@@ -148,28 +149,26 @@ def prepare_minority(recipe: Mapping[str, Any]) -> MinorityRun:
 
     Raises:
         RecipeError: no data, or an option that the model cannot serve.
-        DataError: a class that is no folder of the data or unknown to the model, or too few images for the levels.
+        DataError: classes that are not those of the folder, one that is unknown to the model, or too few images for the levels.
         ModelError: a model that cannot be had, works in latents, or has no features; options that make no classifier.
     """
     if recipe['data'] is None:
         raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
     real_images = RealImages(recipe['data'])
     classes = tuple(recipe['classes'] or real_images.classes)
-    for name in classes:
-        if name not in real_images.classes:
-            raise DataError(f'The class {name!r} has no folder in {str(real_images.root)!r}.', nearest(name, real_images.classes))
+    check_classes(real_images, classes)
     model = _open(recipe['model'], 'model')
     told = recipe['classifier']['label_conditioning']
     if told and model.takes_labels and (unknown := sorted(set(classes) - set(model.classes))):
-        raise DataError(f'The model {model.name!r} knows no class {unknown[0]!r}.', f'{nearest(unknown[0], model.classes)} Or name others with classes.')
+        raise DataError(f'The model {model.name!r} knows no class {unknown[0]!r}.', f'{nearest(unknown[0], model.classes)}')
     feature_model = _feature_model(recipe, model)
     config = _config(recipe, model, feature_model, model.classes if told and model.takes_labels else list(classes))
     config['levels'] = {'count': _level_count(recipe, {name: len(real_images.ids(name)) for name in classes})}
     with torch.device('meta'):
         build_level_classifier(config)
-    inspector = build_strict(_inspector(recipe), INSPECTORS)
-    inspector.check(classes, None)
-    return MinorityRun(dict(recipe), model, feature_model, real_images, classes, inspector, config, training_options(recipe))
+    scorer = build_strict(_inspector(recipe), INSPECTORS)
+    scorer.check(classes, None)
+    return MinorityRun(dict(recipe), model, feature_model, real_images, classes, scorer, config, training_options(recipe))
 
 
 def _open(name: str, key: str) -> DenoiserModel:

@@ -97,10 +97,10 @@ def score_parts(
     Args:
         rows: of all images in order; all that they hold must be equal.
     """
-    images = hashlib.sha256()
+    told = hashlib.sha256()
     for row in rows:
-        images.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
-    decides = {**made_by, 'images_sha256': images.hexdigest(), 'name': columns.name, 'prefix': columns.prefix, 'batch_size': recipe['batch_size']}
+        told.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    decides = {**made_by, 'rows_sha256': told.hexdigest(), 'name': columns.name, 'prefix': columns.prefix, 'batch_size': recipe['batch_size']}
     # An inspector that compares with earlier images would have forgotten them.
     return ScoreParts(target, columns, decides, [row['id'] for row in rows], not any(i.remembers for i in inspectors))
 

@@ -51,16 +51,17 @@ def decode(
 
     Args:
         real_images: the folder of class folders.
-        classes: names of its classes in label order, or of some of them: see `check_classes`.
+        classes: its class names in label order.
         resolution: pixels per side.
         channels: 1 (grey) or 3 (RGB).
         folder: receives images.npy and images.json; the latter is written last.
         progress: called with (images done, images in all).
 
     Raises:
-        DataError: an image cannot be read; it is named.
+        DataError: the classes are not those of the folder, or an image cannot be read; it is named.
         OSError: disk full, no permission.
     """
+    check_classes(real_images, classes)
     ids = [i for name in classes for i in real_images.ids(name)]
     labels = np.repeat(np.arange(len(classes)), [len(real_images.ids(name)) for name in classes])
     wanted = {'files': _listing(real_images, ids), 'classes': list(classes), 'resolution': resolution, 'channels': channels}
@@ -80,11 +81,7 @@ def decode(
                 if progress is not None:
                     progress(k + 1, len(ids))
         os.replace(unfinished, path)
-        known = {
-            **wanted,
-            'sha256': real_images.content_hash([i for name in real_images.classes if name in classes for i in real_images.ids(name)]),
-            'enlarged': enlarged,
-        }
+        known = {**wanted, 'sha256': real_images.content_hash(), 'enlarged': enlarged}
         unfinished.write_text(json.dumps(known, indent=1) + '\n', encoding='utf-8')
         os.replace(unfinished, card)
     return DecodedImages(np.load(path, mmap_mode='r'), labels, tuple(classes), known['sha256'], known['enlarged'])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.registry import DISTANCES
@@ -44,6 +45,10 @@ class Distance(ABC):
         Args:
             a, b: (B, 1 or 3, H, W) in [-1, 1], floating. Grey images are shown in three channels where a network sees three.
         """
+
+    def seen_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
+        """b -> distances of a and b: what of them depends on a alone is worked out once, for the several draws of a score."""
+        return partial(self, a)
 
 
 @DISTANCES.register_module()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,8 @@ class LPIPS(Distance):
         published = self._published()
         path = Path(torch.hub.get_dir()) / 'checkpoints' / published.url.rpartition('/')[2]
         if path.is_file():
+            if not file_hash(path).startswith(path.stem.rpartition('-')[2]):  # torchvision writes the beginning of the hash into the name
+                raise ModelError(f'{str(path)!r} is damaged.', 'Remove it, and it is fetched again.')
             return path
         why = 'HF_HUB_OFFLINE=1 forbids to fetch it'
         if not constants.HF_HUB_OFFLINE:
@@ -124,24 +126,35 @@ class LPIPS(Distance):
         self._model = model.float().eval().requires_grad_(False).to(device)
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        """Unit vectors of every place in every layer."""
-        layers = self._model.net(self._model.scaling_layer(images))
-        # Where all features are 0, as after a ReLU, the package's own root has no gradient; the number is the same.
-        return [layer / (layer.square().sum(1, keepdim=True).clamp(min=1e-30).sqrt() + 1e-10) for layer in layers]
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        import torch
-
+        """Unit vectors of every place in every layer, of images (B, 1 or 3, H, W)."""
         from synthaug_plugins.diffusion import full_float32
 
         if self._model is None:
             raise ModelError('The weights of LPIPS were not loaded.', 'Call setup(device) first.')
-        _check_size((a.shape[-2], a.shape[-1]))
+        _check_size((images.shape[-2], images.shape[-1]))
         with full_float32():
-            both = torch.cat([a, b]).float()
-            parts = [layer.chunk(2) for layer in self._features(both.expand(-1, 3, -1, -1))]
-            apart = [lin((x - y).square()).mean((1, 2, 3)) for lin, (x, y) in zip(self._model.lins, parts, strict=True)]
+            layers = self._model.net(self._model.scaling_layer(images.float().expand(-1, 3, -1, -1)))
+            # Where all features are 0, as after a ReLU, the package's own root has no gradient; the number is the same.
+            return [layer / (layer.square().sum(1, keepdim=True).clamp(min=1e-30).sqrt() + 1e-10) for layer in layers]
+
+    def seen_from(self, a: Tensor) -> Callable[[Tensor], Tensor]:
+        """See `Distance.seen_from`: the network looks at a once."""
+        import torch
+
+        from synthaug_plugins.diffusion import full_float32
+
+        of_a = self._features(a)
+
+        def distance(b: Tensor) -> Tensor:
+            of_b = self._features(b)
+            with full_float32():
+                apart = [lin((x - y).square()).mean((1, 2, 3)) for lin, x, y in zip(self._model.lins, of_a, of_b, strict=True)]
             return torch.stack(apart).sum(0)
+
+        return distance
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.seen_from(a)(b)
 
 
 def _check_size(image_size: tuple[int, int]) -> None:
