@@ -206,7 +206,7 @@ def check_out(out: str | Path, real: str | Path) -> None:
     """
     if Path(out).resolve().is_relative_to(Path(real).expanduser().resolve()):
         raise RecipeError(f'--out {str(out)!r} lies in {str(real)!r}, where it would become a class.', 'Give a folder outside of it.')
-    refuse_foreign(Path(out), OWN_FILES, 'evaluation')
+    refuse_foreign(Path(out), OWN_FILES, 'folder of measurements')
 
 
 def write_evaluation(found: Evaluation, out: str | Path, command: str, progress: Callable[[str], None] = print) -> None:

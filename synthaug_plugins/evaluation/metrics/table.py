@@ -124,8 +124,9 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
     for metric in metrics_of([row for row in rows if row.by == by]):
         lines = []
         for name in split:
-            points = [(place[row.value], row.measures.values.get(metric)) for row in rows if row.by == by and row.name == name and row.value is not None]
-            lines.append(Line(name, [(x, _bar(found)) for x, found in points if found is not None]))
+            of_it = [row for row in rows if row.by == by and row.name == name and row.value is not None and metric in row.measures.values]
+            points = [(place[row.value], _bar(row.measures.values[metric])) for row in of_it if row.value is not None]
+            lines.append(Line(name, sorted(points, key=lambda point: point[0])))
         lines = [line for line in lines if line.points]
         sizes = [row.measures.n for row in rows if row.by == by]
         alike = [name for name in levels[:MOST_LEVELS] if metric not in BY_SIZE or all(0.8 <= n / whole[name].measures.n <= 1.25 for n in sizes)]
