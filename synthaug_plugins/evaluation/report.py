@@ -28,12 +28,14 @@ class Overview:
         about_table: what it shows.
         panels: curves.
         about_panels: what they show.
+        further: more tables, each with a sentence that says what it shows; rows, the head first.
     """
 
     table: Sequence[Sequence[str]] = ()
     about_table: str = ''
     panels: Sequence[Panel] = ()
     about_panels: str = ''
+    further: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()
 
 
 def write_report(

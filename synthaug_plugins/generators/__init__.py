@@ -2,6 +2,7 @@
 
 from synthaug_plugins.generators import (  # noqa: F401  importing registers them
     composition,
+    copies,
     da_fusion,
     diffusion_inversion,
     edm,
