@@ -157,12 +157,9 @@ def _of_each(where: Sequence[str | None], n: int) -> list[str | None]:
 
 def _rows(one: ImageSet, reference: Reference, network: FeatureNetwork, classes: Sequence[str]) -> list[Row]:
     """A set as a whole, then its parts."""
-    labels, said = one.labels(classes), network.zero_shot(one.features, classes)
-    rows = [Row(one.name, reference.measure(one.features, labels, said))]
-    for split in one.splits:
-        for value, at in split.groups.items():
-            rows.append(Row(one.name, reference.measure(one.features[at], labels[at], None if said is None else said[at]), split.by, value))
-    return rows
+    seen = reference.see(one.features, one.labels(classes), network.zero_shot(one.features, classes))
+    parts = [Row(one.name, reference.measure(seen, at), split.by, value) for split in one.splits for value, at in split.groups.items()]
+    return [Row(one.name, reference.measure(seen)), *parts]
 
 
 def _notes(rows: Sequence[Row], made: Sequence[ImageSet], reference: Reference, width: int, classes: int) -> list[str]:
