@@ -118,10 +118,12 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
 
 
 def test_one_store_under_several_conditions(data: Path, synthaug: Say) -> None:
-    where = ('--where', 'params.minority_level = 9', '--where', 'params.minority_level < 9')
+    long = 'params.minority_level < 9 and params.minority_level >= 0'
+    where = ('--where', 'params.minority_level = 9', '--where', long)
     said = synthaug('evaluate', data / 'guided', data / 'guided', *where, '--by', 'class', '--real', data / 'real', '--features', 'pixels')
     assert said.status == 0, said.err
-    assert 'guided where params.minority_level = 9, class = two' in said.out and 'guided where params.minority_level < 9' in said.out
+    assert 'guided: params.minority_level = 9, class = two' in said.out
+    assert 'guided (2), class = one' in said.out and f'\nguided (2): {long}\n' in said.out
     assert 'CLIP' not in said.out  # pixels know no text
 
 

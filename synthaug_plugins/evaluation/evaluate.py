@@ -71,6 +71,11 @@ class Evaluation:
         """What decides every number, in a sentence."""
         return about(self.rows, self.network)
 
+    @property
+    def selections(self) -> dict[str, str]:
+        """What was selected of each store, in words."""
+        return {one.name: one.chosen for one in self.sets if one.chosen is not None}
+
 
 def evaluate(
     stores: Sequence[str | Path],
@@ -237,7 +242,7 @@ def write_evaluation(found: Evaluation, out: str | Path, command: str, progress:
             about_curves=_CURVES,
             sheets=list(_sheets(found)),
             pixelated=max(found.sets[0].pixels(found.sets[0].ids[0]).shape[:2]) <= 64,
-            selections=[{'name': one.name, 'text': one.chosen} for one in found.sets if one.chosen is not None],
+            selections=found.selections,
             metrics=[METRICS[name] for name in metrics_of(found.rows)],
             command=command,
             versions=used,
@@ -251,7 +256,7 @@ def write_evaluation(found: Evaluation, out: str | Path, command: str, progress:
 
 
 def _title(found: Evaluation) -> str:
-    stores = [one.name for one in found.sets if one.chosen is not None]
+    stores = dict.fromkeys(one.store for one in found.sets if one.store is not None)
     return f'{", ".join(stores)} beside {Path(found.real).expanduser().resolve().name}'
 
 

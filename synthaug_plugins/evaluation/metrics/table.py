@@ -126,12 +126,12 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
         for name in split:
             of_it = [row for row in rows if row.by == by and row.name == name and row.value is not None and metric in row.measures.values]
             points = [(place[row.value], _bar(row.measures.values[metric])) for row in of_it if row.value is not None]
-            lines.append(Line(name, sorted(points, key=lambda point: point[0])))
+            lines.append(Line(name, sorted(points, key=lambda point: point[0]), _short(name)))
         lines = [line for line in lines if line.points]
         sizes = [row.measures.n for row in rows if row.by == by]
         alike = [name for name in levels[:MOST_LEVELS] if metric not in BY_SIZE or all(0.8 <= n / whole[name].measures.n <= 1.25 for n in sizes)]
         known = [(name, whole[name].measures.values.get(metric)) for name in alike]
-        lines += [Line(name, level=_bar(found)) for name, found in known if found is not None]
+        lines += [Line(name, (), _short(name), _bar(found)) for name, found in known if found is not None]
         kind = METRICS[metric]
         title = f'{kind.title}, %' if kind.percent else kind.title
         ticks = [(x, value_text(value)) for x, value in zip(at, values, strict=True)]
@@ -142,3 +142,8 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
 def _bar(value: Value) -> dict[str, Any]:
     """As panels draw it: a mean, and half a bar's length."""
     return {'mean': value.mean, 'sd': value.se}
+
+
+def _short(name: str) -> str:
+    """A name beside the end of a line in a picture, which has little room."""
+    return name if len(name) <= 32 else f'{name[:31]}…'
