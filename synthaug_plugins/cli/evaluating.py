@@ -49,6 +49,8 @@ def evaluate(
     for name, selection in found.selections.items():
         if selection != 'all' and not name.endswith(selection):
             print(f'{name}: {selection}')
+    for sentence in found.trends:
+        print(sentence)
     print(found.about)
     for note in found.notes:
         print(f'note: {note}', file=sys.stderr)

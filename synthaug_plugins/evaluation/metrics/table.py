@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from synthaug_plugins.evaluation.metrics.measure import METRICS, Measures, Value
@@ -137,6 +138,28 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
         ticks = [(x, value_text(value)) for x, value in zip(at, values, strict=True)]
         drawn.append(Panel(title, spoken(by), ticks, joined, lines, measure=kind.title, unit='%' if kind.percent else ''))
     return drawn
+
+
+def trends(rows: Sequence[Row], by: str) -> list[str]:
+    """Whether rarity grows with a column of numbers, in a sentence for each set and metric."""
+    said = []
+    for name in dict.fromkeys(row.name for row in rows if row.by == by):
+        of_it = [row for row in rows if row.by == by and row.name == name]
+        if any(isinstance(row.value, str) for row in of_it):
+            continue
+        for metric in _WITH_ERROR:
+            known = [(row.value, row.measures.values[metric].mean) for row in sorted(of_it, key=_number) if metric in row.measures.values]
+            if len(known) < 2:
+                continue
+            falls = [f'from {value_text(a)} to {value_text(b)}' for (a, low), (b, high) in pairwise(known) if high <= low]
+            ends = f'{known[0][1]:.4g} to {known[-1][1]:.4g}'
+            kind = f'{ends}, not rising {" and ".join(falls)}' if falls else f'rises at every value, {ends}'
+            said.append(f'{METRICS[metric].title} of {name} over {spoken(by)}: {kind}.')
+    return said
+
+
+def _number(row: Row) -> float:
+    return float(row.value or 0)
 
 
 def _bar(value: Value) -> dict[str, Any]:
