@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion.denoiser import Denoiser
-from synthaug_plugins.diffusion.guidance import Term, column
+from synthaug_plugins.diffusion.guidance import Term, column, copied
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 
 Normalise = Literal['norm', 'max']
@@ -59,7 +59,10 @@ class ClassifierGradient(Term):
         Raises:
             ModelError: the classifier does not return one number per sample, or one that has no gradient.
         """
-        gradient = _gradient('log_prob', lambda leaf: self.log_prob(leaf, sigma.clone(), _copied(cond)), x)
+        # Copies, since tensors that were made in inference mode take no part in gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            gradient = _gradient('log_prob', self.log_prob(leaf, sigma.clone(), copied(cond)), leaf)
         return scaled_gradient(gradient.to(D.dtype), sigma, self.normalise)
 
 
@@ -71,8 +74,8 @@ class SelfGuided(Term):
     model loses what is rare about x0. delta = sigma_t^2 / sqrt(1 + sigma_t^2) g / max|g| with g = grad_x distance(x0, x0'), each sample by its own maximum.
     x0 is not clamped: a pixel at the end of its range would have no gradient.
 
-    It acts at some steps only. Each costs two more calls of the denoiser, the first of which also runs backwards and keeps its activations: about four
-    forward calls, and the memory of a training step. Heun meets a level twice, at the end of one step and at the beginning of the next, and
+    It acts at some steps only. There D's own call keeps its activations and runs backwards, too, and one call is added: about three times an ordinary
+    step, and the memory of a training step. Heun meets a level twice, at the end of one step and at the beginning of the next, and
     the term acts in both, so that its share of a step is the trapezoid rule's.
 
     Args:
@@ -84,6 +87,8 @@ class SelfGuided(Term):
     Raises:
         RecipeError: a sigma that is not positive.
     """
+
+    differentiates: ClassVar[bool] = True
 
     distance: Callable[[Tensor, Tensor], Tensor]
     noise: Callable[[int], Tensor]
@@ -107,20 +112,18 @@ class SelfGuided(Term):
         return (sigma[..., None] - table).abs() <= 1e-6 * table
 
     def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor, second: Tensor | None) -> Tensor:
-        """See `Term.delta`. Two calls of the denoiser, of which one runs backwards, too.
+        """See `Term.delta`. One call of the denoiser; backwards through the one that made D.
 
         Raises:
             ModelError: the distance is not one number per sample, or has no gradient.
         """
-        noise, cond = self._noise(sigma, x), _copied(cond)
-
-        def disagreement(leaf: Tensor) -> Tensor:
-            guess = denoiser(leaf, sigma.clone(), cond)
-            with torch.no_grad():
-                again = denoiser(guess + self.sigma * noise, torch.tensor(self.sigma, dtype=torch.float64, device='cpu'), cond)
-            return self.distance(guess, again)
-
-        return scaled_gradient(_gradient('distance', disagreement, x).to(D.dtype), sigma, 'max')
+        with torch.no_grad():
+            guess = D.detach() + self.sigma * self._noise(sigma, D)
+            again = denoiser(guess, torch.tensor(self.sigma, dtype=torch.float64, device='cpu'), cond).to(D.dtype)
+        with torch.inference_mode(False), torch.enable_grad():
+            # Kept, since another term may go the same way back.
+            gradient = _gradient('distance', self.distance(D, again.clone()), x, keep=True)
+        return scaled_gradient(gradient.to(D.dtype), sigma, 'max')
 
     def _noise(self, sigma: Tensor, x: Tensor) -> Tensor:
         """Each sample's noise of the step at which it is."""
@@ -150,24 +153,11 @@ def scaled_gradient(gradient: Tensor, sigma: Tensor, normalise: Normalise | None
     return s**2 / (1 + s**2).sqrt() * (gradient / column(length, gradient))
 
 
-def _gradient(name: str, value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of each sample's number with respect to its image, also under no_grad and inference_mode."""
-    # A copy, since tensors that were made in inference mode take no part in gradients.
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        numbers = value(leaf)
-        if numbers.shape != x.shape[:1]:
-            raise ModelError(f'{name} returned the shape {tuple(numbers.shape)} for {len(x)} samples.', 'It returns one number per sample.')
-        if not numbers.requires_grad:
-            raise ModelError(f'{name} returned numbers without a gradient.', 'Work them out from x without no_grad, detach or argmax.')
-        # Samples do not meet in the sum: each gets the gradient of its own term.
-        (gradient,) = torch.autograd.grad(numbers.sum(), leaf)
-    return gradient
-
-
-def _copied(cond: Any) -> Any:
-    """A condition that may take part in gradients, even where it was made in inference mode."""
-    if isinstance(cond, Mapping):
-        return {name: _copied(value) for name, value in cond.items()}
-    with torch.inference_mode(False):
-        return cond.clone() if isinstance(cond, Tensor) else cond
+def _gradient(name: str, numbers: Tensor, x: Tensor, keep: bool = False) -> Tensor:
+    """The gradient of each sample's number with respect to its image. keep: keep the graph."""
+    if numbers.shape != x.shape[:1]:
+        raise ModelError(f'{name} returned the shape {tuple(numbers.shape)} for {len(x)} samples.', 'It returns one number per sample.')
+    if not numbers.requires_grad:
+        raise ModelError(f'{name} returned numbers without a gradient.', 'Work them out from x without no_grad, detach or argmax.')
+    # Samples do not meet in the sum: each gets the gradient of its own term.
+    return torch.autograd.grad(numbers.sum(), x, retain_graph=keep)[0]

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class Term(ABC):
         RecipeError: a weight that is not finite, or an interval that is reversed, negative or no pair.
     """
 
+    differentiates: ClassVar[bool] = False
+    """Whether it takes gradients through D itself: then `delta` is given a D with a graph to an x that requires gradients."""
+
     weight: float | Tensor
     interval: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
 
@@ -76,7 +79,7 @@ class Term(ABC):
         Args:
             denoiser: the unguided one.
             x, sigma, cond: as in `Denoiser.__call__`.
-            D: the unguided denoiser's output there, (B, C, H, W).
+            D: the unguided denoiser's output there, (B, C, H, W); with its graph for a term that `differentiates`.
             second: its output under `second_cond`, (B, C, H, W); None where there is none, or where it did not fit into the same call.
 
         Returns: (B, C, H, W).
@@ -167,10 +170,20 @@ class Guided:
         counts for small batches; large ones cost the same either way.
         """
         acting = [(term, inside) for term in self._working if bool((inside := term.inside(sigma)).any())]
-        D, seconds = self._together(x, sigma, cond, [term.second_cond(x, cond) for term, _ in acting])
+        seconds_wanted = [term.second_cond(x, cond) for term, _ in acting]
+        if any(term.differentiates for term, _ in acting):
+            # Copies, since tensors that were made in inference mode take no part in gradients.
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf = x.detach().clone().requires_grad_()
+                traced, seconds = self._together(leaf, sigma.clone(), copied(cond), seconds_wanted)
+            D, seconds = traced.detach(), [None if second is None else second.detach() for second in seconds]
+        else:
+            D, seconds = self._together(x, sigma, cond, seconds_wanted)
+            leaf, traced = x, D
         guided = D
         for (term, inside), second in zip(acting, seconds, strict=True):
-            step, moved = term.delta(self.denoiser, x, sigma, cond, D, second), inside
+            at, found = (leaf, traced) if term.differentiates else (x, D)
+            step, moved = term.delta(self.denoiser, at, sigma, cond, found, second), inside
             if isinstance(term.weight, Tensor):
                 step, moved = column(term.weight.to(D.dtype), D) * step, inside & (term.weight.to(x.device) != 0)
             else:
@@ -198,6 +211,14 @@ class Guided:
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """See `Denoiser.round_sigma`."""
         return self.denoiser.round_sigma(sigma)
+
+
+def copied(cond: Any) -> Any:
+    """A condition that may take part in gradients, even where it was made in inference mode."""
+    if isinstance(cond, Mapping):
+        return {name: copied(value) for name, value in cond.items()}
+    with torch.inference_mode(False):
+        return cond.clone() if isinstance(cond, Tensor) else cond
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

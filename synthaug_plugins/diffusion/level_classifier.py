@@ -28,7 +28,9 @@ class LevelClassifier(Encoder):
     networks are (Karras et al. 2022, arXiv 2206.00364, Table 1).
 
     Levels have an order, and 'ordinal' uses it: the network gives one number f, how rare an image is, and limits b_0 < ... < b_{L-2} that are learned, too;
-    p(level <= j) = sigmoid(b_j - f) (proportional odds, McCullagh 1980). 'cross_entropy' gives every level a number of its own, as published.
+    p(level <= j) = sigmoid(s (b_j - f)) (McCullagh 1980: proportional odds, with a scale). s is learned for each noise level and class: little noise
+    leaves one level likely, much noise all of them, and with s = 1 throughout one set of limits could not say both. 'cross_entropy' gives every level a number
+    of its own, as published.
 
     Args:
         levels: L, 2 or more.
@@ -103,6 +105,7 @@ class LevelClassifier(Encoder):
         self.pool = AttentionPool(wide, height * width, head_channels) if pooling == 'attention' else None
         self.last = nn.Linear(wide, 1 if loss == 'ordinal' else levels)
         if loss == 'ordinal':
+            self.sharpness = nn.Linear(self.embedding_channels, 1)  # ln s
             # The lowest limit, then the logarithm of each gap: whatever is learned, the limits rise. At the start, with f = 0, all levels are equally likely.
             limits = torch.logit(torch.arange(1, levels, dtype=torch.float64, device='cpu') / levels)
             self.limits = nn.Parameter(torch.cat([limits[:1], limits.diff().log()]).float())
@@ -111,7 +114,7 @@ class LevelClassifier(Encoder):
     @torch.no_grad()
     def _initialise(self) -> None:
         """torch's own initial weights; branches and the output start at zero: every level is equally likely."""
-        zero: list[nn.Module] = [self.last]
+        zero: list[nn.Module] = [self.last, *([self.sharpness] if self.loss == 'ordinal' else [])]
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 zero.append(module.conv1)
@@ -142,9 +145,12 @@ class LevelClassifier(Encoder):
         e = torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
         if labels is not None:
             e = e + self.label_vector(labels, h)
-        h = F.silu(self.last_norm(self.encode(h, F.silu(self.embed1(F.silu(self.embed0(e)))))[0]))
+        e = F.silu(self.embed1(F.silu(self.embed0(e))))
+        h = F.silu(self.last_norm(self.encode(h, e)[0]))
         h = self.last(h.mean(dim=(2, 3)) if self.pool is None else self.pool(h)).float()
-        return ordinal_log_probs(h[:, 0], self.limits.float()) if self.loss == 'ordinal' else h.log_softmax(dim=1)
+        if self.loss == 'cross_entropy':
+            return h.log_softmax(dim=1)
+        return ordinal_log_probs(h[:, 0], self.limits.float(), self.sharpness(e)[:, 0].float())
 
     def log_prob(self, x: Tensor, sigma: Tensor, levels: Tensor, labels: Tensor | None = None) -> Tensor:
         """log p(levels[i] | x[i]; sigma[i]), (B,) float32. levels: (B,) int64 in [0, L). The rest: see `forward`."""
@@ -192,25 +198,27 @@ class AttentionPool(nn.Module):
         return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))  # type: ignore[no-any-return]
 
 
-def ordinal_log_probs(f: Tensor, limits: Tensor) -> Tensor:
-    """log p(level = j) under p(level <= j) = sigmoid(b_j - f) (McCullagh 1980).
+def ordinal_log_probs(f: Tensor, limits: Tensor, log_scale: Tensor) -> Tensor:
+    """log p(level = j) under p(level <= j) = sigmoid(s (b_j - f)) (McCullagh 1980).
 
-    With a < b the limits of a level less f, sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): a product, so that its logarithm is a sum
-    without cancellation, and finite however far f lies from the level.
+    With a < b the limits of a level less f, times s: sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), a product, so that its logarithm is a
+    sum without cancellation, and finite however far f lies from the level.
 
     Args:
         f: (B,) how rare each sample is.
         limits: (L - 1,): b_0, then ln(b_1 - b_0), ln(b_2 - b_1), ...
+        log_scale: (B,) ln s.
 
     Returns: (B, L) in the dtype of f.
     """
-    # Within these bounds, which no probability comes near, exp neither vanishes nor overflows.
-    gaps = limits[1:].clamp(-20, 5).exp()
-    b = torch.cat([limits[:1], limits[0] + gaps.cumsum(0)]) - f[:, None]
-    below, above = F.logsigmoid(b), F.logsigmoid(-b)
-    none = torch.zeros_like(f)[:, None]
-    between = torch.cat([none[:1, 0], (-(-gaps).expm1()).log(), none[:1, 0]])
-    return torch.cat([below, none], dim=1) + torch.cat([none, above], dim=1) + between
+    # Within these bounds, which no training comes near, exp neither vanishes nor overflows.
+    log_scale = log_scale.clamp(-10, 10)[:, None]
+    gaps = (limits[1:] + log_scale).clamp(-20, 20).exp()
+    first = (limits[0] - f[:, None]) * log_scale.exp()
+    b = torch.cat([first, first + gaps.cumsum(1)], dim=1)
+    none = torch.zeros_like(first)
+    below, above = torch.cat([F.logsigmoid(b), none], dim=1), torch.cat([none, F.logsigmoid(-b)], dim=1)
+    return below + above + torch.cat([none, (-(-gaps).expm1()).log(), none], dim=1)
 
 
 class MiddleFeatures:

@@ -92,7 +92,8 @@ class MinorityClassifier(MinorityGuidance):
     Args:
         classifier: the folder `OUT/model` of `synthaug learn minority`.
         level: 0 (the most common) to L - 1 (the rarest): a number; a list, of which each request draws one by its seed; 'lacking', which draws levels of
-            the request's class in proportion to how many training images each lacks of its fullest; or a dict of class name -> one of these.
+            the request's class in proportion to how many training images each lacks of its fullest (all alike where none lacks any); or a dict of class
+            name -> one of these.
         weight: a number, or a list of which each request draws one. The paper takes 3.5 on LSUN. 0 calls no classifier.
         interval: (lowest, highest) sigma at which it acts, within the noise levels that the classifier was trained at.
         normalise: None; 'norm' or 'max': every gradient has length 1 by its Euclidean norm or its largest absolute value, so that the weight alone says how
@@ -135,7 +136,7 @@ class MinorityClassifier(MinorityGuidance):
         """The levels that requests of a class draw from, and the share of each.
 
         Raises:
-            RecipeError: nothing is said of the class, or none of its levels lacks anything.
+            RecipeError: nothing is said of the class, or in no class a level lacks more than one image.
             ModelError: the classifier saw no image of the class.
         """
         level = self.level
@@ -146,16 +147,16 @@ class MinorityClassifier(MinorityGuidance):
         if level != 'lacking':
             several = list(level) if isinstance(level, list | tuple) else [level]
             return several, [1 / len(several)] * len(several)
-        if class_name not in self.classifier.counts:
+        counts = self.classifier.counts
+        if class_name not in counts:
             what = f"MinorityClassifier: level = 'lacking', but the classifier saw no image of the class {class_name!r}."
-            raise ModelError(what, nearest(class_name, self.classifier.counts))
-        counts = self.classifier.counts[class_name]
-        lacks = [max(counts) - n for n in counts]
+            raise ModelError(what, nearest(class_name, counts))
         # Equal shares differ by one image where the number does not divide: that is no lack.
-        if max(lacks) <= 1:
-            what = f"MinorityClassifier: level = 'lacking', but all levels of the class {class_name!r} have as many images ({max(counts)})."
-            raise RecipeError(what, "Name levels, or train the classifier with levels=dict(rank='all').")
-        return list(range(len(lacks))), [n / sum(lacks) for n in lacks]
+        if all(max(of_class) - min(of_class) <= 1 for of_class in counts.values()):
+            what = "MinorityClassifier: level = 'lacking', but in every class all levels have as many training images."
+            raise RecipeError(what, "Name levels, or learn the classifier with levels=dict(rank='all').")
+        lacks = [max(counts[class_name]) - n for n in counts[class_name]]
+        return list(range(len(lacks))), [n / sum(lacks) if any(lacks) else 1 / len(lacks) for n in lacks]
 
     def check(self, model: DenoiserModel, use_labels: bool, classes: Sequence[str] = ()) -> None:
         """See `Guidance.check`."""
@@ -216,7 +217,7 @@ class MinorityClassifier(MinorityGuidance):
 class SelfGuided(MinorityGuidance):
     """Self-guided minority sampling (Um and Ye, ECCV 2024): away from what the model makes of its own guess. Nothing is trained.
 
-    At every `every`-th step the guess D(x) is noised again and denoised; x moves to where both differ more. See `diffusion.SelfGuided` for what a step costs.
+    At every `every`-th step the guess D(x) is noised again and denoised; x moves to where both differ more. See `diffusion.SelfGuided` for what that costs.
 
     Args:
         weight: a number, or a list of which each request draws one. The paper takes 0.4 on CelebA, 0.2 on ImageNet.
