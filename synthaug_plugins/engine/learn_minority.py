@@ -150,7 +150,7 @@ class _Learning:
             recipe = {'inspectors': run.inspectors, 'data': None, 'batch_size': 64}
             score_folder(run.real_images.root, recipe, path, self.device_name, classes=run.classes, quiet=quiet)
         table = read_folder_scores(path, run.real_images)
-        scored = next((one for one in (made_by_of(table) or {})['inspectors'] if one.get('type') == 'MinorityScore'), {})
+        scored: Mapping[str, Any] = next((one for one in (made_by_of(table) or {})['inspectors'] if one.get('type') == 'MinorityScore'), {})
         differ = [key for key, value in run.scorer.scored_by().items() if scored.get(key) != value]
         if differ:
             raise RecipeError(f'The scores in {str(path)!r} differ from those that the recipe asks for in {", ".join(differ)}.', 'Correct score or scores.')
