@@ -19,7 +19,7 @@ from conftest import Say, digits
 from synthaug_plugins.errors import MissingExtra
 from synthaug_plugins.evaluation import charts
 from synthaug_plugins.evaluation.metrics.measure import Measures, Value
-from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, panels
+from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, panels, trends
 from synthaug_plugins.evaluation.panels import Line, Panel
 from synthaug_plugins.evaluation.picture import draw_panels
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
@@ -95,6 +95,7 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
         assert float(guided[0][name]) > float(guided[2][name]), name
     assert rows[0]['fid'] == '' and 90 < float(rows[0]['agreement']) <= 100
     assert re.search(r'guided, minority level = 9 +36 ', said.out) and f'Features: {CLIP} (sha256 ' in said.out and 'k = 5, of LOF 20' in said.out
+    assert re.search(r'AvgkNN of guided over minority level: rises at every value, 0\.\d+ to 0\.\d+\.', said.out)
     assert 'note: Fewer than 50 images' in said.err and 'note: FID compares covariances of 64 features' in said.err
 
     found = json.loads((out / 'metrics.json').read_text())
@@ -118,10 +119,12 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
 
 
 def test_one_store_under_several_conditions(data: Path, synthaug: Say) -> None:
-    where = ('--where', 'params.minority_level = 9', '--where', 'params.minority_level < 9')
+    long = 'params.minority_level < 9 and params.minority_level >= 0'
+    where = ('--where', 'params.minority_level = 9', '--where', long)
     said = synthaug('evaluate', data / 'guided', data / 'guided', *where, '--by', 'class', '--real', data / 'real', '--features', 'pixels')
     assert said.status == 0, said.err
-    assert 'guided where params.minority_level = 9, class = two' in said.out and 'guided where params.minority_level < 9' in said.out
+    assert 'guided: params.minority_level = 9, class = two' in said.out
+    assert 'guided (2), class = one' in said.out and f'\nguided (2): {long}\n' in said.out
     assert 'CLIP' not in said.out  # pixels know no text
 
 
@@ -193,6 +196,13 @@ def test_a_metric_of_the_number_of_images_has_levels_of_sets_alike_in_it_only() 
     assert [line.name for line in fid.lines] == ['guided', 'plain']
     assert [(place, found['mean']) for place, found in knn.lines[0].points] == [(-1.0, 2.0), (1.0, 3.5)]  # in doublings
     assert (knn.axis, knn.unit, knn.joined) == ('w', '', True)
+
+
+def test_where_rarity_does_not_rise_is_said() -> None:
+    rows = [row('guided', 40, w, avg_knn=knn, lof=knn) for w, knn in ((0, 1.0), (2, 1.5), (4, 1.25), (8, 1.25))]
+    first, second = trends(rows, 'params.w')
+    assert first == 'AvgkNN of guided over w: 1 to 1.25, not rising from 2 to 4 and from 4 to 8.' and second.startswith('LOF of guided')
+    assert trends([row('guided', 40, w, avg_knn=w + 1) for w in (4, 0.5)], 'params.w') == ['AvgkNN of guided over w: rises at every value, 1.5 to 5.']
 
 
 def test_axes_of_any_size_have_round_numbers_around_all_values(tmp_path: Path) -> None:

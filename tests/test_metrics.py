@@ -8,12 +8,12 @@ import torch
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.evaluation.frechet import frechet_distance, moments
-from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any_ball
+from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any
 from synthaug_plugins.evaluation.metrics.features import feature_network
 from synthaug_plugins.evaluation.metrics.frechet import Distances
 from synthaug_plugins.evaluation.metrics.labels import neighbours_label
 from synthaug_plugins.evaluation.metrics.measure import Reference
-from synthaug_plugins.evaluation.metrics.neighbours import nearest, points
+from synthaug_plugins.evaluation.metrics.neighbours import held, nearest, points
 from synthaug_plugins.evaluation.metrics.rarity import LocalOutlierFactor, avg_knn, rarity
 
 CPU = torch.device('cpu')
@@ -50,31 +50,28 @@ def radius(features: np.ndarray, k: int) -> np.ndarray:
 
 def test_radii_and_mean_distances_on_a_line() -> None:
     assert nearest(REAL, REAL, 1, same=True)[0][:, 0].tolist() == RADII.tolist()
-    assert avg_knn(line(2.5), REAL, 1).tolist() == [0.5]
-    assert avg_knn(line(2.5), REAL, 2).tolist() == [1.0]
-    assert avg_knn(REAL, REAL, 2, same=True).tolist() == [1.5, 1.0, 1.5, 8.5]
+    assert avg_knn(nearest(line(2.5), REAL, 1)[0]).tolist() == [0.5]
+    assert avg_knn(nearest(line(2.5), REAL, 2)[0]).tolist() == [1.0]
+    assert avg_knn(nearest(REAL, REAL, 2, same=True)[0]).tolist() == [1.5, 1.0, 1.5, 8.5]
 
 
 def test_rarity_is_the_smallest_ball_that_holds_an_image_and_images_in_none_have_no_rarity() -> None:
-    found = rarity(line(2.5, 4, -5, 3), REAL, RADII)
+    found = rarity(held(line(2.5, 4, -5, 3), REAL, RADII))
     np.testing.assert_array_equal(found, [1, 8, np.nan, 1])  # 3 lies on an edge: balls are closed
-    np.testing.assert_array_equal(rarity(REAL, REAL, RADII, same=True), [1, 1, 1, np.nan])
+    np.testing.assert_array_equal(rarity(held(REAL, REAL, RADII, same=True)), [1, 1, 1, np.nan])
 
 
 def test_precision_recall_density_and_coverage_on_a_line() -> None:
     made = line(2.5, 4, -5)
-    assert in_any_ball(made, REAL, RADII).tolist() == [True, True, False]
-    assert in_any_ball(REAL, made, nearest(made, made, 1, same=True)[0][:, 0]).tolist() == [True, True, True, False]
-    assert density(made, REAL, RADII, 1).tolist() == [2, 1, 0]
+    assert in_any(held(made, REAL, RADII)).tolist() == [True, True, False]
+    assert in_any(held(REAL, made, nearest(made, made, 1, same=True)[0][:, 0])).tolist() == [True, True, True, False]
+    assert density(held(made, REAL, RADII), 1).tolist() == [2, 1, 0]
     assert covered(made, REAL, RADII).tolist() == [False, False, True, True]
 
 
 def test_the_label_of_most_neighbours_wins_and_among_equals_the_nearest() -> None:
-    labels = np.array([2, 0, 0, 1])
-    assert neighbours_label(line(0.1, 0.1, 9), REAL, labels, 1).tolist() == [2, 2, 1]
-    assert neighbours_label(line(0.1, 9), REAL, labels, 2).tolist() == [2, 1]  # one vote each
-    assert neighbours_label(line(0.1, 9), REAL, labels, 3).tolist() == [0, 0]
-    assert neighbours_label(REAL, REAL, labels, 1, same=True).tolist()[0] == 0  # no vote for itself
+    assert neighbours_label(np.array([[2, 0, 0], [2, 0, 1], [1, 1, 0]])).tolist() == [0, 2, 1]
+    assert neighbours_label(np.array([[3], [0]])).tolist() == [3, 0]
 
 
 def test_tiles_change_nothing_and_equal_the_distances_from_differences(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -90,8 +87,11 @@ def test_tiles_change_nothing_and_equal_the_distances_from_differences(drawn: tu
         np.testing.assert_allclose(whole, np.sort(all_of_them, 1)[:, :5], rtol=1e-12, atol=0)
     assert nearest(m, r, 1)[0][3] == 0  # a copy has no distance at all
     radii = nearest(r, r, 5, same=True)[0][:, -1]
-    assert in_any_ball(r, r, radii, same=True, tile=700).tolist() == in_any_ball(r, r, radii, same=True).tolist()
-    np.testing.assert_array_equal(rarity(m, r, radii, tile=700), rarity(m, r, radii))
+    for tiled, whole in zip(held(m, r, radii, tile=700), held(m, r, radii), strict=True):
+        assert torch.equal(tiled, whole)
+    # The fifth neighbour of a point lies on the edge of the point's ball: none is lost to rounding.
+    counts = held(r, r, radii, same=True).counts
+    assert counts.tolist() == (all_of_them <= radii.numpy() * (1 + 1e-12)).sum(1).tolist() and counts.sum() >= 150 * 5
 
 
 def test_measures_equal_plain_computations_and_carry_what_decides_them(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -99,7 +99,9 @@ def test_measures_equal_plain_computations_and_carry_what_decides_them(drawn: tu
 
     real, made, labels = drawn
     k, guessed = 5, np.arange(120) % 4
-    found = Reference(real, labels, 'pixels', k, 20, CPU).measure(made, guessed, guessed)
+    reference = Reference(real, labels, 'pixels', k, 20, CPU)
+    seen = reference.see(made, guessed, guessed)
+    found = reference.measure(seen)
     assert (found.features, found.k, found.lof_k, found.n, found.n_real) == ('pixels', k, 20, 120, 150)
     distances, radii, own = apart(made, real), radius(real, k), radius(made, k)
     held = distances <= radii * (1 + 1e-12)
@@ -122,6 +124,8 @@ def test_measures_equal_plain_computations_and_carry_what_decides_them(drawn: tu
     each = np.sort(distances, 1)[:, :k].mean(1)
     assert found.values['avg_knn'].se == pytest.approx(each.std(ddof=1) / 120**0.5)
     assert found.values['fid'].se is None
+    some = np.arange(0, 120, 3)
+    assert reference.measure(seen, some) == reference.measure(reference.see(made[some], guessed[some], guessed[some]))
 
 
 def test_real_images_are_measured_without_themselves(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -169,7 +173,8 @@ def test_more_neighbours_than_images_are_refused_with_both_numbers() -> None:
 
 def test_a_set_of_no_more_images_than_k_has_no_recall(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     real, made, labels = drawn
-    found = Reference(real, labels, 'pixels', 5, 20, CPU).measure(made[:5], labels[:5])
+    reference = Reference(real, labels, 'pixels', 5, 20, CPU)
+    found = reference.measure(reference.see(made[:5], labels[:5]))
     assert 'recall' not in found.values and 'coverage' in found.values
 
 

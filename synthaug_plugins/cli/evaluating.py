@@ -46,6 +46,11 @@ def evaluate(
         check_out(out, real)
     found = run(stores, real, features, by=by or (), where=where or (), k=k, lof_k=lof_k, held_out=held_out, device=device)
     print(table_text(found.rows))
+    for name, selection in found.selections.items():
+        if selection != 'all' and not name.endswith(selection):
+            print(f'{name}: {selection}')
+    for sentence in found.trends:
+        print(sentence)
     print(found.about)
     for note in found.notes:
         print(f'note: {note}', file=sys.stderr)

@@ -25,7 +25,7 @@ from synthaug_plugins.evaluation.metrics.measure import METRICS, Reference
 from synthaug_plugins.evaluation.metrics.neighbours import check_k
 from synthaug_plugins.evaluation.metrics.rarity import check_scikit_learn
 from synthaug_plugins.evaluation.metrics.sets import ImageSet, real_set, refuse_same_files, store_sets
-from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, csv_rows, metrics_of, panels, spoken, table
+from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, csv_rows, metrics_of, panels, spoken, table, trends
 from synthaug_plugins.evaluation.pages import write_page
 from synthaug_plugins.evaluation.picture import STYLES, draw_panels
 from synthaug_plugins.real_images import RealImages
@@ -70,6 +70,16 @@ class Evaluation:
     def about(self) -> str:
         """What decides every number, in a sentence."""
         return about(self.rows, self.network)
+
+    @property
+    def trends(self) -> list[str]:
+        """Whether rarity grows with the columns that stores were split by, in sentences."""
+        return [sentence for text in self.by for sentence in trends(self.rows, text)]
+
+    @property
+    def selections(self) -> dict[str, str]:
+        """What was selected of each store, in words."""
+        return {one.name: one.chosen for one in self.sets if one.chosen is not None}
 
 
 def evaluate(
@@ -157,12 +167,9 @@ def _of_each(where: Sequence[str | None], n: int) -> list[str | None]:
 
 def _rows(one: ImageSet, reference: Reference, network: FeatureNetwork, classes: Sequence[str]) -> list[Row]:
     """A set as a whole, then its parts."""
-    labels, said = one.labels(classes), network.zero_shot(one.features, classes)
-    rows = [Row(one.name, reference.measure(one.features, labels, said))]
-    for split in one.splits:
-        for value, at in split.groups.items():
-            rows.append(Row(one.name, reference.measure(one.features[at], labels[at], None if said is None else said[at]), split.by, value))
-    return rows
+    seen = reference.see(one.features, one.labels(classes), network.zero_shot(one.features, classes))
+    parts = [Row(one.name, reference.measure(seen, at), split.by, value) for split in one.splits for value, at in split.groups.items()]
+    return [Row(one.name, reference.measure(seen)), *parts]
 
 
 def _notes(rows: Sequence[Row], made: Sequence[ImageSet], reference: Reference, width: int, classes: int) -> list[str]:
@@ -236,11 +243,11 @@ def write_evaluation(found: Evaluation, out: str | Path, command: str, progress:
             notes=found.notes,
             table=table(found.rows),
             about_table='± is one standard error over the images. Each real image of the first line is measured against all others, itself left out.',
-            curves=[{'axis': spoken(text), 'panels': drawn} for text, drawn in curves],
+            curves=[{'axis': spoken(text), 'panels': drawn, 'trends': trends(found.rows, text)} for text, drawn in curves],
             about_curves=_CURVES,
             sheets=list(_sheets(found)),
             pixelated=max(found.sets[0].pixels(found.sets[0].ids[0]).shape[:2]) <= 64,
-            selections=[{'name': one.name, 'text': one.chosen} for one in found.sets if one.chosen is not None],
+            selections=found.selections,
             metrics=[METRICS[name] for name in metrics_of(found.rows)],
             command=command,
             versions=used,
@@ -254,7 +261,7 @@ def write_evaluation(found: Evaluation, out: str | Path, command: str, progress:
 
 
 def _title(found: Evaluation) -> str:
-    stores = [one.name for one in found.sets if one.chosen is not None]
+    stores = dict.fromkeys(one.store for one in found.sets if one.store is not None)
     return f'{", ".join(stores)} beside {Path(found.real).expanduser().resolve().name}'
 
 
@@ -266,6 +273,7 @@ def _plain(found: Evaluation, command: str, used: Mapping[str, str]) -> dict[str
         'real': {'folder': found.real, 'images': found.rows[0].measures.n},
         'sets': [{'name': one.name, 'images': len(one.ids), 'selection': one.chosen} for one in found.sets],
         'rows': [{'set': row.name, 'by': row.by, 'value': row.value, **row.measures.plain()} for row in found.rows],
+        'trends': found.trends,
         'notes': list(found.notes),
         'command': command,
         'versions': dict(used),

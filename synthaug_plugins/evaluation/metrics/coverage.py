@@ -10,45 +10,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthaug_plugins.evaluation.metrics.neighbours import TILE, inside, nearest
+from synthaug_plugins.evaluation.metrics.neighbours import EDGE, TILE, Held, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def in_any_ball(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, tile: int = TILE) -> np.ndarray:
-    """Whether each query lies in a ball: its mean is improved precision with real centres, improved recall with made ones (Kynkaanniemi et al. 2019).
+def in_any(balls: Held) -> np.ndarray:
+    """Whether each image lies in a ball: (M,) bool.
+
+    Of made images among real balls its mean is improved precision, of real images among made balls improved recall (Kynkaanniemi et al. 2019).
 
     Args:
-        queries: (M, D) float64 points.
-        centres: (N, D) float64 points.
-        radii: (N,) distances of the centres to their k-th nearest other centre.
-        same: queries are the centres, none of which is in its own ball.
-
-    Returns: (M,) bool.
+        balls: see `neighbours.held`.
     """
-    found = np.empty(len(queries), bool)
-    for begin, held in inside(queries, centres, radii, same, tile):
-        found[begin : begin + len(held)] = held.any(1).cpu().numpy()
-    return found
+    return (balls.counts > 0).cpu().numpy()
 
 
-def density(made: Tensor, real: Tensor, radii: Tensor, k: int, same: bool = False, tile: int = TILE) -> np.ndarray:
+def density(balls: Held, k: int) -> np.ndarray:
     """In how many real balls each made image lies, over k: its mean is the density of Naeem et al. (2020), about 1 for images like the real ones.
 
     Args:
-        made: (M, D) float64 points.
-        real: (N, D) float64 points.
-        radii: (N,) distances of real images to their k-th nearest other real image.
-        k: the same k.
-        same: the made images are the real ones, none of which is in its own ball.
+        balls: of M made images among the real balls, see `neighbours.held`.
+        k: that of the balls.
 
     Returns: (M,) float64, unbounded above.
     """
-    found = np.empty(len(made))
-    for begin, held in inside(made, real, radii, same, tile):
-        found[begin : begin + len(held)] = held.sum(1).double().cpu().numpy() / k
-    return found
+    return balls.counts.double().cpu().numpy() / k
 
 
 def covered(made: Tensor, real: Tensor, radii: Tensor, tile: int = TILE) -> np.ndarray:
@@ -61,5 +49,5 @@ def covered(made: Tensor, real: Tensor, radii: Tensor, tile: int = TILE) -> np.n
 
     Returns: (N,) bool.
     """
-    # Its nearest made image decides: one search, in place of a pass over all balls. `nearest` computes as the radii were computed.
-    return (nearest(real, made, 1, tile=tile)[0][:, 0] <= radii * (1 + 1e-12)).cpu().numpy()
+    # Its nearest made image decides.
+    return (nearest(real, made, 1, tile=tile)[0][:, 0] <= radii * (1 + EDGE)).cpu().numpy()

@@ -1,37 +1,21 @@
-"""Whether made images look like what they are labelled: asked of their real neighbours, and of a CLIP told the classes by name."""
+"""Whether made images look like what they are labelled, asked of their real neighbours."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from synthaug_plugins.evaluation.metrics.neighbours import nearest
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def neighbours_label(queries: Tensor, real: Tensor, labels: np.ndarray, k: int, same: bool = False) -> np.ndarray:
-    """The label that most of the k nearest real images have; among equals, the one whose image is nearest.
+def neighbours_label(votes: np.ndarray) -> np.ndarray:
+    """The label that most neighbours have; among equals, the one whose image is nearest.
 
     Args:
-        queries: (M, D) float64 points.
-        real: (N, D) float64 points.
-        labels: (N,) of the real images, from 0.
-        k: at most N; N - 1 with `same`.
-        same: queries are the real images themselves, which do not vote for themselves.
+        votes: (M, k) labels of the nearest real images, the nearest first, from 0.
 
-    Returns: (M,) int64.
-
-    Raises:
-        DataError: k is larger than the number of real images.
+    Returns: (M,) labels.
     """
-    _, places = nearest(queries, real, k, same)
-    votes = labels[places.cpu().numpy()]
-    counts = np.zeros((len(votes), int(labels.max()) + 1))
     rows = np.arange(len(votes))
-    for i in range(k):
-        counts[rows, votes[:, i]] += 1
+    counts = np.zeros((len(votes), int(votes.max()) + 1), int)
+    for column in votes.T:
+        counts[rows, column] += 1
     best = counts == counts.max(1, keepdims=True)
     return votes[rows, best[rows[:, None], votes].argmax(1)]

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any_ball
+from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any
 from synthaug_plugins.evaluation.metrics.frechet import SUBSET_SIZE, SUBSETS, Distances
 from synthaug_plugins.evaluation.metrics.labels import neighbours_label
-from synthaug_plugins.evaluation.metrics.neighbours import check_k, nearest, on, points
+from synthaug_plugins.evaluation.metrics.neighbours import check_k, held, nearest, on, points
 from synthaug_plugins.evaluation.metrics.rarity import LocalOutlierFactor, avg_knn, rarity
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,21 @@ class Measures:
         return {'features': self.features, 'k': self.k, 'lof_k': self.lof_k, 'n': self.n, 'n_real': self.n_real, 'values': values}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A set of images beside the real ones.
+
+    Attributes:
+        features: (M, D) as given.
+        points: (M, D) float64, as neighbours are sought.
+        each: what each image has, (M,), by the name of a metric that is a mean over images; NaN for an image without rarity.
+    """
+
+    features: np.ndarray
+    points: Tensor
+    each: Mapping[str, np.ndarray]
+
+
 class Reference:
     """Real images that others are measured against.
 
@@ -94,6 +110,9 @@ class Reference:
         k: neighbours of all metrics but the local outlier factor.
         lof_k: neighbours of that.
         device: where neighbours are sought; a device without float64 stands for the CPU.
+
+    Attributes:
+        of_real: what each real image has among the others, by metric, (N,).
 
     Raises:
         DataError: k or lof_k is larger than the number of other real images.
@@ -113,6 +132,7 @@ class Reference:
         self._radii = nearest(self._points, self._points, k, same=True)[0][:, -1]
         self._lof = LocalOutlierFactor(features, lof_k)
         self._distances = Distances(features)
+        self.of_real = self._each(self._points, self._lof.of_real(), labels, None, same=True)
 
     @property
     def has_copies(self) -> bool:
@@ -121,56 +141,64 @@ class Reference:
 
     def rarest(self, n: int) -> np.ndarray:
         """Places of the n real images with the largest AvgkNN, largest first."""
-        return np.argsort(-avg_knn(self._points, self._points, self.k, same=True), kind='stable')[:n]
+        return np.argsort(-self.of_real['avg_knn'], kind='stable')[:n]
 
-    def measure(self, features: np.ndarray, labels: np.ndarray, zero_shot: np.ndarray | None = None) -> Measures:
-        """Measure a set of images against the real ones.
+    def see(self, features: np.ndarray, labels: np.ndarray, zero_shot: np.ndarray | None = None) -> Seen:
+        """Compare each image of a set with the real ones.
 
         Args:
             features: (M, D) of the same network.
-            labels: (M,) what the images are labelled, as the real ones are; -1 for a class without real images.
+            labels: (M,) what the images are labelled, as the real ones are.
             zero_shot: (M,) what a CLIP says of them.
         """
         import torch
 
         made = points(torch.from_numpy(features).to(self._device), self._origin)
-        values = self._each(made, features, labels, zero_shot, same=False)
+        return Seen(features, made, self._each(made, self._lof(features), labels, zero_shot, same=False))
+
+    def measure(self, seen: Seen, at: np.ndarray | None = None) -> Measures:
+        """Measure a set of images, or those at some places of it."""
+        made, features = (seen.points, seen.features) if at is None else (seen.points[at], seen.features[at])
+        values = _means({name: each if at is None else each[at] for name, each in seen.each.items()})
         values['coverage'] = _share(covered(made, self._points, self._radii))
         if len(made) > self.k:
             radii = nearest(made, made, self.k, same=True)[0][:, -1]
-            values['recall'] = _share(in_any_ball(self._points, made, radii))
+            values['recall'] = _share(in_any(held(self._points, made, radii)))
         if len(made) > 1:
             values['fid'], values['kid'] = Value(self._distances.fid(features)), Value(self._distances.kid(features))
         return self._measures(len(made), values)
 
     def of_itself(self, zero_shot: np.ndarray | None = None) -> Measures:
-        """Measure the real images against each other, each against all others: what an image that is real has in the mean.
+        """Measure the real images, each against all others: what an image that is real has in the mean.
 
         Recall, coverage and distances of whole sets are left out: a set has no distance to itself. A part held out has, see `measure`.
         """
-        return self._measures(len(self._points), self._each(self._points, None, self.labels, zero_shot, same=True))
+        return self._measures(len(self._points), _means(self.of_real if zero_shot is None else {**self.of_real, 'zero_shot': zero_shot == self.labels}))
 
     def _measures(self, n: int, values: Mapping[str, Value]) -> Measures:
         ordered = {name: values[name] for name in METRICS if name in values}
         return Measures(self.network, self.k, self.lof_k, n, len(self._points), ordered)
 
-    def _each(self, images: torch.Tensor, features: np.ndarray | None, labels: np.ndarray, zero_shot: np.ndarray | None, same: bool) -> dict[str, Value]:
-        """What is a mean over the images."""
-        scores = rarity(images, self._points, self._radii, same)
-        out = np.isnan(scores)
-        values = {
-            'avg_knn': _mean(avg_knn(images, self._points, self.k, same)),
-            'lof': _mean(self._lof.of_real() if features is None else self._lof(features)),
-            'excluded': _share(out),
-            'precision': _share(in_any_ball(images, self._points, self._radii, same)),
-            'density': _mean(density(images, self._points, self._radii, self.k, same)),
-            'agreement': _share(neighbours_label(images, self._points, self.labels, self.k, same) == labels),
+    def _each(self, images: Tensor, lof: np.ndarray, labels: np.ndarray, zero_shot: np.ndarray | None, same: bool) -> dict[str, np.ndarray]:
+        """What each image has of the metrics that are means over images."""
+        distances, places = nearest(images, self._points, self.k, same)
+        balls = held(images, self._points, self._radii, same)
+        each = {
+            'avg_knn': avg_knn(distances),
+            'lof': lof,
+            'rarity': rarity(balls),
+            'excluded': ~in_any(balls),
+            'precision': in_any(balls),
+            'density': density(balls, self.k),
+            'agreement': neighbours_label(self.labels[places.cpu().numpy()]) == labels,
         }
-        if not out.all():
-            values['rarity'] = _mean(scores[~out])
-        if zero_shot is not None:
-            values['zero_shot'] = _share(zero_shot == labels)
-        return values
+        return each if zero_shot is None else {**each, 'zero_shot': zero_shot == labels}
+
+
+def _means(each: Mapping[str, np.ndarray]) -> dict[str, Value]:
+    """Means over images; rarity over those that have one."""
+    known = {name: values[~np.isnan(values)] if name == 'rarity' else values for name, values in each.items()}
+    return {name: _share(values) if METRICS[name].percent else _mean(values) for name, values in known.items() if len(values)}
 
 
 def _mean(each: np.ndarray) -> Value:

@@ -8,7 +8,7 @@ lies in the point's own ball.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from synthaug_plugins.errors import DataError
 
@@ -20,7 +20,7 @@ TILE = 1 << 24
 """Distances in memory at once: 128 MB."""
 _UNSURE = 1e-12
 """Relative to squared norms, from where on a squared distance out of a product is not trusted: some thousand roundings."""
-_EDGE = 1e-12
+EDGE = 1e-12
 """Relative slack of a ball's radius, for sums of equal numbers in another order."""
 
 
@@ -75,8 +75,15 @@ def nearest(queries: Tensor, references: Tensor, k: int, same: bool = False, til
     return distances, places
 
 
-def inside(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, tile: int = TILE) -> Iterator[tuple[int, Tensor]]:
-    """Which queries lie in which closed balls, ||query - centre|| <= radius, rows of queries at a time.
+class Held(NamedTuple):
+    """What is known of points among balls: in how many each lies, (M,) int64, and the radius of the smallest of these, (M,) float64, infinite for none."""
+
+    counts: Tensor
+    smallest: Tensor
+
+
+def held(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, tile: int = TILE) -> Held:
+    """Which queries lie in which closed balls, ||query - centre|| <= radius.
 
     Args:
         queries: (M, D) float64.
@@ -84,19 +91,23 @@ def inside(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, 
         radii: (N,) float64.
         same: queries are the centres, in order: a point is not in its own ball.
         tile: distances in memory at once.
-
-    Returns: the first query of each piece, and (m, N) bool.
     """
+    import torch
+
     norms, theirs = queries.square().sum(1), centres.square().sum(1)
-    limit = (radii * (1 + _EDGE)).square()
+    limit = (radii * (1 + EDGE)).square()
+    counts = torch.empty(len(queries), dtype=torch.long, device=queries.device)
+    smallest = torch.empty_like(norms)
     for begin, squared in _tiles(queries, centres, same, tile):
         end = begin + len(squared)
         found = squared <= limit
         rows, columns = ((squared - limit).abs() <= _UNSURE * (norms[begin:end, None] + theirs)).nonzero(as_tuple=True)
         for i in range(0, len(rows), 4096):
             row, column = rows[i : i + 4096], columns[i : i + 4096]
-            found[row, column] = _distance(queries[begin:end][row], centres[column]) <= radii[column] * (1 + _EDGE)
-        yield begin, found
+            found[row, column] = _distance(queries[begin:end][row], centres[column]) <= radii[column] * (1 + EDGE)
+        counts[begin:end] = found.sum(1)
+        smallest[begin:end] = torch.where(found, radii, torch.inf).amin(1)
+    return Held(counts, smallest)
 
 
 def _tiles(queries: Tensor, references: Tensor, same: bool, tile: int) -> Iterator[tuple[int, Tensor]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synthaug_plugins.errors import MissingExtra
-from synthaug_plugins.evaluation.metrics.neighbours import TILE, check_k, inside, nearest
+from synthaug_plugins.evaluation.metrics.neighbours import Held, check_k
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,43 +16,30 @@ _NO_DENSITY = 1e7
 """scikit-learn's own limit: a factor like this comes from a neighbour whose k neighbours are its copies."""
 
 
-def avg_knn(queries: Tensor, real: Tensor, k: int, same: bool = False) -> np.ndarray:
+def avg_knn(distances: Tensor) -> np.ndarray:
     """AvgkNN: mean distance of each image to its k nearest real images (Sehwag et al. 2022; Um et al. 2024).
 
     Args:
-        queries: (M, D) float64 points.
-        real: (N, D) float64 points.
-        k: at most N; N - 1 with `same`.
-        same: queries are the real images themselves, which are not their own neighbours.
+        distances: (M, k) to the nearest real images, see `neighbours.nearest`.
 
     Returns: (M,) float64.
-
-    Raises:
-        DataError: k is larger than the number of real images.
     """
-    return nearest(queries, real, k, same)[0].mean(1).cpu().numpy()
+    return distances.mean(1).cpu().numpy()
 
 
-def rarity(queries: Tensor, real: Tensor, radii: Tensor, same: bool = False, tile: int = TILE) -> np.ndarray:
+def rarity(balls: Held) -> np.ndarray:
     """Rarity score (Han et al., ICLR 2023): the smallest radius of the real images' k-nearest-neighbour balls that hold the image.
 
     r(g) = min of NN_k(x) over real x with ||g - x|| <= NN_k(x), where NN_k(x) is the distance of x to its k-th nearest other real image. An image in no
-    ball has no rarity: it lies outside of what the real images span. Report how many do (`excluded`).
+    ball has no rarity: it lies outside of what the real images span. Report how many do.
 
     Args:
-        queries: (M, D) float64 points.
-        real: (N, D) float64 points.
-        radii: (N,) NN_k of the real images, see `neighbours.nearest`.
-        same: queries are the real images themselves, none of which is in its own ball.
+        balls: of M images among the real balls, see `neighbours.held`.
 
     Returns: (M,) float64, NaN for images in no ball.
     """
-    import torch
-
-    found = queries.new_full((len(queries),), torch.inf)
-    for begin, held in inside(queries, real, radii, same, tile):
-        found[begin : begin + len(held)] = torch.where(held, radii, torch.inf).amin(1)
-    return torch.where(found.isinf(), torch.nan, found).cpu().numpy()
+    found = balls.smallest.cpu().numpy()
+    return np.where(np.isinf(found), np.nan, found)
 
 
 class LocalOutlierFactor:

@@ -21,6 +21,7 @@ from synthaug_plugins.store.store import Store
 
 MOST_VALUES = 40
 """Values of a column that a set is split by: more are no table."""
+_SHORT = 32  # characters of a condition that still stands in a name
 _CHUNK = 64  # images in memory at once
 
 
@@ -49,6 +50,7 @@ class ImageSet:
         class_names: of each image.
         pixels: id -> (H, W, 3) uint8 RGB.
         splits: by the columns that vary in it.
+        store: name of the store's folder; None for real images.
         chosen: the selection in words; None for real images.
         features: (n, D), once made.
     """
@@ -58,6 +60,7 @@ class ImageSet:
     class_names: Sequence[str]
     pixels: Callable[[str], np.ndarray]
     splits: tuple[Split, ...] = ()
+    store: str | None = None
     chosen: str | None = None
     features: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
@@ -126,7 +129,7 @@ def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: S
         rows = {row['id']: row for row in selection.table.select(['id', 'shard', 'offset', 'size', 'sha256']).to_pylist()}
         class_names = [store.classes[label] for label in selection.table['label'].to_pylist()]
         varied = tuple(split for split in splits if len(split.groups) > 1)
-        sets.append(ImageSet(name, list(rows), class_names, _reads(store, rows), varied, selection.text))
+        sets.append(ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.folder.resolve().name, selection.text))
     for text in by:
         if len(refusals[text]) == len(sets):
             raise refusals[text][0]
@@ -136,14 +139,16 @@ def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: S
 
 
 def _names(folders: Sequence[str | Path], where: Sequence[str | None]) -> list[str]:
-    """What the table calls each selection: the store's name, as much of its path and of the condition as tells it from the others."""
+    """What the table calls each selection: the store's name; of one store's several, with the condition, or numbered where it is long."""
     paths = [Path(folder).expanduser().resolve() for folder in folders]
-    names = []
+    names: list[str] = []
     for i, (path, condition) in enumerate(zip(paths, where, strict=True)):
         if (path, condition) in zip(paths[:i], where, strict=False):
             raise RecipeError(f'The same images of {str(folders[i])!r} are given twice.', 'Name each store once, or with another condition.')
         name = path.name if len({other for other in paths if other.name == path.name}) == 1 else str(path)
-        names.append(f'{name} where {condition}' if condition and paths.count(path) > 1 else name)
+        if paths.count(path) > 1:
+            name += f': {condition or "all"}' if len(condition or '') <= _SHORT else f' ({paths[: i + 1].count(path)})'
+        names.append(name)
     return names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from synthaug_plugins.evaluation.metrics.measure import METRICS, Measures, Value
@@ -126,12 +127,12 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
         for name in split:
             of_it = [row for row in rows if row.by == by and row.name == name and row.value is not None and metric in row.measures.values]
             points = [(place[row.value], _bar(row.measures.values[metric])) for row in of_it if row.value is not None]
-            lines.append(Line(name, sorted(points, key=lambda point: point[0])))
+            lines.append(Line(name, sorted(points, key=lambda point: point[0]), _short(name)))
         lines = [line for line in lines if line.points]
         sizes = [row.measures.n for row in rows if row.by == by]
         alike = [name for name in levels[:MOST_LEVELS] if metric not in BY_SIZE or all(0.8 <= n / whole[name].measures.n <= 1.25 for n in sizes)]
         known = [(name, whole[name].measures.values.get(metric)) for name in alike]
-        lines += [Line(name, level=_bar(found)) for name, found in known if found is not None]
+        lines += [Line(name, (), _short(name), _bar(found)) for name, found in known if found is not None]
         kind = METRICS[metric]
         title = f'{kind.title}, %' if kind.percent else kind.title
         ticks = [(x, value_text(value)) for x, value in zip(at, values, strict=True)]
@@ -139,6 +140,33 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
     return drawn
 
 
+def trends(rows: Sequence[Row], by: str) -> list[str]:
+    """Whether rarity grows with a column of numbers, in a sentence for each set and metric."""
+    said = []
+    for name in dict.fromkeys(row.name for row in rows if row.by == by):
+        of_it = [row for row in rows if row.by == by and row.name == name]
+        if any(isinstance(row.value, str) for row in of_it):
+            continue
+        for metric in _WITH_ERROR:
+            known = [(row.value, row.measures.values[metric].mean) for row in sorted(of_it, key=_number) if metric in row.measures.values]
+            if len(known) < 2:
+                continue
+            falls = [f'from {value_text(a)} to {value_text(b)}' for (a, low), (b, high) in pairwise(known) if high <= low]
+            ends = f'{known[0][1]:.4g} to {known[-1][1]:.4g}'
+            kind = f'{ends}, not rising {" and ".join(falls)}' if falls else f'rises at every value, {ends}'
+            said.append(f'{METRICS[metric].title} of {name} over {spoken(by)}: {kind}.')
+    return said
+
+
+def _number(row: Row) -> float:
+    return float(row.value or 0)
+
+
 def _bar(value: Value) -> dict[str, Any]:
     """As panels draw it: a mean, and half a bar's length."""
     return {'mean': value.mean, 'sd': value.se}
+
+
+def _short(name: str) -> str:
+    """A name beside the end of a line in a picture, which has little room."""
+    return name if len(name) <= 32 else f'{name[:31]}…'
