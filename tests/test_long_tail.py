@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from test_ablation import change, nouns, result_of, run, write_data  # noqa: F40
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
 from synthaug_plugins.errors import DataError, RecipeError, SynthAugError
+from synthaug_plugins.evaluation.ablation.drawn import copy_draw
+from synthaug_plugins.evaluation.ablation.making import Making
 from synthaug_plugins.evaluation.ablation.table import class_tables, tail_said
+from synthaug_plugins.evaluation.compare import check_arms
+from synthaug_plugins.evaluation.parts import Parts
+from synthaug_plugins.evaluation.protocol import read_comparison
+from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.real_images import RealImages, decode_rgb
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.reader import StoreReader
@@ -116,11 +123,18 @@ cfg_options = {
 made = dict(
     copies=dict(kind='store', recipe='oversampling'),
     sampled=dict(kind='store', recipe='edm_digits', cfg_options={'generator.sampler.num_steps': 2, 'per_class': None, 'fill_to': 6, 'inspectors': []}),
+    levels=dict(kind='minority', recipe='minority_digits', cfg_options={
+        'levels': dict(count=3, rank='all'), 'classifier.label_conditioning': False, 'score.draws': 1, 'training.images_shown': 64, 'training.batch_size': 32,
+    }),
+    rare=dict(kind='store', recipe='long_tail_digits_minority', cfg_options={
+        'generator.sampler.num_steps': 2, 'generator.guidance.0.classifier': '{levels}', 'inspectors': [],
+    }),
 )
 arms = dict(
     real_only=dict(),
     oversampling=dict(synthaug=dict(mix=dict(store='{copies}', mode='concat'))),
     edm=dict(synthaug=dict(mix=dict(store='{sampled}', mode='concat'))),
+    minority=dict(synthaug=dict(mix=dict(store='{rare}', mode='concat'))),
 )
 reference = 'oversampling'
 """
@@ -139,10 +153,16 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
     draw = out / 'draws' / '6-shot-imbalance-3-0' / 'train'
     drawn = RealImages(draw)
     assert {name: len(drawn.ids(name)) for name in drawn.classes} == {'three': 6, 'two': 2}
-    for name, sources in (('copies', drawn.ids('two')), ('sampled', (None,))):
+    for name, sources in (('copies', drawn.ids('two')), ('sampled', (None,)), ('rare', (None,))):
         store = Store.open(out / 'made' / name / '6-shot-imbalance-3-0')
         assert {n: c['kept'] for n, c in store.counts().items()} == {'three': 0, 'two': 4}  # six of each class, with the real ones
         assert {row['source'] for row in store.index().to_pylist()} == set(sources)
+    # levels were learned from the draw, and what fills a class up has those that it lacks
+    learned = json.loads((out / 'made' / 'levels' / '6-shot-imbalance-3-0' / 'model' / 'config.json').read_text())
+    assert np.sum(list(learned['counts'].values())) == 8 and learned['levels']['count'] == 3
+    told = [json.loads(row['params']) for row in Store.open(out / 'made' / 'rare' / '6-shot-imbalance-3-0').index().to_pylist()]
+    lacks = max(learned['counts']['two']) - np.array(learned['counts']['two'])
+    assert all(lacks[params['minority_level']] > 0 and params['minority_weight'] == 3.5 for params in told)
     assert {arm['steps'] for arm in result['arms']} == {4} and {arm['images'] for arm in result['arms']} == {4 * 8}
 
     said = 'Long tail, imbalance 3: three 6, two 2 real training images.'
@@ -168,6 +188,10 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
         ('shots = [6]', '', 'The compare recipe has data, but no shots'),
         ("'fill_to': 6", "'fill_to': 2", r'no class of .* lacks images, the smallest has 2'),
         ("'per_class': None", "'per_class': 5", 'per_class = 5 and fill_to = 6'),
+        ('count=3', 'count=5', '5 levels were asked for, but there are 8 images'),
+        ("'score.draws': 1", "'score.draws': 0", 'draws = 0'),
+        ("'generator.guidance.0.classifier': '{levels}'", "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3", 'has 3 levels, and no level 3'),
+        ("kind='minority'", "kind='minor'", "Did you mean 'minority'"),
         ("recipe='oversampling')", "recipe='oversampling', once=True)", 'names none'),
     ],
 )
@@ -190,3 +214,39 @@ def test_the_tables_of_classes_hold_gain_and_harm_against_both_arms() -> None:
     ]
     assert len(class_tables([one], [8], None)) == 1  # without a tail and without an arm that others vary
     assert '..., c97 1, c98 1, c99 1 real' in tail_said([f'c{i}' for i in range(100)], 20, 20)
+
+
+# --- shipped comparisons
+
+
+@pytest.mark.parametrize('name', ['long_tail_digits', 'long_tail_cifar10'])
+def test_arms_of_a_shipped_tail_differ_in_what_fills_the_classes_and_in_nothing_else(name: str) -> None:
+    comparison = read_comparison(find_recipe(name, 'compare'), data='x')
+    made, (real_only, *filled) = {entry.name: entry for entry in comparison.made}, comparison.arms
+    assert comparison.reference == 'oversampling' and real_only.synthaug == {'mix': None} and comparison.imbalance
+    assert [arm.synthaug['mix']['mode'] for arm in filled] == ['concat'] * len(filled)
+    recipes = {}
+    for arm in filled:
+        assert not arm.cfg_options and set(arm.synthaug['mix']) == {'store', 'mode'}
+        entry = made[arm.synthaug['mix']['store'].strip('{}')]
+        recipes[arm.name] = load_recipe(entry.recipe, entry.cfg_options)
+    assert {r['fill_to'] for r in recipes.values()} == {'largest'} and {r['seed'] for r in recipes.values()} == {0}
+    for arm, r in recipes.items():
+        checks = [i['type'].rpartition('.')[2] for i in r['inspectors']]
+        assert checks == ([] if arm == 'oversampling' else ['ImageSanity'] if arm == 'minority_unchecked' else ['ImageSanity', 'ClipFilter']), arm
+        # one method each, of the same model and sampler
+        assert len(r['generator'].get('guidance', [])) == (arm not in ('oversampling', 'edm'))
+        if arm != 'oversampling':
+            assert {**r['generator'], 'guidance': []} == recipes['edm']['generator'] | {'guidance': []}
+    assert {**recipes['minority'], 'inspectors': []} == {**recipes['minority_unchecked'], 'inspectors': []}
+
+
+def test_the_shipped_tail_of_digits_passes_every_check_that_needs_no_weights(tmp_path: Path) -> None:
+    parts = Parts.of(write_data(tmp_path / 'data', train=range(300), test=range(1400, 1440), val=range(1200, 1240)), tmp_path / 'out')
+    comparison = read_comparison(find_recipe('long_tail_digits', 'compare'), data=str(parts.root))
+    shots = parts.draws([20], [0], imbalance=comparison.imbalance)[20, 0]
+    drawn = copy_draw(parts, shots, 20, 0, tmp_path / 'draws', comparison.imbalance)
+    making = Making(comparison.made, parts.train.classes, tmp_path / 'out', 'cpu', None, True, print)
+    making.check()
+    with making.stand_ins(drawn) as places:
+        check_arms(replace(comparison, seeds=(0,)), get_plugin_manager(), {0: making.with_names(drawn, places)})

@@ -16,7 +16,7 @@ generator = dict(
             classifier='models/long-tail-levels/model',  # the folder that `synthaug learn minority` made
             # Each request draws a level of its class in proportion to what that lacks of the fullest one.
             level='lacking',
-            weight=3.5,
+            weight=3.5,  # as published for LSUN Bedrooms
         ),
     ],
 )
