@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,42 @@ class Shots:
     val: Mapping[str, tuple[str, ...]]
 
 
-def draw_shots(ids: Mapping[str, Sequence[str]], shots: int, seed: int, val_shots: int | None = None) -> Shots:
+def long_tail_counts(classes: Sequence[str], most: int, ratio: float) -> dict[str, int]:
+    """Images per class that fall off exponentially from class to class: n_c = most * ratio^(-c / (K - 1)), c = 0 ... K - 1, as in the long-tailed
+    CIFAR of Cui et al. ("Class-balanced loss based on effective number of samples", CVPR 2019).
+
+    Args:
+        classes: K names, the largest class first.
+        most: images of the first class, at least 1.
+        ratio: how many times as many as of the last one, at least 1; 1 is no tail.
+
+    Returns: class -> images, rounded to the nearest whole number, at least 1.
+
+    Raises:
+        RecipeError: a number out of range, or a single class, which has no tail.
+
+    >>> long_tail_counts(['cat', 'dog', 'owl'], 100, 100)
+    {'cat': 100, 'dog': 10, 'owl': 1}
+    """
+    _refuse_below('most', most, 1)
+    check_imbalance(ratio)
+    if len(classes) < 2:
+        raise RecipeError(f'imbalance = {ratio!r}: {len(classes)} class has no tail.', 'Leave imbalance out, or give images of several classes.')
+    return {name: max(1, math.floor(most * ratio ** (-c / (len(classes) - 1)) + 0.5)) for c, name in enumerate(classes)}
+
+
+def check_imbalance(ratio: object) -> None:
+    """Refuse (RecipeError) what is no ratio of the largest class to the smallest: a finite number of at least 1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+        raise RecipeError(f'imbalance = {ratio!r} is out of range.', 'Give the largest class divided by the smallest, a number of at least 1.')
+
+
+def _refuse_below(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a whole number of at least {low}.')
+
+
+def draw_shots(ids: Mapping[str, Sequence[str]], shots: int | Mapping[str, int], seed: int, val_shots: int | None = None) -> Shots:
     """Draw `shots` training images of every class, and validation images from what is left.
 
     A seed gives every class one order of its images, equal on every machine: training images are its first, validation images its last. So the
@@ -33,25 +69,29 @@ def draw_shots(ids: Mapping[str, Sequence[str]], shots: int, seed: int, val_shot
 
     Args:
         ids: the images of each class.
-        shots: training images per class, at least 1.
+        shots: training images per class, at least 1: of every class as many, or class -> number, see `long_tail_counts`.
         seed: another draw for another seed.
         val_shots: validation images per class; default min(shots, 4), none where an image cannot be spared.
 
     Raises:
-        RecipeError: a number out of range.
+        RecipeError: a number out of range, or numbers for other classes than there are.
         DataError: a class has too few images; it is named, and nothing is repeated.
     """
-    for name, value, low in (('shots', shots, 1), ('seed', seed, 0), ('val_shots', 0 if val_shots is None else val_shots, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a whole number of at least {low}.')
+    of_class = shots if isinstance(shots, Mapping) else dict.fromkeys(ids, shots)
+    if set(of_class) != set(ids):
+        differ = sorted(set(of_class) ^ set(ids))
+        raise RecipeError(f'shots has numbers for {len(of_class)} classes, and there are {len(ids)}: {differ[:3]} differ.', 'Name every class once.')
+    numbers = [(f'shots of {name!r}', n, 1) for name, n in shots.items()] if isinstance(shots, Mapping) else [('shots', shots, 1)]
+    for what, value, low in (*numbers, ('seed', seed, 0), ('val_shots', 0 if val_shots is None else val_shots, 0)):
+        _refuse_below(what, value, low)
     train, val = {}, {}
     for class_name, images in ids.items():
-        order = sorted(images, key=lambda i: hashlib.sha256(f'{seed}/{i}'.encode()).digest())
-        wanted = min(shots, VAL_SHOTS, max(0, len(order) - shots)) if val_shots is None else val_shots
-        if len(order) < shots + wanted:
-            kind = f'{shots} shots' if not wanted else f'{shots} shots and {wanted} validation images'
+        k, order = of_class[class_name], sorted(images, key=lambda i: hashlib.sha256(f'{seed}/{i}'.encode()).digest())
+        wanted = min(k, VAL_SHOTS, max(0, len(order) - k)) if val_shots is None else val_shots
+        if len(order) < k + wanted:
+            kind = f'{k} shots' if not wanted else f'{k} shots and {wanted} validation images'
             raise DataError(f'The class {class_name!r} has {len(order)} images, too few for {kind}.', 'Lower shots, or add images.')
-        train[class_name], val[class_name] = tuple(order[:shots]), tuple(order[len(order) - wanted :])
+        train[class_name], val[class_name] = tuple(order[:k]), tuple(order[len(order) - wanted :])
     return Shots(train, val)
 
 

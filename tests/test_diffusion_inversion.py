@@ -170,7 +170,7 @@ def test_pooled_vectors_are_perturbed_and_averaged_alike(real: RealImages, tmp_p
     noise = (told - own - 0.25 * (partners - own)) / 0.5
     assert abs(float(noise.mean())) < 0.15 and abs(float(noise.std()) - 1) < 0.1
     generator.denoiser()
-    (term,) = generator.told.terms(requests, torch.device('cpu'), lambda model: None)
+    (term,) = generator.told.terms(requests, torch.device('cpu'), lambda model: None, generator.sampler)
     torch.testing.assert_close(term.uncond['added_cond_kwargs']['text_embeds'][0], found.read(found.find(all_ids(real)))[1].mean(0))
     assert generator.generate(requests[:3]).shape == (3, 16, 16, 3)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.few_shot import copy_shots, draw_shots, read_split
+from synthaug_plugins.few_shot import copy_shots, draw_shots, long_tail_counts, read_split
 
 IDS = {'cat': [f'cat/{i}.png' for i in range(20)], 'dog': [f'dog/{i}.png' for i in range(24)]}
 
@@ -46,6 +46,32 @@ def test_a_class_with_too_few_images_is_named_and_none_is_repeated() -> None:
 def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(RecipeError, match=f'{name} = {value!r} is out of range'):
         draw_shots(IDS, **{'shots': 1, 'seed': 1, name: value})
+
+
+def test_a_long_tail_falls_off_exponentially_to_the_asked_ratio() -> None:
+    classes = [f'c{i}' for i in range(10)]
+    # CIFAR-10-LT of ratio 100 as it is commonly listed, with halves rounded up in place of cut off
+    assert list(long_tail_counts(classes, 5000, 100).values()) == [5000, 2997, 1797, 1077, 646, 387, 232, 139, 83, 50]
+    assert list(long_tail_counts(classes, 7, 1).values()) == [7] * 10
+    assert list(long_tail_counts(classes, 4, 1000).values())[-4:] == [1] * 4  # no class is left without an image
+
+
+@pytest.mark.parametrize(('classes', 'most', 'ratio', 'says'), [('ab', 0, 2, 'most = 0'), ('ab', 5, 0.5, 'imbalance = 0.5'), ('a', 5, 2, 'has no tail')])
+def test_a_long_tail_that_cannot_be_is_refused(classes: str, most: int, ratio: float, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        long_tail_counts(list(classes), most, ratio)
+
+
+def test_shots_of_a_long_tail_are_the_first_of_the_balanced_draw() -> None:
+    balanced, drawn = draw_shots(IDS, 8, 1), draw_shots(IDS, {'dog': 2, 'cat': 8}, 1)
+    assert drawn.train == {'cat': balanced.train['cat'], 'dog': balanced.train['dog'][:2]}
+    assert [len(drawn.val[name]) for name in IDS] == [4, 2]
+    with pytest.raises(RecipeError, match=r"numbers for 1 classes, and there are 2: \['dog'\] differ"):
+        draw_shots(IDS, {'cat': 1}, 1)
+    with pytest.raises(RecipeError, match="shots of 'dog' = 0 is out of range"):
+        draw_shots(IDS, {'cat': 1, 'dog': 0}, 1)
+    with pytest.raises(DataError, match="'cat' has 20 images, too few for 21 shots"):
+        draw_shots(IDS, {'cat': 21, 'dog': 1}, 1)
 
 
 def test_split_files_of_both_kinds_are_read_in_their_order(tmp_path: Path) -> None:
@@ -85,6 +111,9 @@ def test_copied_shots_are_those_of_the_draw_under_their_own_ids(tmp_path: Path, 
     drawn = draw_shots(IDS, 4, 2).train
     assert {p.relative_to(out).as_posix() for p in out.rglob('*.png')} == {i for ids in drawn.values() for i in ids}
     assert all(p.read_bytes() == p.relative_to(out).as_posix().encode() for p in out.rglob('*.png'))
+    tail = synthaug('shots', tmp_path / 'train', '--shots', 8, '--imbalance', 4, '--out', tmp_path / 'tail')
+    assert tail.status == 0 and 'cat 8, dog 2' in tail.out
+    assert [len(list((tmp_path / 'tail' / name).iterdir())) for name in IDS] == [8, 2]
     again = synthaug('shots', tmp_path / 'train', '--shots', 4, '--out', out)
     assert again.status == 2
     assert 'is not empty' in again.err

@@ -10,8 +10,9 @@ import torch
 from mixture import small_mixture
 from torch import Tensor
 
-from synthaug_plugins.diffusion import CallCounter, Denoiser, GaussianMixture, SampleNoise, sample
-from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, ClassifierGradient, Guided, Term
+from synthaug_plugins.diffusion import CallCounter, Denoiser, GaussianMixture, SampleNoise, noise_levels, sample
+from synthaug_plugins.diffusion.gradient_guidance import ClassifierGradient, SelfGuided
+from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, Guided, Term
 from synthaug_plugins.errors import ModelError, RecipeError
 
 MIXTURE = small_mixture()
@@ -259,6 +260,72 @@ def test_weights_of_single_precision_states_keep_their_dtype() -> None:
     assert Guided(Told(), [ClassifierFree(weights, torch.tensor([9.0]))])(noisy(1.0).float(), level(1.0), torch.arange(6.0)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(('normalise', 'length'), [('norm', lambda g: g.norm()), ('max', lambda g: g.abs().max())])
+def test_normalised_gradients_move_every_sample_by_the_same_length_at_all_noise(normalise: Any, length: Any) -> None:
+    """The classifier's confidence no longer matters; a gradient of zero moves nothing and brings no NaN."""
+    sizes = torch.tensor([0.0, 1e-6, 1.0, 1e3, 1e9, 1.0], dtype=torch.float64)
+
+    def log_prob(x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        return sizes * (x * weights).flatten(1).sum(1)
+
+    weights = noisy(0.0)
+    for sigma in (0.01, 1.0, 100.0):
+        x = noisy(sigma)
+        step = Guided(MIXTURE, [ClassifierGradient(2.0, log_prob, normalise)])(x, level(sigma), ONE_HOT) - MIXTURE(x, level(sigma), ONE_HOT)
+        assert torch.equal(step[0], torch.zeros_like(step[0]))
+        for k in range(1, 6):
+            assert float(length(step[k])) == pytest.approx(2 * sigma**2 / math.sqrt(1 + sigma**2), rel=1e-6)
+            torch.testing.assert_close(step[k] / length(step[k]), weights[k] / length(weights[k]), rtol=0, atol=1e-6)
+    with pytest.raises(RecipeError, match="normalise = 'l2'"):
+        ClassifierGradient(1.0, log_prob, 'l2')  # type: ignore[arg-type]
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().flatten(1).mean(1)
+
+
+def self_guided(weight: float | Tensor, levels: dict[int, float], sigma: float = 2.0, **options: Any) -> SelfGuided:
+    return SelfGuided(weight, squared, SampleNoise(range(6), (2, 4, 4)).step, levels, sigma, **options)
+
+
+def test_self_guidance_ascends_the_disagreement_of_the_model_with_itself() -> None:
+    x, sigma, noise = noisy(1.0), level(1.0), SampleNoise(range(6), (2, 4, 4)).step(3).double()
+    leaf = x.clone().requires_grad_()
+    guess = MIXTURE(leaf, sigma, ONE_HOT)
+    again = MIXTURE(guess + 2.0 * noise, level(2.0), ONE_HOT).detach()
+    (gradient,) = torch.autograd.grad(squared(guess, again).sum(), leaf)
+    expected = guess.detach() + 0.3 / math.sqrt(2) * gradient / gradient.flatten(1).abs().amax(1).reshape(-1, 1, 1, 1)
+    counter = CallCounter(MIXTURE)
+    found = Guided(counter, [self_guided(0.3, {3: 1.0, 7: 0.5})])(x, sigma, ONE_HOT)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert counter.calls == 2
+    with torch.inference_mode():
+        assert torch.equal(Guided(MIXTURE, [self_guided(0.3, {3: 1.0})])(x.clone(), sigma, ONE_HOT.clone()), found)
+    others: list[Term] = [Autoguidance(0.5, Other(0.2)), ClassifierFree(2.0, None), self_guided(0.2, {3: 1.0})]
+    apart = guess.detach() + sum(Guided(MIXTURE, [term])(x, sigma, ONE_HOT) - guess.detach() for term in [*others, self_guided(0.3, {3: 1.0})])
+    torch.testing.assert_close(Guided(MIXTURE, [self_guided(0.3, {3: 1.0}), *others])(x, sigma, ONE_HOT), apart, rtol=0, atol=1e-12)
+    both = torch.tensor([1.0, 0.5, 0.7, 1.0, 0.5, 0.5], dtype=torch.float64)
+    mixed = Guided(MIXTURE, [self_guided(0.3, {3: 1.0, 7: 0.5})])(x, both, ONE_HOT)
+    torch.testing.assert_close(mixed[[0, 3]], found[[0, 3]], rtol=0, atol=1e-12)
+    assert torch.equal(mixed[2], MIXTURE(x, both, ONE_HOT)[2])
+
+
+@pytest.mark.parametrize(('solver', 'calls'), [('euler', 10 + 2), ('heun', 19 + 3), ('dpmpp_2m', 10 + 2)])
+def test_self_guidance_costs_a_call_at_its_steps_and_none_elsewhere(solver: str, calls: int) -> None:
+    """Heun meets the level of step 5 twice."""
+    options: dict[str, Any] = {'num_steps': 10, 'solver': solver}
+    levels = noise_levels('edm', 10, 0.002, 80.0).tolist()
+    counter, latents = CallCounter(MIXTURE), SampleNoise(range(6), (2, 4, 4)).latents()
+    guided = sample(Guided(counter, [self_guided(0.2, {0: levels[0], 5: levels[5]})]), latents, cond=ONE_HOT, **options)
+    assert counter.calls == calls
+    weights = torch.tensor([0.2, 0, 0.2, 0, 0.2, 0.2])
+    some = sample(Guided(MIXTURE, [self_guided(weights, {0: levels[0], 5: levels[5]})]), latents, cond=ONE_HOT, **options)
+    plain = sample(MIXTURE, latents, cond=ONE_HOT, **options)
+    assert torch.equal(some[[1, 3]], plain[[1, 3]])
+    torch.testing.assert_close(some[[0, 2, 4, 5]], guided[[0, 2, 4, 5]], rtol=0, atol=1e-6)
+    assert not torch.equal(guided, plain)
+
+
 def test_guided_denoiser_keeps_range_rounding_and_dtype_of_its_base() -> None:
     class Coarse(Other):
         sigma_min, sigma_max = 0.1, 50.0
@@ -297,3 +364,5 @@ def test_guidance_without_anything_to_guide_by_is_refused() -> None:
         Guided(MIXTURE, [ClassifierGradient(1.0, lambda x, sigma, cond: x.sum())])(noisy(1.0), level(1.0), ONE_HOT)
     with pytest.raises(ModelError, match='without a gradient'):
         Guided(MIXTURE, [ClassifierGradient(1.0, lambda x, sigma, cond: x.detach().flatten(1).sum(1))])(noisy(1.0), level(1.0), ONE_HOT)
+    with pytest.raises(RecipeError, match='sigma = 0'):
+        self_guided(1.0, {0: 1.0}, sigma=0)

@@ -50,19 +50,29 @@ def shots(
     shots: Annotated[int, typer.Option(help='Images per class.', show_default=False)],
     seed: Annotated[int, typer.Option(help='Of the draw; `fewshot` and FewShotDataset draw the same with it.')] = 1,
     split_file: Annotated[Path | None, typer.Option(help="Draw from what this file lists under 'train' only.")] = None,
+    imbalance: Annotated[
+        float | None,
+        typer.Option(help='Long tail: the first class (by name) has --shots images, the last one 1/RATIO of them.', metavar='RATIO', show_default=False),
+    ] = None,
 ) -> None:
     """Copy a few images per class into a folder, for a generator that may see nothing but the shots.
 
     synthaug shots data/train --shots 16 --seed 1 --out data/shots-16-1
+
+    synthaug shots data/train --shots 4500 --imbalance 100 --out data/long-tail
     """
-    from synthaug_plugins.few_shot import copy_shots, draw_shots, read_split
+    from synthaug_plugins.few_shot import copy_shots, draw_shots, long_tail_counts, read_split
     from synthaug_plugins.real_images import RealImages
 
     images = RealImages(data)
     pool = {name: images.ids(name) for name in images.classes}
     if split_file is not None:
         pool = read_split(split_file, 'train', pool)
-    print(f'{copy_shots(images.root, draw_shots(pool, shots, seed, 0).train, out)} images of {len(images.classes)} classes in {out}')
+    wanted = shots if imbalance is None else long_tail_counts(images.classes, shots, imbalance)
+    chosen = draw_shots(pool, wanted, seed, 0).train
+    print(f'{copy_shots(images.root, chosen, out)} images of {len(images.classes)} classes in {out}')
+    if imbalance is not None:
+        print(', '.join(f'{name} {len(ids)}' for name, ids in chosen.items()))
 
 
 @app.command(rich_help_panel='Make images')

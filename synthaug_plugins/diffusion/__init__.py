@@ -8,8 +8,9 @@ Diffusion-Based Generative Models" (EDM), arXiv 2206.00364.
 from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.diffusion.denoiser import CallCounter, Denoiser
+from synthaug_plugins.diffusion.gradient_guidance import ClassifierGradient, SelfGuided
 from synthaug_plugins.diffusion.grid import edm_sigmas, noise_levels
-from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, ClassifierGradient, Guided
+from synthaug_plugins.diffusion.guidance import Autoguidance, ClassifierFree, Guided
 from synthaug_plugins.diffusion.inpainting import Blended, Region, cover
 from synthaug_plugins.diffusion.level_classifier import LevelClassifier, MiddleFeatures
 from synthaug_plugins.diffusion.loss import IDDPMUniform, LogNormal, LogUniform, VPUniform, denoising_error, denoising_loss
@@ -47,6 +48,7 @@ __all__ = [
     'Preset',
     'Region',
     'SampleNoise',
+    'SelfGuided',
     'VEPrecond',
     'VPPrecond',
     'VPUniform',

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion.denoiser import Denoiser
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import RecipeError
 
 
-def check_strength(name: str, weight: Any, interval: Any) -> None:
+def check_strength(name: str, weight: Any, interval: Any, key: str = 'weight') -> None:
     """Refuse (RecipeError) a weight that is no finite number (nor (B,) of them), and an interval that is reversed, negative or no pair."""
 
     def number(value: Any) -> bool:
@@ -27,9 +27,9 @@ def check_strength(name: str, weight: Any, interval: Any) -> None:
 
     if isinstance(weight, Tensor):
         if weight.ndim != 1 or not bool(torch.isfinite(weight).all()):
-            raise RecipeError(f'{name}: weight = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
+            raise RecipeError(f'{name}: {key} = {weight!r} is not one finite number per sample.', 'Give (B,) numbers; between 0 and 4 is usual.')
     elif not number(weight) or not math.isfinite(weight):
-        raise RecipeError(f'{name}: weight = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
+        raise RecipeError(f'{name}: {key} = {weight!r} is not a finite number.', 'Between 0 and 4 is usual.')
     if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(map(number, interval)) or not 0 <= interval[0] <= interval[1]:
         raise RecipeError(f'{name}: interval = {interval!r} is not (lowest sigma, highest sigma).', 'Write for example interval=(0.2, 5).')
 
@@ -47,6 +47,9 @@ class Term(ABC):
     Raises:
         RecipeError: a weight that is not finite, or an interval that is reversed, negative or no pair.
     """
+
+    differentiates: ClassVar[bool] = False
+    """Whether it takes gradients through D itself: then `delta` is given a D with a graph to an x that requires gradients."""
 
     weight: float | Tensor
     interval: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
@@ -76,7 +79,7 @@ class Term(ABC):
         Args:
             denoiser: the unguided one.
             x, sigma, cond: as in `Denoiser.__call__`.
-            D: the unguided denoiser's output there, (B, C, H, W).
+            D: the unguided denoiser's output there, (B, C, H, W); with its graph for a term that `differentiates`.
             second: its output under `second_cond`, (B, C, H, W); None where there is none, or where it did not fit into the same call.
 
         Returns: (B, C, H, W).
@@ -124,38 +127,6 @@ class ClassifierFree(Term):
 
 
 @dataclass(frozen=True)
-class ClassifierGradient(Term):
-    """Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233): delta = sigma^2 grad_x log p(cond | x; sigma).
-
-    With weight 1 and the exact classifier an unconditional denoiser becomes the conditional one.
-
-    Args:
-        log_prob: `log_prob(x, sigma, cond) -> (B,)`, the log-probability of each sample's condition given its noisy image, in the
-            denoiser's coordinates (x = image + sigma * noise). It runs with gradients, also under no_grad and inference_mode.
-    """
-
-    log_prob: Callable[[Tensor, Tensor, Any], Tensor]
-
-    def delta(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, D: Tensor, second: Tensor | None) -> Tensor:
-        """See `Term.delta`. One call of the classifier forwards and backwards, none of the denoiser.
-
-        Raises:
-            ModelError: the classifier does not return one number per sample, or one that has no gradient.
-        """
-        # Copies, since tensors that were made in inference mode take no part in gradients.
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            log_p = self.log_prob(leaf, sigma.clone(), cond.clone() if isinstance(cond, Tensor) else cond)
-            if log_p.shape != x.shape[:1]:
-                raise ModelError(f'log_prob returned the shape {tuple(log_p.shape)} for {len(x)} samples.', 'It returns one log-probability per sample.')
-            if not log_p.requires_grad:
-                raise ModelError('log_prob returned numbers without a gradient.', 'Work them out from x without no_grad, detach or argmax.')
-            # Samples do not meet in the sum: each gets the gradient of its own term.
-            (gradient,) = torch.autograd.grad(log_p.sum(), leaf)
-        return _column(sigma, D) ** 2 * gradient.to(D.dtype)
-
-
-@dataclass(frozen=True)
 class Autoguidance(Term):
     """Autoguidance (Karras et al. 2024, arXiv 2406.02507): delta = D(x; sigma, cond) - D_weak(x; sigma, cond).
 
@@ -199,17 +170,27 @@ class Guided:
         counts for small batches; large ones cost the same either way.
         """
         acting = [(term, inside) for term in self._working if bool((inside := term.inside(sigma)).any())]
-        D, seconds = self._together(x, sigma, cond, [term.second_cond(x, cond) for term, _ in acting])
+        seconds_wanted = [term.second_cond(x, cond) for term, _ in acting]
+        if any(term.differentiates for term, _ in acting):
+            # Copies, since tensors that were made in inference mode take no part in gradients.
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf = x.detach().clone().requires_grad_()
+                traced, seconds = self._together(leaf, sigma.clone(), copied(cond), seconds_wanted)
+            D, seconds = traced.detach(), [None if second is None else second.detach() for second in seconds]
+        else:
+            D, seconds = self._together(x, sigma, cond, seconds_wanted)
+            leaf, traced = x, D
         guided = D
         for (term, inside), second in zip(acting, seconds, strict=True):
-            step, moved = term.delta(self.denoiser, x, sigma, cond, D, second), inside
+            at, found = (leaf, traced) if term.differentiates else (x, D)
+            step, moved = term.delta(self.denoiser, at, sigma, cond, found, second), inside
             if isinstance(term.weight, Tensor):
-                step, moved = _column(term.weight.to(D.dtype), D) * step, inside & (term.weight.to(x.device) != 0)
+                step, moved = column(term.weight.to(D.dtype), D) * step, inside & (term.weight.to(x.device) != 0)
             else:
                 step = term.weight * step
             if moved.ndim:
                 # Chosen, not multiplied: what is not finite outside of the interval must not reach the sum.
-                step = torch.where(_column(moved, D), step, torch.zeros_like(step))
+                step = torch.where(column(moved, D), step, torch.zeros_like(step))
             guided = guided + step
         return guided
 
@@ -232,7 +213,15 @@ class Guided:
         return self.denoiser.round_sigma(sigma)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def copied(cond: Any) -> Any:
+    """A condition that may take part in gradients, even where it was made in inference mode."""
+    if isinstance(cond, Mapping):
+        return {name: copied(value) for name, value in cond.items()}
+    with torch.inference_mode(False):
+        return cond.clone() if isinstance(cond, Tensor) else cond
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(B,) as (B, 1, 1, 1) on the device of `like`; a 0-dim tensor stays where it is, it meets every device."""
     return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.device) if values.ndim else values
 

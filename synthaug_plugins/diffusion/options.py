@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     'S_min': 0.0,
     'S_max': math.inf,
     'S_noise': 1.0,
+    'eta': 0.0,
     'sigmas': None,
     'first_step': 0,
 }
@@ -51,6 +52,7 @@ _RANGES: dict[str, tuple[float, bool, float, bool, str]] = {
     'S_min': (0, True, math.inf, False, 'Use 0 or more.'),
     'S_max': (0, True, math.inf, True, 'Use 0 or more.'),
     'S_noise': (0, True, math.inf, False, 'Use 1; 1.003 to 1.007 works.'),
+    'eta': (0, True, 1, True, 'Use 0 for the ODE (DDIM), 1 for the noise of DDPM.'),
 }
 
 
@@ -89,6 +91,8 @@ def sampler_options(
         raise RecipeError(f'S_min = {o["S_min"]:g} is above S_max = {o["S_max"]:g}.', 'Exchange them.')
     if o['solver'] != 'heun' and o['alpha'] != 1:
         raise RecipeError(f'alpha = {o["alpha"]:g} has no meaning with solver = {o["solver"]!r}.', "Use solver = 'heun'.")
+    if o['eta'] > 0:
+        _check_eta(o)
     if o['solver'] in MULTISTEP:
         for key in ('schedule', 'scaling', 'S_churn'):
             if o[key] != DEFAULTS[key]:
@@ -139,6 +143,13 @@ def _plain(key: str, value: Any) -> Any:
     if not (low < number < high or (with_low and number == low) or (with_high and number == high)):
         raise RecipeError(f'{key} = {number:g} is outside {"[" if with_low else "("}{low:g}, {high:g}{"]" if with_high else ")"}.', cure)
     return number
+
+
+def _check_eta(o: Mapping[str, Any]) -> None:
+    """Ancestral noise is worked out for Euler's step in sigma; together with churn one draw would serve twice."""
+    for key, wanted in (('solver', 'euler'), ('schedule', 'linear'), ('scaling', 'none'), ('S_churn', 0.0)):
+        if o[key] != wanted:
+            raise RecipeError(f'eta = {o["eta"]:g} does not go with {key} = {o[key]!r}.', f'Use {key} = {wanted!r}, or eta = 0.')
 
 
 def _number(key: str, value: Any) -> float:

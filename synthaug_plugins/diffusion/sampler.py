@@ -43,6 +43,7 @@ def sample(
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
+    eta: float = 0.0,
     sigmas: Sequence[float] | Tensor | None = None,
     start: Tensor | None = None,
     first_step: int = 0,
@@ -57,7 +58,7 @@ def sample(
         denoiser: D(x; sigma).
         latents: (B, C, H, W) unit normal noise; it is scaled here.
         noise: fresh unit normal noise of the steps, (num_steps or more, B, C, H, W) or a function of the step number; used with
-            S_churn only. Entry i belongs to step i, whether or not step i uses it: moving the churn window never shifts it.
+            S_churn or eta only. Entry i belongs to step i, whether or not step i uses it: moving the churn window never shifts it.
         cond: what the model is conditioned on, see `Denoiser.__call__`.
         num_steps: steps of the whole grid.
         sigma_min, sigma_max: ends of the grid; see `sigma_range` for the defaults; cut to what the denoiser supports.
@@ -71,6 +72,8 @@ def sample(
         alpha: where Heun's second slope is taken: 1 Heun, 2/3 Ralston, 1/2 midpoint. The last step is Euler's in full.
         S_churn, S_min, S_max, S_noise: how much fresh noise is added, in which range of sigma, and its standard deviation.
             The share per step is min(S_churn / num_steps, sqrt(2) - 1), num_steps counting skipped steps too.
+        eta: ancestral sampling, with solver='euler' in EDM's coordinates and without churn: the share of a step's noise that is drawn anew, from 0
+            (DDIM) to 1, the posterior's variance of DDPM (Song et al. 2021, arXiv 2010.02502). See `plan_steps`.
         sigmas: explicit noise levels, falling, without the final 0, in place of discretization, num_steps, rho and range.
         start: clean images (B, C, H, W) to begin from: x = start + sigma[first_step] * latents (SDEdit, Meng et al. 2022).
             Without it x = sigma[first_step] * latents.
@@ -82,7 +85,7 @@ def sample(
     Returns: (B, C, H, W) of `dtype`, about [-1, 1], not clamped. Each sample's non-finite values stay its own.
 
     Raises:
-        RecipeError: an option is out of range or does not go with another, or churn without noise.
+        RecipeError: an option is out of range or does not go with another, or churn or eta without noise.
     """
     arguments = locals()
     # Defaults stay out, so that explicit `sigmas` do not contradict the default num_steps.
@@ -90,7 +93,7 @@ def sample(
     options = sampler_options(given, denoiser.sigma_min, denoiser.sigma_max, denoiser.round_sigma)
     if start is not None and start.shape != latents.shape:
         raise RecipeError(f'start has the shape {tuple(start.shape)}, latents {tuple(latents.shape)}.', 'Give one start per sample.')
-    if options['S_churn'] > 0:
+    if options['S_churn'] > 0 or options['eta'] > 0:
         _check_noise(noise, options, latents)
     levels = option_levels(options, denoiser.round_sigma)
     x = float(levels[first_step]) * latents.to(dtype)
@@ -107,10 +110,7 @@ def _run_steps(
     x = _scaled(x, steps[first_step].s)
     for i, step in enumerate(steps[first_step:], first_step):
         if step.noise_std > 0:
-            eps = noise(i) if callable(noise) else noise[i]  # type: ignore[index]
-            if eps.shape != x.shape:
-                raise RecipeError(f'noise of step {i} has the shape {tuple(eps.shape)}, latents {tuple(x.shape)}.', 'Give noise like the latents.')
-            x = _scaled(x, step.rescale) + step.noise_std * eps.to(x.dtype)
+            x = _scaled(x, step.rescale) + step.noise_std * _fresh(noise, i, x)
         else:
             x = _scaled(x, step.rescale)
         denoised = _denoise(denoiser, x, step.hat, cond)
@@ -121,9 +121,19 @@ def _run_steps(
             x_probe = x + alpha * step.h * d
             d_probe = _slope(x_probe, _denoise(denoiser, x_probe, step.probe, cond), step.probe)
             x = x + step.h * ((1 - 0.5 / alpha) * d + (0.5 / alpha) * d_probe)
+        if step.up > 0:
+            x = x + step.up * _fresh(noise, i, x)
         if callback is not None:
             callback(i, _scaled(x, 1 / step.s_next), denoised)
     return x
+
+
+def _fresh(noise: Noise | None, i: int, x: Tensor) -> Tensor:
+    """Step i's noise, of the shape and dtype of x."""
+    eps = noise(i) if callable(noise) else noise[i]  # type: ignore[index]
+    if eps.shape != x.shape:
+        raise RecipeError(f'noise of step {i} has the shape {tuple(eps.shape)}, latents {tuple(x.shape)}.', 'Give noise like the latents.')
+    return eps.to(x.dtype)
 
 
 def _run_multistep(denoiser: Denoiser, x: Tensor, cond: Any, solver: str, levels: list[float], first_step: int, callback: Callback | None) -> Tensor:
@@ -152,7 +162,8 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 
 def _check_noise(noise: Noise | None, options: dict[str, Any], latents: Tensor) -> None:
     if noise is None:
-        raise RecipeError(f'S_churn = {options["S_churn"]:g} needs noise.', 'Pass noise=SampleNoise(...).step.')
+        key = 'S_churn' if options['S_churn'] > 0 else 'eta'
+        raise RecipeError(f'{key} = {options[key]:g} needs noise.', 'Pass noise=SampleNoise(...).step.')
     if isinstance(noise, Tensor) and (len(noise) < options['num_steps'] or noise.shape[1:] != latents.shape):
         what = f'noise has the shape {tuple(noise.shape)}, latents {tuple(latents.shape)} and num_steps = {options["num_steps"]}.'
         raise RecipeError(what, 'Give noise like the latents for every step.')

@@ -33,9 +33,10 @@ class Step:
         sigma, s: noise level and scale at the beginning.
         rescale, noise_std: churn: x_hat = rescale x + noise_std eps.
         hat: the point of the first slope.
-        h: t_next - t_hat.
+        h: t_next - t_hat; with eta t_next is below the next level by what `up` adds again.
         probe: the point of the second slope, at t_hat + alpha h; None in the last step and for Euler.
         s_next: scale at the end.
+        up: standard deviation of the noise that is added at the end.
     """
 
     sigma: float
@@ -46,6 +47,7 @@ class Step:
     h: float
     probe: Point | None
     s_next: float
+    up: float
 
 
 def round_levels(levels: Tensor, round_sigma: Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -69,6 +71,9 @@ def plan_steps(options: Mapping[str, Any], round_sigma: Callable[[Tensor], Tenso
     The generalised stochastic step for any sigma(t) and s(t): gamma = min(S_churn / N, sqrt(2) - 1) where
     S_min <= sigma_i <= S_max, t_hat = sigma^-1(round((1 + gamma) sigma_i)), noise_std = sqrt(sigma_hat^2 - sigma_i^2) s_hat S_noise.
 
+    With eta (sigma = t, s = 1) a step from sigma to sigma' goes down to sqrt(sigma'^2 - up^2) and adds noise of up^2 = eta^2 sigma'^2 (sigma^2 -
+    sigma'^2) / sigma^2: DDIM's sigma_t (Song et al. 2021, arXiv 2010.02502, eq. 16) divided by sqrt(alpha_bar'), the posterior's variance for eta = 1.
+
     Raises:
         RecipeError: a step that cannot be taken, by its number; a churn window without noise levels.
     """
@@ -83,6 +88,9 @@ def plan_steps(options: Mapping[str, Any], round_sigma: Callable[[Tensor], Tenso
     s, s_hat = scale(options['scaling'], levels)[0], scale(options['scaling'], hats)[0]
     noise_std = (hats**2 - levels**2).clamp(min=0).sqrt() * s_hat * options['S_noise']
     t_hat, t_next = schedule.time(hats), torch.cat([schedule.time(levels[1:]), levels.new_zeros(1)])
+    up = options['eta'] * t_next * (1 - (t_next / levels) ** 2).clamp(min=0).sqrt() if options['eta'] else torch.zeros_like(levels)
+    if options['eta']:
+        t_next = (t_next**2 - up**2).clamp(min=0).sqrt()
     h = t_next - t_hat
     hat_points = _points(schedule, options['scaling'], t_hat, hats)
     probes: list[Point | None] = [None] * len(levels)
@@ -94,7 +102,8 @@ def plan_steps(options: Mapping[str, Any], round_sigma: Callable[[Tensor], Tenso
         # Heun's probe is the next level itself, to the last bit.
         sigma_probe = levels[1:] if options['alpha'] == 1 else schedule.sigma(t_probe)
         probes[:-1] = _points(schedule, options['scaling'], t_probe, sigma_probe)
-    columns = zip(levels.tolist(), s.tolist(), (s_hat / s).tolist(), noise_std.tolist(), hat_points, h.tolist(), probes, [*s[1:].tolist(), 1.0], strict=True)
+    ends = [*s[1:].tolist(), 1.0], up.tolist()
+    columns = zip(levels.tolist(), s.tolist(), (s_hat / s).tolist(), noise_std.tolist(), hat_points, h.tolist(), probes, *ends, strict=True)
     steps = [Step(*column) for column in columns]
     for i, step in enumerate(steps):
         _check_step(i, step, options)

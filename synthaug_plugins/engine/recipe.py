@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ KEYS = {
     'classes': "class names in label order; default: the class folders of data, else the model's own classes",
     'per_class': 'accepted images wanted per class: a number, or a dict from class name to number',
     'per_source': 'accepted images wanted per real image, so a class of n real images gets n times as many; in place of per_class',
+    'fill_to': "a number, or 'largest' for the images of the largest class: every class gets what its real images in data lack of it, a full class none; "
+    'in place of per_class',
     'block_size': 'images per block: the unit that is redone after a kill, and one shard of the store; small classes share one',
     'batch_size': 'images per network call; halved by itself when memory runs out',
     'tries_per_image': 'requests allowed per wanted image before a class is left short of its quota',
@@ -35,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     'classes': None,
     'per_class': 100,
     'per_source': None,
+    'fill_to': None,
     'block_size': 256,
     'batch_size': 32,
     'tries_per_image': 4.0,
@@ -130,15 +133,7 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         value = done[key]
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < math.inf:
             raise RecipeError(f'{key} = {value!r} is out of range.', f'Use a {"whole number" if kind is int else "number"} of at least {low}.')
-    per_source = done['per_source']
-    if per_source is not None:
-        if isinstance(per_source, bool) or not isinstance(per_source, int) or per_source < 1:
-            raise RecipeError(f'per_source = {per_source!r} is no number of images.', 'Use a whole number of at least 1; DA-Fusion makes 10.')
-        if recipe.get('per_class') is not None:
-            raise RecipeError(f'The recipe has per_class = {recipe["per_class"]!r} and per_source = {per_source}.', 'Set one of them to None.')
-        done['per_class'] = None
-    elif done['per_class'] is None:
-        raise RecipeError('The recipe has neither per_class nor per_source.', 'Set one of them.')
+    _settle_quota(done, recipe)
     image = done['image']
     if not isinstance(image, Mapping):
         raise RecipeError(f'image = {image!r} is not a dict.', "Write image=dict(format='png').")
@@ -161,6 +156,43 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(done))
     except TypeError as error:
         raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use numbers, texts, lists and dicts only.') from error
+
+
+def _settle_quota(done: dict[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Refuse (RecipeError) all but one way to say how many images; the default of per_class gives way to another."""
+    per_source, fill_to = done['per_source'], done['fill_to']
+    if per_source is not None and (isinstance(per_source, bool) or not isinstance(per_source, int) or per_source < 1):
+        raise RecipeError(f'per_source = {per_source!r} is no number of images.', 'Use a whole number of at least 1; DA-Fusion makes 10.')
+    if fill_to is not None and fill_to != 'largest' and (isinstance(fill_to, bool) or not isinstance(fill_to, int) or fill_to < 1):
+        raise RecipeError(f'fill_to = {fill_to!r} is no number of images.', "Use a whole number of at least 1, or 'largest'.")
+    given = {key: recipe[key] for key in ('per_class', 'per_source', 'fill_to') if recipe.get(key) is not None}
+    if len(given) > 1:
+        raise RecipeError(f'The recipe has {" and ".join(f"{k} = {v!r}" for k, v in given.items())}.', 'Set all but one of them to None.')
+    if given and 'per_class' not in given:
+        done['per_class'] = None
+    elif done['per_class'] is None:
+        raise RecipeError('The recipe has neither per_class nor per_source nor fill_to.', 'Set one of them.')
+
+
+def _quota(recipe: Mapping[str, Any], classes: Sequence[str], real_images: RealImages | None) -> int | dict[str, int]:
+    """Accepted images wanted per class, as `make_blocks` takes them.
+
+    Raises:
+        RecipeError: fill_to without real images.
+        DataError: no class lacks an image.
+    """
+    if recipe['per_class'] is not None:
+        return recipe['per_class']
+    if real_images is None:
+        raise RecipeError(f'fill_to = {recipe["fill_to"]!r} counts real images, but the recipe names none.', 'Add --data FOLDER with one folder per class.')
+    counts = {name: len(real_images.ids(name)) for name in classes}
+    if recipe['per_source'] is not None:
+        return {name: recipe['per_source'] * n for name, n in counts.items()}
+    full = max(counts.values()) if recipe['fill_to'] == 'largest' else recipe['fill_to']
+    if min(counts.values()) >= full:
+        what = f'fill_to = {recipe["fill_to"]!r}: no class of {str(real_images.root)!r} lacks images, the smallest has {min(counts.values())}.'
+        raise DataError(what, 'Use per_class, or a larger number.')
+    return {name: max(0, full - n) for name, n in counts.items()}
 
 
 def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None) -> Run:
@@ -199,8 +231,7 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
     if generator.keeps_pixels and isinstance(recipe['image']['size'], int):
         say(f"image.size = {recipe['image']['size']} resamples every image: only None and 'source' keep pixels outside of the masks as they are.")
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
-    per_class = recipe['per_class'] if recipe['per_source'] is None else {name: recipe['per_source'] * len(ids) for name, ids in (sources or {}).items()}
-    blocks = make_blocks(classes, per_class, sources, recipe['block_size'], recipe['tries_per_image'])
+    blocks = make_blocks(classes, _quota(recipe, classes, real_images), sources, recipe['block_size'], recipe['tries_per_image'])
     decides = {
         'generator': dict(generator.identity()),
         'inspectors': [dict(i.identity()) for i in inspectors],

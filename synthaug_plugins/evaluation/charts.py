@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from synthaug_plugins.evaluation.panels import Panel
-from synthaug_plugins.evaluation.statistics import plus_minus, signed
+from synthaug_plugins.evaluation.statistics import signed
 
 COLOURS = 6
 """The template defines --arm-0 (the baseline) to --arm-5; later arms start again at 1."""
@@ -139,30 +139,48 @@ _MARKS = (
 )
 
 
+def _style(shown: Panel, line: int) -> int:
+    """Which style a line has among those with points, or among the levels that stand alone."""
+    one = shown.lines[line]
+    return sum(bool(other.points) == bool(one.points) for other in shown.lines[:line]) if one.style is None else one.style
+
+
 def _line_colour(shown: Panel, line: int) -> str:
-    """The CSS colour of a panel's line. Where the baseline is dashed, none has the baseline's."""
-    return colour(line + bool(shown.dashed))
+    """The CSS colour of a panel's line. Where the baseline is dashed, or levels stand alone, none with points has the baseline's."""
+    style = _style(shown, line)
+    if not shown.lines[line].points:
+        return colour(0 if style == 0 else COLOURS - style)
+    kept = shown.dashed or shown.lines[line].style is not None or not all(other.points for other in shown.lines)
+    return colour(style + bool(kept))
 
 
 def _mark(shown: Panel, line: int, x: float, y: float, tip: str = '') -> str:
     """A point of a panel's line: each line has a shape of its own, for who cannot tell its colour; those of the second five are hollow."""
-    shape, stroke = _MARKS[line % len(_MARKS)].format(x=x, y=y), _line_colour(shown, line)
-    fill = stroke if line < len(_MARKS) else 'var(--card)'
+    style = _style(shown, line)
+    shape, stroke = _MARKS[style % len(_MARKS)].format(x=x, y=y), _line_colour(shown, line)
+    fill = stroke if style < len(_MARKS) else 'var(--card)'
     return f'{shape} fill="{fill}" stroke="{stroke}" stroke-width="1.5">{tip}</{shape[1:].partition(" ")[0]}>'
 
 
+def _dashes(shown: Panel, line: int) -> str:
+    """Of a level: of those that stand alone, the first has longer ones than the next."""
+    return '2 3' if shown.lines[line].points else ('5 3', '2 3', '8 2 2 2')[_style(shown, line) % 3]
+
+
 def key(shown: Panel, line: int) -> Markup:
-    """What a panel's legend shows beside the name of a line: its mark."""
+    """What a panel's legend shows beside the name of a line: its mark, or dashes for a level alone."""
+    if not shown.lines[line].points:
+        dashes = f'<line x1="0" x2="12" y1="6" y2="6" stroke="{_line_colour(shown, line)}" stroke-width="2" stroke-dasharray="{_dashes(shown, line)}"/>'
+        return Markup(f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true">{dashes}</svg>')
     return Markup(f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true">{_mark(shown, line, 6, 6)}</svg>')
 
 
 def panel(shown: Panel) -> Markup:
-    """Lines through means over seeds with bars of one standard deviation, and dashed levels."""
-    width, height, left, right, top, bottom = 460, 260, 34, 10, 8, 42
-    (first, last), (least, most) = shown.extent, shown.range
-    stride = next(s for s in (1, 2, 5, 10, 20) if most - least <= 6 * s or s == 20)
-    lo, hi = stride * math.floor(least / stride), stride * math.ceil(most / stride)
-    hi = hi if hi > lo else lo + stride
+    """Lines through means with bars, and dashed levels."""
+    heights = shown.heights
+    texts_left = [f'{value:g}' for value in heights]
+    width, height, left, right, top, bottom = 460, 260, max(34, 10 + 6.4 * max(map(len, texts_left))), 10, 8, 42
+    (first, last), (lo, hi) = shown.extent, (heights[0], heights[-1])
 
     def x(place: float) -> float:
         return left + (width - left - right) * (place - first) / (last - first)
@@ -171,28 +189,33 @@ def panel(shown: Panel) -> Markup:
         return top + (height - top - bottom) * (hi - value) / (hi - lo)
 
     parts = []
-    for value in range(lo, hi + 1, stride):
-        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="rail"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
+    for value, text in zip(heights, texts_left, strict=True):
+        parts.append(f'<line x1="{left:g}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="rail"/>')
+        parts.append(f'<text x="{left - 6:g}" y="{y(value) + 4:.1f}" text-anchor="end">{text}</text>')
     parts += [f'<text x="{x(place):.1f}" y="{height - bottom + 17}" text-anchor="middle">{escape(text)}</text>' for place, text in shown.ticks]
     parts.append(f'<text x="{(left + width - right) / 2:.1f}" y="{height - 6}" text-anchor="middle">{escape(shown.axis)}</text>')
-    texts = dict(shown.ticks)
+    texts, pointed = dict(shown.ticks), [line for line in shown.lines if line.points]
     for i, line in enumerate(shown.lines):
-        stroke, shift = f'stroke="{_line_colour(shown, i)}"', 4 * (i - (len(shown.lines) - 1) / 2)
-        dashes = ' stroke-dasharray="7 3"' if i >= len(_MARKS) else ''
+        stroke = f'stroke="{_line_colour(shown, i)}"'
         if line.level is not None:
             level = y(line.level['mean'])
-            tip = f'<title>{escape(shown.dashed)}, {escape(line.name)}: {plus_minus(line.level)} %</title>'
-            parts.append(f'<line x1="{left}" x2="{width - right}" y1="{level:.1f}" y2="{level:.1f}" {stroke} stroke-dasharray="2 3">{tip}</line>')
+            said = f'{shown.dashed}, {line.name}' if line.points else line.name
+            tip = f'<title>{escape(said)}: {escape(shown.said(line.level))}</title>'
+            look = f'{stroke} stroke-dasharray="{_dashes(shown, i)}"' + ('' if line.points else ' stroke-width="1.5"')
+            parts.append(f'<line x1="{left:g}" x2="{width - right}" y1="{level:.1f}" y2="{level:.1f}" {look}>{tip}</line>')
+        if not line.points:
+            continue
+        shift = 4 * (pointed.index(line) - (len(pointed) - 1) / 2)
+        dashes = ' stroke-dasharray="7 3"' if _style(shown, i) >= len(_MARKS) else ''
         if shown.joined:
             path = ' '.join(f'{x(place) + shift:.1f},{y(found["mean"]):.1f}' for place, found in line.points)
             parts.append(f'<polyline points="{path}" fill="none" {stroke} stroke-width="2"{dashes}/>')
         for place, found in line.points:
             at, sd = x(place) + shift, found['sd'] or 0
-            tip = f'<title>{escape(shown.axis)} {escape(texts[place])}, {escape(line.name)}: {plus_minus(found)} %</title>'
+            tip = f'<title>{escape(shown.axis)} {escape(texts[place])}, {escape(line.name)}: {escape(shown.said(found))}</title>'
             parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y(found["mean"] - sd):.1f}" y2="{y(found["mean"] + sd):.1f}" {stroke} stroke-opacity=".6"/>')
             parts.append(_mark(shown, i, at, y(found['mean']), tip))
-    return _svg(width, height, parts, f'accuracy over {shown.axis}', 'curves')
+    return _svg(width, height, parts, f'{shown.measure} over {shown.axis}', 'curves')
 
 
 def funnel(kept: int, rejected: int, selected: int) -> Markup:

@@ -1,4 +1,4 @@
-"""Curves of accuracy as data: what `picture` draws into a PNG and `charts` into the report."""
+"""Curves as data: what `picture` draws into a PNG and `charts` into the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from synthaug_plugins.evaluation.statistics import plus_minus
+
 
 @dataclass(frozen=True)
 class Line:
@@ -14,15 +16,19 @@ class Line:
 
     Attributes:
         name: what it is.
-        points: place on the axis, and a spread over seeds (`statistics.spread`) in percent; none for a level alone.
+        points: place on the axis, and a spread over seeds (`statistics.spread`) in the panel's unit, or any `mean` with a half bar `sd`; none for a
+            level alone.
         label: what is written beside its end, in place of its name.
         level: a spread whose mean is drawn as a dashed line all through, such as the baseline's.
+        style: which of the styles of lines with points, or of levels alone, it has; default: by its place. Said where several panels show the same
+            lines, not each of them all.
     """
 
     name: str
     points: Sequence[tuple[float, Mapping[str, Any]]] = ()
     label: str | None = None
     level: Mapping[str, Any] | None = None
+    style: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,9 @@ class Panel:
         ticks: place and text of each value.
         joined: whether a line joins the points; values without an order have none.
         lines: at least one.
-        dashed: what the dashed levels are; '' without any.
+        dashed: what the dashed levels of lines with points are; '' without any.
+        measure: what is drawn.
+        unit: of what is drawn; percentages end at 0 and 100, anything else has no ends.
     """
 
     title: str
@@ -44,6 +52,8 @@ class Panel:
     joined: bool
     lines: Sequence[Line]
     dashed: str = ''
+    measure: str = 'accuracy'
+    unit: str = '%'
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -56,10 +66,30 @@ class Panel:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value that is drawn, bars of one standard deviation included, percent."""
+        """Lowest and highest value that is drawn, bars included."""
         drawn = [found['mean'] + sign * (found['sd'] or 0) for line in self.lines for _, found in line.points for sign in (-1, 1)]
         drawn += [line.level['mean'] for line in self.lines if line.level is not None]
         return min(drawn), max(drawn)
+
+    @property
+    def heights(self) -> list[float]:
+        """Round numbers for the upright axis, from below the lowest to above the highest value that is drawn."""
+        least, most = self.range
+        if self.unit == '%':
+            stride: float = next(s for s in (1, 2, 5, 10, 20) if most - least <= 6 * s or s == 20)
+        else:
+            span = (most - least) or 0.1 * abs(most) or 1
+            power = 10.0 ** math.floor(math.log10(span / 6))
+            stride = next(s * power for s in (1, 2, 5, 10) if span <= 6 * s * power * (1 + 1e-9))
+        first, last = math.floor(least / stride + 1e-9), math.ceil(most / stride - 1e-9)
+        return [float(f'{i * stride:.12g}') for i in range(first, max(last, first + 1) + 1)]
+
+    def said(self, found: Mapping[str, Any]) -> str:
+        """A value of the panel with its bar and unit, for a sentence."""
+        if self.unit == '%':
+            return f'{plus_minus(found)} %'
+        unit = f' {self.unit}' if self.unit else ''
+        return f'{found["mean"]:.4g}' + ('' if found['sd'] is None else f' ± {found["sd"]:.2g}') + unit
 
 
 def places(values: Sequence[float | str]) -> tuple[list[float], bool]:

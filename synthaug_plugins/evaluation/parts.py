@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.few_shot import Shots, draw_shots
+from synthaug_plugins.few_shot import Shots, draw_shots, long_tail_counts
 from synthaug_plugins.real_images import RealImages
 
 
@@ -50,15 +50,19 @@ class Parts:
         parts._refuse_shared()
         return parts
 
-    def draws(self, shots: Sequence[int], seeds: Sequence[int], val_shots: int | None = None) -> dict[tuple[int, int], Shots]:
+    def draws(self, shots: Sequence[int], seeds: Sequence[int], val_shots: int | None = None, imbalance: float | None = None) -> dict[tuple[int, int], Shots]:
         """The draw of each (shots, seed). Validation images are drawn only where there is no val/, see `few_shot.draw_shots`.
 
+        With `imbalance`, shots are of the first class, and the others fall off to 1/imbalance of them, see `few_shot.long_tail_counts`.
+
         Raises:
+            RecipeError: a number out of range.
             DataError: a class has too few images, or none of any class is left to validate on.
         """
         kept_back = 0 if self.val else val_shots
         ids = {name: self.train.ids(name) for name in self.train.classes}
-        draws = {(k, seed): draw_shots(ids, k, seed, kept_back) for k in shots for seed in seeds}
+        wanted = {k: k if imbalance is None else long_tail_counts(self.train.classes, k, imbalance) for k in shots}
+        draws = {(k, seed): draw_shots(ids, wanted[k], seed, kept_back) for k in shots for seed in seeds}
         if self.val is None and not all(any(drawn.val.values()) for drawn in draws.values()):
             raise DataError(
                 f'No image of {str(self.train.root)!r} is left to validate on beside the shots.',

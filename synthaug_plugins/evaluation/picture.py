@@ -29,18 +29,20 @@ _LEVELS: tuple[dict[str, Any], ...] = (
 
 _LEFT, _BOTTOM, _HEAD, _FOOT = 0.675, 0.62, 0.486, 0.35
 """Inches: room for an axis's numbers and its name, for the picture's title, and for what stands below it."""
+_DIGIT = 0.09
+"""Inches: more room for each character beyond five of an axis's numbers."""
 _ASIDE = 0.009
 """In widths of the axis, how far apart lines stand side by side at each value, so that their bars do not hide each other."""
 
 
-def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, footnote: str = '') -> None:
-    """Write a PNG: in each panel lines through means over seeds, bars of one standard deviation, and dashed levels.
+def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str | None, footnote: str = '') -> None:
+    """Write a PNG: in each panel lines through means with bars, and dashed levels.
 
     Args:
         path: the file; an old one is replaced.
         panels: one, or several in two columns under their titles.
         title: over all.
-        measure: what is drawn, with its unit.
+        measure: what is drawn in every panel, with its unit; None: what each says itself.
         footnote: one or two sentences under the picture.
 
     Raises:
@@ -62,6 +64,7 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     width, plot, over = (9.0, 3.944, 0.0) if len(panels) == 1 else (6.9, 2.7, 0.45)
+    left = _LEFT + _DIGIT * max(0, max(len(text) for panel in panels for text in _height_texts(panel)) - 5)
     size = columns * width, _HEAD + _FOOT + rows * (over + plot + _BOTTOM)
     with rc_context({'text.parse_math': False}):  # a name with two dollar signs is no formula
         figure = Figure(figsize=size, dpi=150)
@@ -69,10 +72,10 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
         for i, panel in enumerate(panels):
             row, column = divmod(i, columns)
             bottom = _FOOT + (rows - 1 - row) * (over + plot + _BOTTOM) + _BOTTOM
-            _draw(figure, panel, measure, (column * width, bottom, width, plot))
+            _draw(figure, panel, measure or f'{panel.measure} ({panel.unit})'.removesuffix(' ()'), (column * width, bottom, width, plot), left)
             if over:
                 text = f'{panel.title} (dashed: {panel.dashed})' if panel.dashed else panel.title
-                figure.text((column * width + _LEFT) / size[0], (bottom + plot + 0.12) / size[1], text, color=_INK, fontsize=10, weight='bold')
+                figure.text((column * width + left) / size[0], (bottom + plot + 0.12) / size[1], text, color=_INK, fontsize=10, weight='bold')
         figure.text(0.18 / size[0], 1 - 0.243 / size[1], title, color=_INK, fontsize=11, weight='bold')
         figure.text(0.18 / size[0], 0.108 / size[1], textwrap.fill(footnote, round(15.5 * size[0])), color=_GREY, fontsize=8, va='bottom')
         buffer = io.BytesIO()
@@ -80,13 +83,18 @@ def draw_panels(path: Path, panels: Sequence[Panel], title: str, measure: str, f
     write_whole(path, buffer.getvalue())
 
 
-def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, float, float]) -> None:
-    """One panel; `box`: left end and width of its column, bottom and height of its axes, in inches."""
+def _height_texts(panel: Panel) -> list[str]:
+    """The numbers beside the upright axis, where they are not matplotlib's own."""
+    return [''] if panel.unit == '%' else [f'{height:g}' for height in panel.heights]
+
+
+def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, float, float], room: float) -> None:
+    """One panel; `box`: left end and width of its column, bottom and height of its axes; `room`: for numbers and name of an axis; all in inches."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     left, bottom, width, plot = box
     across, high = figure.get_size_inches()
-    place = ((left + _LEFT) / across, bottom / high, 0.6 * width / across, plot / high)
+    place = ((left + room) / across, bottom / high, 0.6 * width / across, plot / high)
     axes = figure.add_axes(place)
     axes.set_xlim(*panel.extent)
     lines = [line for line in panel.lines if line.points]
@@ -94,7 +102,7 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
     aside = _ASIDE * (panel.extent[1] - panel.extent[0])
     ends: list[tuple[float, float, str, dict[str, Any]]] = []
     for i, line in enumerate(lines):
-        colour, marker, dashes = STYLES[i]
+        colour, marker, dashes = STYLES[i if line.style is None else line.style]
         x = [place + aside * (i - (len(lines) - 1) / 2) for place, _ in line.points]
         means, deviations = [found['mean'] for _, found in line.points], [found['sd'] or 0 for _, found in line.points]
         look: dict[str, Any] = {
@@ -108,15 +116,23 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
         if line.level is not None:
             axes.axhline(line.level['mean'], zorder=2, **{**_LEVELS[0], 'color': colour})
         ends.append((x[-1], means[-1], line.label or line.name, look))
-    for line, look in zip(levels, _LEVELS, strict=False):
+    for i, line in enumerate(levels):
         assert line.level is not None
+        look = _LEVELS[i if line.style is None else line.style]
         axes.axhline(line.level['mean'], zorder=2, **look)
         ends.append((axes.get_xlim()[1], line.level['mean'], line.label or line.name, {'color': look['color'], 'marker': '_', 'markersize': 9}))
     axes.xaxis.set_major_locator(FixedLocator([place for place, _ in panel.ticks]))
     axes.xaxis.set_major_formatter(FixedFormatter([text for _, text in panel.ticks]))
     least, most = panel.range
-    pad = max(1.0, 0.06 * (most - least))
-    low, top = max(least - pad, -1), min(most + pad, 101)
+    if panel.unit == '%':
+        pad = max(1.0, 0.06 * (most - least))
+        low, top = max(least - pad, -1), min(most + pad, 101)
+    else:
+        heights = panel.heights
+        pad = 0.04 * (heights[-1] - heights[0])
+        low, top = heights[0] - pad, heights[-1] + pad
+        axes.yaxis.set_major_locator(FixedLocator(heights))
+        axes.yaxis.set_major_formatter(FixedFormatter(_height_texts(panel)))
     axes.set_ylim(low, top)
     axes.set_xlabel(panel.axis)
     axes.set_ylabel(measure)
@@ -133,7 +149,7 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
         axes.plot([1.05], [height], transform=axes.transAxes, clip_on=False, linestyle='', **look)
         text = axes.text(1.07, height, label, transform=axes.transAxes, color=_INK, fontsize=9, va='center')
         widest = max(widest, text.get_window_extent().width / figure.dpi)
-    axes.set_position((place[0], place[1], max(0.35 * width, (0.98 * width - _LEFT - widest) / 1.07) / across, place[3]))
+    axes.set_position((place[0], place[1], max(0.35 * width, (0.98 * width - room - widest) / 1.07) / across, place[3]))
 
 
 def spaced(heights: Sequence[float], gap: float) -> list[float]:

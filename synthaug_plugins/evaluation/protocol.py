@@ -13,6 +13,7 @@ from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.evaluation.ablation.curves import Curve, read_curves
 from synthaug_plugins.evaluation.ablation.entries import DRAW_NAMES, Made, needed, read_made
 from synthaug_plugins.evaluation.recipe_text import check_keys, fill, recipe_file
+from synthaug_plugins.few_shot import check_imbalance
 
 KEYS = {
     'title': 'heading of this comparison in the report',
@@ -25,6 +26,7 @@ KEYS = {
     'reference': 'name of an arm that others vary: differences to it are given beside those to the baseline',
     'shots': 'numbers of real images per class: one comparison for each. They are drawn from data for each seed; folders and number of classes of the '
     'trainer recipe are set to the draw',
+    'imbalance': 'with shots: a long tail. shots are then the images of the first class by name, and the others fall off exponentially to 1/imbalance of them',
     'data': 'with shots: a folder with train/, test/ and perhaps val/, a folder per class in each; --data on the command line sets it',
     'made': 'with shots: what is made from each draw before training, name -> dict(kind=..., recipe=..., cfg_options=..., once=False); {name} in any string '
     'is where it lies. Only what an arm names is made',
@@ -97,6 +99,7 @@ class Comparison:
     searches: tuple[Search, ...]
     reference: str | None = None
     shots: tuple[int, ...] = ()
+    imbalance: float | None = None
     data: str | None = None
     made: tuple[Made, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -167,6 +170,7 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
         searches=_searches(recipe.get('search') or [], arms),
         reference=recipe.get('reference'),
         shots=shots,
+        imbalance=recipe.get('imbalance'),
         data=recipe.get('data'),
         made=needed(read_made(recipe.get('made') or {}, path, keep[:2] + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
         curves=read_curves(recipe.get('curves') or {}, [arm.name for arm in arms], shots),
@@ -176,12 +180,14 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
 def _check_draws(recipe: Mapping[str, Any]) -> bool:
     """Whether the recipe draws shots; refuse (RecipeError) half of what that needs."""
     if recipe.get('shots') is None:
-        for key in ('data', 'made', 'curves'):
+        for key in ('data', 'made', 'curves', 'imbalance'):
             if recipe.get(key) is not None:
                 raise RecipeError(f'The compare recipe has {key}, but no shots to draw.', 'Add shots = [1, 4, 16], or set the folders under cfg_options.')
         return False
     if not isinstance(recipe.get('data'), str):
         raise RecipeError('The compare recipe draws shots, but names no data.', 'Add --data FOLDER with train/ and test/.')
+    if recipe.get('imbalance') is not None:
+        check_imbalance(recipe['imbalance'])
     if not isinstance(recipe.get('made') or {}, Mapping):
         raise RecipeError(f'made = {recipe["made"]!r} is not a dict.', 'Its keys are names of what is made.')
     return True

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pluggy
 from markupsafe import Markup
 
 from synthaug_plugins.errors import DataError, StoreError
 from synthaug_plugins.evaluation import charts
 from synthaug_plugins.evaluation.gallery import counts, gallery, is_pixel_art
+from synthaug_plugins.evaluation.pages import write_page
 from synthaug_plugins.evaluation.panels import Panel
-from synthaug_plugins.evaluation.statistics import options_text, paired, plus_minus, sentences, signed
-from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.evaluation.statistics import paired, sentences
 from synthaug_plugins.store.store import Store
 
 
@@ -29,12 +28,14 @@ class Overview:
         about_table: what it shows.
         panels: curves.
         about_panels: what they show.
+        further: more tables, each with a sentence that says what it shows; rows, the head first.
     """
 
     table: Sequence[Sequence[str]] = ()
     about_table: str = ''
     panels: Sequence[Panel] = ()
     about_panels: str = ''
+    further: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()
 
 
 def write_report(
@@ -72,11 +73,9 @@ def write_report(
             raise DataError(f'The results have format_version {result.get("format_version")!r}; this version reads 1.', 'Run the comparison again.')
     uses = _uses(results)
     opened = [_open(folder) for folder in (list(map(str, stores)) if stores is not None else list(uses))]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(charts=charts, signed=signed, plus_minus=plus_minus, options_text=options_text)
-    html = environment.get_template('report.html.j2').render(
+    write_page(
+        out_html,
+        'report.html.j2',
         title=title or results[0]['title'],
         notes=list(dict.fromkeys(note for result in results for note in result['notes'])),
         comparisons=[_comparison(r) for r in results],
@@ -88,7 +87,6 @@ def write_report(
         sections=[Markup(s) for s in _plugin_sections(results, plugin_manager)],
         versions=results[0]['versions'],
     )
-    write_whole(Path(out_html), html.encode())
 
 
 def _uses(results: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, Any]]]:

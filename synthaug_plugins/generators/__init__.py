@@ -2,10 +2,12 @@
 
 from synthaug_plugins.generators import (  # noqa: F401  importing registers them
     composition,
+    copies,
     da_fusion,
     diffusion_inversion,
     edm,
     guidance,
+    minority_guidance,
     real_guidance,
     round_trip,
     text_to_image,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
@@ -56,6 +56,13 @@ class Conditions(ABC):
         """Requests with equal buckets can be told to the model in one batch."""
         return None
 
+    def check_sampling(self, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:  # noqa: B027
+        """See `Guidance.check_sampling`."""
+
+    def start(self, requests: Sequence[Request]) -> tuple[list[float], int] | None:
+        """See `Guidance.start`."""
+        return None
+
     def begin(self, requests: Sequence[Request]) -> None:  # noqa: B027
         """Get the loaded model ready for a batch of one bucket."""
 
@@ -64,8 +71,13 @@ class Conditions(ABC):
         """The condition of a batch, see `diffusion.Denoiser`. After the model's `load`."""
 
     @abstractmethod
-    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
-        """Guidance of a batch. load: reads another model's weights onto the device."""
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser], options: Mapping[str, Any]) -> Sequence[Term]:
+        """Guidance of a batch.
+
+        Args:
+            load: reads another model's weights onto the device.
+            options: of `diffusion.sample`, completed, with which the batch runs.
+        """
 
     def judge(self, requests: Sequence[Request], images: np.ndarray) -> tuple[dict[int, str], dict[str, np.ndarray]] | None:
         """The model's own reasons (by place) and scores (by column) for (B, H, W, 3) uint8 images of a batch; None where it judges none."""
@@ -86,7 +98,6 @@ class LabelConditions(Conditions):
         self.model: DenoiserModel = model
         self.use_labels, self.guidance, self.without_labels = use_labels, tuple(guidance), without_labels
         self.image_shape = model.size
-        self._terms: list[Term] | None = None
 
     def classes(self) -> Sequence[str] | None:
         """See `Conditions.classes`."""
@@ -96,7 +107,7 @@ class LabelConditions(Conditions):
         """See `Conditions.check`."""
         self.model.check_weights()
         for guidance in self.guidance:
-            guidance.check(self.model, self.use_labels)
+            guidance.check(self.model, self.use_labels, classes)
         for name in classes if self.use_labels else ():
             if name not in self.model.classes:
                 cure = nearest(name, self.model.classes)
@@ -115,8 +126,20 @@ class LabelConditions(Conditions):
             return None
         return torch.tensor([self.model.classes.index(r.class_name) for r in requests], device=device)
 
-    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
-        """See `Conditions.terms`; equal for all batches."""
-        if self._terms is None:
-            self._terms = [g.term(self.model, load) for g in self.guidance]
-        return self._terms
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> tuple[None, dict[str, Any]]:
+        """See `Conditions.tell`: what guidance says."""
+        return None, {key: value for g in self.guidance for key, value in g.tell(part, number, recipe_seed, seed).items()}
+
+    def check_sampling(self, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:
+        """See `Conditions.check_sampling`."""
+        for guidance in self.guidance:
+            guidance.check_sampling(self.model, grids, from_noise)
+
+    def start(self, requests: Sequence[Request]) -> tuple[list[float], int] | None:
+        """See `Conditions.start`: one entry at most has something to say."""
+        return next((start for g in self.guidance if (start := g.start(requests)) is not None), None)
+
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser], options: Mapping[str, Any]) -> Sequence[Term]:
+        """See `Conditions.terms`."""
+        terms = [g.term(self.model, load, requests, device, options) for g in self.guidance]
+        return [term for term in terms if term is not None]

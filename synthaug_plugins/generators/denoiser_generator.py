@@ -55,6 +55,11 @@ class DenoiserGenerator(Generator):
 
     def check(self, classes: Sequence[str]) -> None:
         self.told.check(classes, self.real_images)
+        self.check_sampling()
+
+    def check_sampling(self) -> None:
+        """Refuse (ModelError, RecipeError) guidance that does not go with the sampler."""
+        self.told.check_sampling([self.sampler], from_noise=True)
 
     def prepare(self, classes: Sequence[str], say: Callable[[str], None]) -> None:
         self.told.prepare(classes, say)
@@ -99,12 +104,17 @@ class DenoiserGenerator(Generator):
             self.told.model = self.model
         return self._denoiser
 
-    def guided(self, requests: Sequence[Request], shared: Mapping[str, Any] | None = None) -> Denoiser:
-        """The model with the guidance of a batch. shared: entries of the condition that say nothing of the class, see `Term.sharing`."""
+    def guided(self, requests: Sequence[Request], shared: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> Denoiser:
+        """The model with the guidance of a batch.
+
+        Args:
+            shared: entries of the condition that say nothing of the class, see `Term.sharing`.
+            options: of `diffusion.sample`, completed, with which the batch runs; the generator's own unless given.
+        """
         from synthaug_plugins.diffusion import Guided
 
         denoiser = self.denoiser()
-        terms = self.told.terms(requests, self.device, lambda model: self.loaded.get(model, self.device, self.precision)[1])
+        terms = self.told.terms(requests, self.device, lambda model: self.loaded.get(model, self.device, self.precision)[1], options or self.sampler)
         return Guided(denoiser, [term.sharing(shared) for term in terms] if shared else terms) if terms else denoiser
 
     def sample(self, requests: Sequence[Request], start: Tensor | None = None, region: Region | None = None, **changes: Any) -> np.ndarray | Made:
@@ -128,16 +138,21 @@ class DenoiserGenerator(Generator):
 
         noise = SampleNoise([r.seed for r in requests], self.model.size, self.device)
         options = {**self.sampler, **changes}
+        started = self.told.start(requests)
+        if started is not None:
+            options['first_step'] += started[1]
         bad_from = _BadFrom()
         dtype = torch.float32 if self.device.type == 'mps' else torch.float64
         with full_float32(), torch.no_grad():
             shared = region.condition() if region is not None else {}
-            guided, cond, latents = self.guided(requests, shared), self.told.cond(requests, self.device), noise.latents()
+            guided, cond, latents = self.guided(requests, shared, options), self.told.cond(requests, self.device), noise.latents()
             if region is not None and start is not None:
                 guided, cond = region.around(guided, start), {**cond, **shared} if shared else cond
             self.told.begin(requests)
             if start is None and (scale := self.model.start_scale(float(option_levels(options, self.model.round_sigma)[options['first_step']]))) != 1:
                 latents = scale * latents.to(dtype)
+            if started is not None:
+                latents = torch.tensor(started[0], dtype=latents.dtype, device=self.device).reshape(-1, 1, 1, 1) * latents
             x = sample(guided, latents, noise=noise.step, cond=cond, start=start, dtype=dtype, callback=bad_from, **options)
             x = self.model.decode(x.float())
         images = to_uint8(x)

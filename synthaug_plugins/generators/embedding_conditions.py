@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class EmbeddingConditions(Conditions):
         """Tokens (B, K, d), and pooled vectors (B, p) where there are any."""
         return [part.to(device) for part in self.embeddings.read(self.embeddings.find(ids)) if part is not None]
 
-    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser], options: Mapping[str, Any]) -> Sequence[Term]:
         """See `Conditions.terms`: D + (s - 1) (D(c') - D(m)), each request by its own scale and mean."""
         from synthaug_plugins.diffusion import ClassifierFree
 

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.registry import GUIDANCE
+from synthaug_plugins.store.plan import Part, Request
 
 if TYPE_CHECKING:
+    import torch
+
     from synthaug_plugins.diffusion import Denoiser
     from synthaug_plugins.diffusion.guidance import Term
 
@@ -31,6 +34,9 @@ class Guidance(ABC):
         RecipeError: see `diffusion.guidance.check_strength`.
     """
 
+    alternative = False
+    """Whether it is one of several ways to the same, of which a list names one at most."""
+
     def __init__(self, weight: float, interval: Sequence[float] = (0.0, math.inf)) -> None:
         from synthaug_plugins.diffusion.guidance import check_strength
 
@@ -38,17 +44,48 @@ class Guidance(ABC):
         self.weight, self.interval = float(weight), (float(interval[0]), float(interval[1]))
 
     @abstractmethod
-    def check(self, model: DenoiserModel, use_labels: bool) -> None:
-        """Refuse (ModelError) what cannot guide this model, before any weights load."""
+    def check(self, model: DenoiserModel, use_labels: bool, classes: Sequence[str] = ()) -> None:
+        """Refuse (ModelError, RecipeError) what cannot guide this model to these classes, before any weights load."""
+
+    def check_sampling(self, model: DenoiserModel, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:  # noqa: B027
+        """Refuse (ModelError, RecipeError) what does not go with the sampler.
+
+        Args:
+            grids: completed options of `diffusion.sample`, all that requests may get.
+            from_noise: whether sampling begins with noise alone, not with an image.
+        """
 
     def identity(self) -> dict[str, Any]:
         """Plain JSON that decides what it does."""
         low, high = self.interval
         return {'type': type(self).__name__, 'weight': self.weight, **finite_json({'from': low, 'to': high})}
 
+    def tell(self, part: Part, number: int, recipe_seed: int, seed: int) -> dict[str, Any]:
+        """What the params of a part's request hold of it. `seed` is the request's own."""
+        return {}
+
+    def start(self, requests: Sequence[Request]) -> tuple[list[float], int] | None:
+        """By what each request's noise at the start is multiplied, and how many of the first steps are left out; None for no change."""
+        return None
+
     @abstractmethod
-    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
-        """The term of `diffusion.Guided`. load: reads another model's weights onto the generator's device."""
+    def term(
+        self,
+        model: DenoiserModel,
+        load: Callable[[DenoiserModel], Denoiser],
+        requests: Sequence[Request],
+        device: torch.device,
+        options: Mapping[str, Any],
+    ) -> Term | None:
+        """The term of `diffusion.Guided` for a batch; None where it has nothing to add.
+
+        Args:
+            model: the one that is guided, loaded.
+            load: reads another model's weights onto the device.
+            requests: the batch.
+            device: where it runs.
+            options: of `diffusion.sample`, completed, with which the batch runs.
+        """
 
 
 @GUIDANCE.register_module()
@@ -60,7 +97,7 @@ class ClassifierFree(Guidance):
         interval: (lowest, highest) sigma at which it acts.
     """
 
-    def check(self, model: DenoiserModel, use_labels: bool) -> None:
+    def check(self, model: DenoiserModel, use_labels: bool, classes: Sequence[str] = ()) -> None:
         if not (use_labels and model.takes_labels):
             raise ModelError(f'ClassifierFree guidance of {model.name!r}: it runs without labels, so there is nothing to guide towards.', 'Leave it out.')
         if not model.runs_without_labels:
@@ -69,7 +106,14 @@ class ClassifierFree(Guidance):
                 'Use Autoguidance, or train with label_dropout=0.1.',
             )
 
-    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
+    def term(
+        self,
+        model: DenoiserModel,
+        load: Callable[[DenoiserModel], Denoiser],
+        requests: Sequence[Request],
+        device: torch.device,
+        options: Mapping[str, Any],
+    ) -> Term:
         from synthaug_plugins.diffusion import ClassifierFree
 
         return ClassifierFree(self.weight, uncond=model.unconditional(), interval=self.interval)
@@ -89,7 +133,7 @@ class Autoguidance(Guidance):
         super().__init__(weight, interval)
         self.weak = DenoiserModel(weak)
 
-    def check(self, model: DenoiserModel, use_labels: bool) -> None:
+    def check(self, model: DenoiserModel, use_labels: bool, classes: Sequence[str] = ()) -> None:
         self.weak.check_weights()
         for what in ('size', 'takes_labels', 'classes'):
             ours, theirs = getattr(model, what), getattr(self.weak, what)
@@ -106,7 +150,14 @@ class Autoguidance(Guidance):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), 'weak': self.weak.identity()}
 
-    def term(self, model: DenoiserModel, load: Callable[[DenoiserModel], Denoiser]) -> Term:
+    def term(
+        self,
+        model: DenoiserModel,
+        load: Callable[[DenoiserModel], Denoiser],
+        requests: Sequence[Request],
+        device: torch.device,
+        options: Mapping[str, Any],
+    ) -> Term:
         from synthaug_plugins.diffusion import Autoguidance
 
         return Autoguidance(self.weight, load(self.weak), interval=self.interval)
@@ -118,10 +169,15 @@ def build_guidance(entries: Sequence[Mapping[str, Any]]) -> tuple[Guidance, ...]
     Raises:
         RecipeError: not a list, or an entry that is unknown or wrong.
         ModelError: a model that an entry names does not exist.
+        RecipeError: two entries of which one would do, see `Guidance.alternative`.
     """
     if not isinstance(entries, list | tuple):
         raise RecipeError(f'guidance = {entries!r} is not a list.', "Write guidance=[dict(type='synthaug_plugins.ClassifierFree', weight=1.0)].")
-    return tuple(GUIDANCE.build(entry) for entry in entries)
+    built = tuple(GUIDANCE.build(entry) for entry in entries)
+    rivals = [type(one).__name__ for one in built if one.alternative]
+    if len(rivals) > 1:
+        raise RecipeError(f'guidance has {" and ".join(rivals)}, which are ways to the same.', 'Keep one of them; another recipe may have the other.')
+    return built
 
 
 def finite_json(options: Mapping[str, Any]) -> dict[str, Any]:

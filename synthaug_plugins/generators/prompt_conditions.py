@@ -216,7 +216,7 @@ class PromptConditions(Conditions):
         scales = self._scales(requests) if self.model.guidance == 'distilled' else None
         return self.model.conditions([str(r.prompt) for r in requests], guidance_scale=scales)
 
-    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser]) -> Sequence[Term]:
+    def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser], options: Mapping[str, Any]) -> Sequence[Term]:
         """See `Conditions.terms`: classifier-free guidance, D + (scale - 1) (D(prompt) - D(negative prompt)), each request by its own scale."""
         from synthaug_plugins.diffusion import ClassifierFree
 

@@ -82,6 +82,9 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
             sources = [i for name in classes for i in self.real_images.ids(name)]
             self.masks.check(self.real_images, sources, self.told.image_shape[1:], self.fit)
 
+    def check_sampling(self) -> None:
+        self.told.check_sampling([strength.sampler for strength in self.strengths], from_noise=False)
+
     @abstractmethod
     def strength_of(self, part: Part, number: int, seed: int) -> Strength:
         """Which of `strengths` a part's request gets, by its number there and its seed."""

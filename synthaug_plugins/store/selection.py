@@ -30,6 +30,10 @@ _CONNECTION: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+class UnknownColumn(RecipeError):
+    """An expression names a column that the store has not; another store may have it."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Records to train on.
@@ -100,13 +104,13 @@ def select(
     considered, undecided = len(table), 0
     steps = [where or 'all']
     if where is not None and considered:  # a store without rows has no score columns yet
-        chosen = _evaluate(store, table, where, 'where')
+        chosen = values_of(store, table, where, 'where')
         if not pa.types.is_boolean(chosen.type):
             raise RecipeError(f'The condition {where!r} gives {chosen.type}, not true or false.', "Compare, as in 'clip_p > 0.5'.")
         undecided += chosen.null_count
         table = table.filter(chosen)
     if top_k is not None and by is not None and considered:
-        score = _evaluate(store, table, by, 'by')
+        score = values_of(store, table, by, 'by')
         if not (pa.types.is_integer(score.type) or pa.types.is_floating(score.type) or pa.types.is_decimal(score.type)):
             raise RecipeError(f'by = {by!r} gives {score.type}, not a number.', 'Rank by a score column.')
         undecided += score.null_count
@@ -159,8 +163,20 @@ def _sampled(table: pa.Table, sample: int, seed: int) -> pa.Table:
     return table.take(pa.array(np.sort(np.concatenate(keep)))) if keep else table
 
 
-def _evaluate(store: Store, table: pa.Table, text: str, option: str) -> pa.Array:
-    """One value per row of `table`: the SQL expression `text`. No file, network or setting can be reached from it."""
+def values_of(store: Store, table: pa.Table, text: str, option: str) -> pa.Array:
+    """One value per row: an SQL expression over index columns, score columns, `class` and `params.NAME`, as `select` knows them.
+
+    No file, network or setting can be reached from it.
+
+    Args:
+        table: rows of the store's index, such as a selection's.
+        text: the expression.
+        option: what the user calls it, for refusals.
+
+    Raises:
+        UnknownColumn: it names a column or param that the store has not.
+        RecipeError: it is no expression, or gives no value per row.
+    """
     try:
         duckdb.SQLExpression(text)  # parses; refuses statements, lists and set operations
     except (duckdb.Error, TypeError) as error:
@@ -217,9 +233,10 @@ def _explained(error: duckdb.Error, text: str, option: str, known: list[str], st
     message = str(error)
     column = re.search(r'column "([^"]+)" not found', message)
     key = re.search(r'Could not find key "([^"]+)" in struct', message)
+    key = key or re.search(r"Cannot extract field '([^']+)' from expression \"params\"", message)  # no request has any params
     if column is None and key is None:
         return RecipeError(f'{option} = {text!r} cannot be evaluated: {first_line(error)}.', 'It may use index columns, score columns, class and params.NAME.')
     if column and column[1] in store.classes:
         return RecipeError(f'{option} = {text!r}: {column[1]!r} is a class, not a column.', "Text stands in single quotes: class = 'cat'.")
     name = f'params.{key[1]}' if key else column[1] if column else ''
-    return RecipeError(f'{option} = {text!r}: there is no {name!r} in the store {str(store.folder)!r}.', nearest(name, known))
+    return UnknownColumn(f'{option} = {text!r}: there is no {name!r} in the store {str(store.folder)!r}.', nearest(name, known))

@@ -48,6 +48,8 @@ class FewShotDataset(CustomDataset):
             raise RecipeError(f'FewShotDataset: part = {part!r} is unknown.', "Use 'train' or 'val'.")
         if shots is None and (split_file is None or (part == 'val' and not has_part(split_file, 'val'))):
             raise RecipeError('FewShotDataset: shots is not set.', 'Set shots=16; without shots a split_file must list the images.')
+        if shots is not None and not isinstance(shots, int):
+            raise RecipeError(f'FewShotDataset: shots = {shots!r} is out of range.', 'Use a whole number; `synthaug shots --imbalance` draws a long tail.')
         self.shots, self.seed, self.part, self.val_shots, self.split_file = shots, seed, part, val_shots, split_file
         super().__init__(data_root=data_root, extensions=tuple(SUFFIXES), **options)
 

@@ -25,6 +25,8 @@ CURVE_KEYS = {
 }
 SHOTS = 'shots'
 """The curve that every comparison with several numbers of shots has: of the arms that no other curve names, and the arm that others vary."""
+PER_CLASS, OF_LARGEST = 'real shots per class', 'real images of the largest class'
+"""The axis of that curve, without and with a long tail."""
 _MEASURE = 'mean of per-class accuracies (%)'
 _HEAD = ('curve', 'axis', 'value', 'shots', 'arm', 'seed', 'mean_recall', 'baseline', 'baseline_mean_recall')
 
@@ -89,13 +91,16 @@ def _ordered(of_values: Mapping[Any, str], where: str) -> tuple[tuple[float | st
     return tuple(values), tuple(of_values[value] for value in values)
 
 
-def panels(curves: Sequence[Curve], results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None) -> list[Panel]:
+def panels(
+    curves: Sequence[Curve], results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None, axis_of_shots: str = PER_CLASS
+) -> list[Panel]:
     """What is drawn: the shots, where there are several, then every curve with a line for each number of shots.
 
     Args:
         curves: of the recipe.
         results: of the comparison at each of `shots`.
         reference: the arm that others vary, or None.
+        axis_of_shots: what a number of shots counts.
     """
     cells, arms = table_cells(results, shots), [arm['name'] for arm in results[0]['arms']]
     drawn = []
@@ -103,7 +108,7 @@ def panels(curves: Sequence[Curve], results: Sequence[Mapping[str, Any]], shots:
         at, _ = places(sorted(shots))
         found = {arm: [(place, _spread(cells[arm, k])) for place, k in zip(at, sorted(shots), strict=True)] for arm in _of_shots(curves, arms, reference)}
         lines = [Line(arm, points, f'{arm}  {plus_minus(points[-1][1])}') for arm, points in found.items()]
-        drawn.append(Panel(SHOTS, 'real shots per class', [(place, str(k)) for place, k in zip(at, sorted(shots), strict=True)], True, lines))
+        drawn.append(Panel(SHOTS, axis_of_shots, [(place, str(k)) for place, k in zip(at, sorted(shots), strict=True)], True, lines))
     for curve in curves:
         at, joined = places(curve.values)
         lines = [
@@ -137,18 +142,19 @@ def write_curves(
     reference: str | None,
     title: str,
     progress: Callable[[str], None],
+    axis_of_shots: str = PER_CLASS,
 ) -> list[Panel]:
     """Write `curves.csv` (every point of every seed) and, where matplotlib is installed, `curves.png`; nothing where nothing is varied.
 
     Args:
         out: folder.
-        curves, results, shots, reference: as for `panels`.
+        curves, results, shots, reference, axis_of_shots: as for `panels`.
         title: of the picture.
         progress: is told if there is no picture.
 
     Returns: the panels, for the report.
     """
-    drawn = panels(curves, results, shots, reference)
+    drawn = panels(curves, results, shots, reference, axis_of_shots)
     if not drawn:
         return []
     cells, arms, seeds = table_cells(results, shots), [arm['name'] for arm in results[0]['arms']], results[0]['seeds']
@@ -162,7 +168,7 @@ def write_curves(
     if len(shots) > 1:
         for arm in _of_shots(curves, arms, reference):
             for k in shots:
-                add(SHOTS, 'real shots per class', k, k, arm, arms[0])
+                add(SHOTS, axis_of_shots, k, k, arm, arms[0])
     for curve in curves:
         for k in shots:
             for value, arm in zip(curve.values, curve.arms, strict=True):

@@ -32,6 +32,7 @@ class Drawn:
         train: folder of copies of the shots: all that generators and learning see.
         val, test: folders of the images to choose on and to report on.
         names: what the names in braces stand for.
+        imbalance: with it, shots are of the largest class, and the smallest has 1/imbalance of them.
     """
 
     shots: int
@@ -41,11 +42,12 @@ class Drawn:
     val: Path
     test: Path
     names: Mapping[str, str] = field(default_factory=dict)
+    imbalance: float | None = None
 
     @property
     def label(self) -> str:
         """For folders and progress."""
-        return f'{self.shots}-shot-{self.seed}'
+        return f'{shots_label(self.shots, self.imbalance)}-{self.seed}'
 
     def set_folders(self, cfg: Config) -> None:
         """Set the folders of a trainer recipe's three loaders, and its number of classes.
@@ -68,14 +70,20 @@ class Drawn:
                 having['num_classes'] = len(self.classes)
 
 
-def copy_draw(parts: Parts, shots: Shots, k: int, seed: int, out: Path) -> Drawn:
-    """Copy a draw into `out/<k>-shot-<seed>`: the shots, and validation images where the data folder has none. What is there is compared.
+def shots_label(shots: int, imbalance: float | None = None) -> str:
+    """For folders: `4-shot`, or `60-shot-imbalance-20` of a long tail."""
+    return f'{shots}-shot' if imbalance is None else f'{shots}-shot-imbalance-{imbalance:g}'
+
+
+def copy_draw(parts: Parts, shots: Shots, k: int, seed: int, out: Path, imbalance: float | None = None) -> Drawn:
+    """Copy a draw into a folder of its label in `out`: the shots, and validation images where the data folder has none. What is there is compared.
 
     Raises:
         DataError: no image of a class is left to validate on; other images are there already; they cannot be copied.
     """
-    folder = out / f'{k}-shot-{seed}'
-    drawn = Drawn(k, seed, parts.train.classes, folder / 'train', parts.val.root if parts.val else folder / 'val', parts.test.root)
+    folder = out / f'{shots_label(k, imbalance)}-{seed}'
+    val = parts.val.root if parts.val else folder / 'val'
+    drawn = Drawn(k, seed, parts.train.classes, folder / 'train', val, parts.test.root, imbalance=imbalance)
     copies = {drawn.train: shots.train}
     if parts.val is None:
         for name, ids in shots.val.items():

@@ -10,11 +10,12 @@ from typing import Any
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.evaluation.recipe_text import NAME, check_keys, names_in, recipe_file
 
-KINDS = {'store': 'generate', 'words': 'learn', 'embeddings': 'learn', 'erasure': 'learn'}
+KINDS = {'store': 'generate', 'words': 'learn', 'embeddings': 'learn', 'erasure': 'learn', 'minority': 'learn'}
 """What can be made -> folder of the shipped recipes that say how."""
 
 MADE_KEYS = {
-    'kind': 'store (images), words (learned class words), embeddings (one learned for each image) or erasure (concepts erased from the model)',
+    'kind': 'store (images), words (learned class words), embeddings (one learned for each image), erasure (concepts erased from the model) or minority '
+    '(a classifier of how rare an image is)',
     'recipe': 'the generation or learning recipe: a path relative to this file, or a shipped recipe by name',
     'cfg_options': 'changes to that recipe, as dotted keys; {name} is where something lies that is made above',
     'once': 'True: made once for all draws, without any real image, such as an erasure. Default False: made for each draw, from its shots alone and '

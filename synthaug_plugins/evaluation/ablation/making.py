@@ -1,4 +1,4 @@
-"""Makes what the arms need of each draw: words, embeddings and erasures by learning, stores by generating. What is finished is not made again."""
+"""Makes what the arms need of each draw: words, embeddings, classifiers and erasures by learning, stores by generating. What is finished is not made again."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_reci
 from synthaug_plugins.engine.learn_erasure import FOLDER as ERASURES
 from synthaug_plugins.engine.learn_erasure import learn_erasure
 from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
+from synthaug_plugins.engine.learn_minority import FOLDER as CLASSIFIER
+from synthaug_plugins.engine.learn_minority import learn_minority
+from synthaug_plugins.engine.learn_minority import save_stand_in as save_minority_stand_in
+from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe, prepare_minority
 from synthaug_plugins.engine.learn_words import WORDS, learn_class_words, save_stand_in
 from synthaug_plugins.engine.learn_words_recipe import load_words_recipe, prepare_words
 from synthaug_plugins.engine.recipe import load_recipe, prepare
@@ -76,6 +80,12 @@ _KINDS = {
         EMBEDDINGS,
         lambda recipe, place, classes: save_embeddings_stand_in(prepare_embeddings(recipe), place),
     ),
+    'minority': _Kind(
+        load_minority_recipe,
+        lambda recipe, folder, device, hook, quiet: learn_minority(recipe, folder, device, quiet),
+        CLASSIFIER,
+        lambda recipe, place, classes: save_minority_stand_in(prepare_minority(recipe), place, classes),
+    ),
     'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES, None),
 }
 
@@ -121,7 +131,7 @@ class Making:
 
     @contextmanager
     def stand_ins(self, drawn: Drawn) -> Iterator[dict[str, str]]:
-        """Words and embeddings of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
+        """Words, embeddings and classifiers of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
 
         Erasures have none: what would use them is checked without.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ import pluggy
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.evaluation.ablation.curves import CURVES_CSV, PICTURE, about_curves, write_curves
-from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw
+from synthaug_plugins.evaluation.ablation.curves import CURVES_CSV, OF_LARGEST, PER_CLASS, PICTURE, about_curves, write_curves
+from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw, shots_label
 from synthaug_plugins.evaluation.ablation.making import RECORD, Making
-from synthaug_plugins.evaluation.ablation.table import ABOUT, CSV, MARKDOWN, write_tables
+from synthaug_plugins.evaluation.ablation.table import ABOUT, CLASSES_CSV, CSV, MARKDOWN, class_tables, tail_said, write_tables
 from synthaug_plugins.evaluation.compare import check_arms, check_jobs, command_of
 from synthaug_plugins.evaluation.compare import run as run_comparison
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
@@ -24,7 +24,7 @@ from synthaug_plugins.evaluation.recipe_text import fill
 from synthaug_plugins.evaluation.report import Overview, write_report
 
 REPORT = 'report.html'
-_OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, MARKDOWN, CURVES_CSV, PICTURE, REPORT})
+_OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, CLASSES_CSV, MARKDOWN, CURVES_CSV, PICTURE, REPORT})
 
 
 def ablate(
@@ -43,7 +43,8 @@ def ablate(
 
     What is finished is not done again: a killed call goes on. Generators and learning see copies of the shots in `out/draws` and nothing else.
     Everything that can be known to be wrong is refused before the first learning begins. `out` receives draws/, made/<name>/ (words, erasures, stores),
-    <k>-shot/ (a comparison each, see `compare`), and after each of them table.csv, table.md, curves.csv, curves.png and report.html anew.
+    <k>-shot/ (a comparison each, see `compare`; <k>-shot-imbalance-<ratio>/ of a long tail), and after each of them table.csv, table.md, classes.csv (of a long
+    tail), curves.csv, curves.png and report.html anew.
 
     Args:
         recipe: a compare recipe with `shots`, see `protocol.KEYS`, or what `read_comparison` made of it.
@@ -68,38 +69,49 @@ def ablate(
     if not comparison.shots or comparison.data is None:
         raise RecipeError(f'{str(comparison.path)!r} draws no shots.', 'Add shots = [1, 4, 16].')
     out = Path(out)
-    refuse_foreign(out, _OWN_FILES | {p.name for p in out.glob('*-shot')}, 'comparison')
+    refuse_foreign(out, _OWN_FILES | {p.name for p in out.glob('*-shot*')}, 'comparison')
     parts = Parts.of(comparison.data, out)
-    chosen = parts.draws(comparison.shots, comparison.seeds)
+    imbalance = comparison.imbalance
+    chosen = parts.draws(comparison.shots, comparison.seeds, imbalance=imbalance)
     making = Making(comparison.made, parts.train.classes, out, device, plugin_manager.hook, quiet, progress)
     making.check()
     command = command_of(comparison, out, jobs)
     results: list[dict[str, Any]] = []
     with alone(out, 'comparison'):
-        drawn = {key: copy_draw(parts, shots, *key, out / 'draws') for key, shots in chosen.items()}
+        drawn = {key: copy_draw(parts, shots, *key, out / 'draws', imbalance) for key, shots in chosen.items()}
         with making.stand_ins(drawn[min(comparison.shots), comparison.seeds[0]]) as places:
             for k in comparison.shots:
-                check_arms(_at(comparison, k), plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
+                check_arms(comparison, plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
         for number, k in enumerate(comparison.shots, 1):
             draws: dict[int, Drawn] = {}
             for seed in comparison.seeds:
                 making.make(drawn[k, seed])
                 draws[seed] = making.with_names(drawn[k, seed])
-            results.append(run_comparison(_at(comparison, k), out / f'{k}-shot', plugin_manager, command, jobs, setup, progress, draws))
-            table = write_tables(out, results, comparison.shots[:number], comparison.reference)
-            title = fill(comparison.title, {'shots': _listed(comparison.shots)})
-            drawn_curves = write_curves(out, comparison.curves, results, comparison.shots[:number], comparison.reference, title, progress)
-            overview = Overview(table, ABOUT, drawn_curves, about_curves(len(comparison.seeds)))
+            at = _at(comparison, k, parts.train.classes)
+            results.append(run_comparison(at, out / shots_label(k, imbalance), plugin_manager, command, jobs, setup, progress, draws))
+            so_far = (results, comparison.shots[:number], comparison.reference)
+            table = write_tables(out, *so_far, imbalance)
+            title = _with_tail(fill(comparison.title, {'shots': _listed(comparison.shots)}), imbalance)
+            axis = PER_CLASS if imbalance is None else OF_LARGEST
+            drawn_curves = write_curves(out, comparison.curves, *so_far, title, progress, axis)
+            overview = Overview(table, ABOUT, drawn_curves, about_curves(len(comparison.seeds)), class_tables(*so_far, imbalance))
             write_report(results, out / REPORT, plugin_manager, title, overview=overview)
     return results
 
 
-def _at(comparison: Comparison, k: int) -> Comparison:
-    """The comparison at one number of shots; its title says which."""
+def _at(comparison: Comparison, k: int, classes: Sequence[str]) -> Comparison:
+    """The comparison at one number of shots; its title says which, and of a long tail its notes how many images each class has."""
     title = fill(comparison.title, {'shots': k})
     if title == comparison.title and len(comparison.shots) > 1:
         title = f'{title}, {k} shot{"" if k == 1 else "s"}'
-    return replace(comparison, title=title, notes=tuple(fill(comparison.notes, {'shots': _listed(comparison.shots)})))
+    notes = tuple(fill(comparison.notes, {'shots': _listed(comparison.shots)}))
+    if comparison.imbalance is not None:
+        notes = (*notes, tail_said(classes, k, comparison.imbalance))
+    return replace(comparison, title=_with_tail(title, comparison.imbalance), notes=notes)
+
+
+def _with_tail(title: str, imbalance: float | None) -> str:
+    return title if imbalance is None else f'{title} (imbalance {imbalance:g})'
 
 
 def _listed(shots: tuple[int, ...]) -> str:

@@ -13,9 +13,12 @@ from typing import Any
 
 from synthaug_plugins.evaluation.csv_text import csv_bytes, rounded
 from synthaug_plugins.evaluation.statistics import class_gains, gain_and_harm, paired, plus_minus, signed, spread
+from synthaug_plugins.few_shot import long_tail_counts
 from synthaug_plugins.store.files import write_whole
 
-CSV, MARKDOWN = 'table.csv', 'table.md'
+CSV, MARKDOWN, CLASSES_CSV = 'table.csv', 'table.md', 'classes.csv'
+_CLASSES_SAID = 20
+"""Of a long tail with more classes than these, a sentence names the ends."""
 ALL = 'all'
 """In place of a number of shots: the mean over them, of each seed."""
 ABOUT = (
@@ -61,19 +64,22 @@ def _against(cell: Cell, base: Cell, classes: Sequence[str]) -> dict[str, Any]:
     return {'difference': d['mean'], 'se': d['se'], **gain_and_harm(gains), 'most_harmed': name, 'by': worst}
 
 
-def write_tables(out: Path, results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None) -> list[list[str]]:
-    """Write `table.csv` (a row for each arm and number of shots) and `table.md` (to read).
+def write_tables(
+    out: Path, results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None, imbalance: float | None = None
+) -> list[list[str]]:
+    """Write `table.csv` (a row for each arm and number of shots), `table.md` (to read) and, of a long tail, `classes.csv` (a row for each class, too).
 
     Args:
         out: folder.
         results: of the comparison at each of `shots`, as `compare` returns them.
         reference: name of the arm that others vary, or None.
+        imbalance: of a long tail, or None.
 
     Returns: the rows of the main table of table.md, its head first.
     """
     cells, classes = table_cells(results, shots), results[0]['classes']
     arms = [arm['name'] for arm in results[0]['arms']]
-    bases = list(dict.fromkeys([arms[0], *([reference] if reference else [])]))
+    bases = _bases(arms, reference)
     columns: list[int | str] = [*shots, ALL]
     rows: list[Sequence[Any]] = [[*_HEAD, *(f'{column}_vs_{base}' for base in bases for column in _AGAINST)]]
     for arm in arms:
@@ -91,16 +97,90 @@ def write_tables(out: Path, results: Sequence[Mapping[str, Any]], shots: Sequenc
     for arm in arms:
         differences = (_difference(cells[arm, ALL], cells[base, ALL], classes) if arm != base else '' for base in bases)
         main.append([arm, *(plus_minus(spread(cells[arm, k].points)) for k in columns), *differences])
-    per_class = [['arm', 'gain', 'harm', 'helped', 'harmed', 'most harmed']]
-    for arm in arms[1:]:
-        d = _against(cells[arm, ALL], cells[arms[0], ALL], classes)
-        most = f'{d["most_harmed"]} ({signed(d["by"])})' if d['harmed'] else 'none'
-        per_class.append([arm, signed(d['gain']), signed(d['harm']), f'{d["helped"]} of {len(classes)}', f'{d["harmed"]} of {len(classes)}', most])
     seeds = len(results[0]['seeds'])
-    about = f'{ABOUT} {seeds} seed{"" if seeds == 1 else "s"}.'
-    classes_say = f'Classes, mean over shots and seeds, against {arms[0]}: points of the mean that classes gained and lost.'
-    write_whole(out / MARKDOWN, ('\n'.join([about, '', *_table(main), '', classes_say, '', *_table(per_class)]) + '\n').encode())
+    text = [f'{ABOUT} {seeds} seed{"" if seeds == 1 else "s"}.', '', *_table(main)]
+    if imbalance is not None:
+        text[1:1] = ['', ' '.join(tail_said(classes, k, imbalance) for k in shots)]
+        write_whole(out / CLASSES_CSV, csv_bytes(_class_rows(cells, arms, bases, classes, shots, imbalance)))
+    for about, of_classes in class_tables(results, shots, reference, imbalance):
+        text += ['', about, '', *_table(of_classes)]
+    write_whole(out / MARKDOWN, ('\n'.join(text) + '\n').encode())
     return main
+
+
+def _bases(arms: Sequence[str], reference: str | None) -> list[str]:
+    """The arms that others are compared with: the baseline, and the one that others vary."""
+    return list(dict.fromkeys([arms[0], *([reference] if reference else [])]))
+
+
+def class_tables(
+    results: Sequence[Mapping[str, Any]], shots: Sequence[int], reference: str | None, imbalance: float | None = None
+) -> list[tuple[str, list[list[str]]]]:
+    """What became of the classes: gain and harm against the baseline and against `reference`; of a long tail also every class by itself.
+
+    Args:
+        results, shots, reference, imbalance: as for `write_tables`.
+
+    Returns: tables, each with a sentence that says what it shows; their rows, head first.
+    """
+    cells, classes = table_cells(results, shots), results[0]['classes']
+    arms = [arm['name'] for arm in results[0]['arms']]
+    tables = []
+    for base in _bases(arms, reference):
+        rows = [['arm', 'gain', 'harm', 'helped', 'harmed', 'most harmed']]
+        for arm in arms:
+            if arm == base:
+                continue
+            d = _against(cells[arm, ALL], cells[base, ALL], classes)
+            most = f'{d["most_harmed"]} ({signed(d["by"])})' if d['harmed'] else 'none'
+            rows.append([arm, signed(d['gain']), signed(d['harm']), f'{d["helped"]} of {len(classes)}', f'{d["harmed"]} of {len(classes)}', most])
+        tables.append((f'Classes, mean over shots and seeds, against {base}: points of the mean that classes gained and lost.', rows))
+    if imbalance is not None:
+        tables.append(_tail_table(cells, arms, _bases(arms, reference)[-1], classes, shots, imbalance))
+    return tables
+
+
+def tail_said(classes: Sequence[str], k: int, imbalance: float) -> str:
+    """How many real images each class of a long tail has, in a sentence."""
+    counts = [f'{name} {n}' for name, n in long_tail_counts(classes, k, imbalance).items()]
+    said = counts if len(counts) <= _CLASSES_SAID else [*counts[:3], '...', *counts[-3:]]
+    return f'Long tail, imbalance {imbalance:g}: {", ".join(said)} real training images.'
+
+
+def _tail_table(
+    cells: Mapping[tuple[str, int | str], Cell], arms: Sequence[str], base: str, classes: Sequence[str], shots: Sequence[int], imbalance: float
+) -> tuple[str, list[list[str]]]:
+    """Every class, from the largest to the smallest: its recall in each arm, and the difference to `base`."""
+    counts = [long_tail_counts(classes, k, imbalance) for k in shots]
+    gains = {arm: class_gains(cells[arm, ALL].recalls, cells[base, ALL].recalls) for arm in arms}
+    rows = [['class', 'real images', *arms]]
+    for c, name in enumerate(classes):
+        row = [name, ', '.join(str(of[name]) for of in counts)]
+        for arm in arms:
+            recall = fmean(of_seed[c] for of_seed in cells[arm, ALL].recalls)
+            row.append(f'{recall:.1f}' if arm == base else f'{recall:.1f} ({signed(gains[arm][c]["mean"])})')
+        rows.append(row)
+    return f'Recall of each class in percent, mean over shots and seeds; in brackets the difference to {base} in points.', rows
+
+
+def _class_rows(
+    cells: Mapping[tuple[str, int | str], Cell], arms: Sequence[str], bases: Sequence[str], classes: Sequence[str], shots: Sequence[int], imbalance: float
+) -> list[Sequence[Any]]:
+    """The rows of classes.csv, its head first."""
+    rows: list[Sequence[Any]] = [
+        ['arm', 'shots', 'imbalance', 'class', 'real_images', 'recall', 'sd', *(f'{c}_vs_{base}' for base in bases for c in ('difference', 'se'))]
+    ]
+    for arm in arms:
+        for k in shots:
+            counts, mine = long_tail_counts(classes, k, imbalance), cells[arm, k].recalls
+            gains = {base: class_gains(mine, cells[base, k].recalls) for base in bases}
+            for c, name in enumerate(classes):
+                of_class = spread([of_seed[c] for of_seed in mine])
+                row: list[Any] = [arm, k, imbalance, name, counts[name], rounded(of_class['mean']), rounded(of_class['sd'])]
+                for base in bases:
+                    row += [None, None] if arm == base else [rounded(gains[base][c]['mean']), rounded(gains[base][c]['se'])]
+                rows.append(row)
+    return rows
 
 
 def _difference(cell: Cell, base: Cell, classes: Sequence[str]) -> str:

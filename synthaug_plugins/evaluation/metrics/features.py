@@ -1,0 +1,153 @@
+"""The network that sees the images, by one text: 'pixels', 'clip:NAME', 'embedded:NAME' or 'timm:NAME'."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug_plugins.curation.class_prompts import ClassPrompts
+from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.curation.clip_source import model_and_tag
+from synthaug_plugins.curation.timm_network import TimmNetwork
+from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.weights import EMBEDDED
+
+if TYPE_CHECKING:
+    import torch
+
+PIXELS, CLIP, TIMM = 'pixels', 'clip:', 'timm:'
+HELP = "'pixels', 'clip:NAME' (such as clip:ViT-B-16/openai), 'embedded:digits_clip', or 'timm:NAME' or 'timm:NAME=WEIGHTS' (DINO, DINOv2, ResNets)"
+
+
+class FeatureNetwork(ABC):
+    """Images to vectors whose distances say how alike they look.
+
+    Attributes:
+        text: how the user named it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse what cannot load, before any weights do.
+
+        Raises:
+            ModelError: see `ClipModel.check` and `TimmNetwork.check`.
+        """
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Plain JSON that decides every feature."""
+
+    @abstractmethod
+    def setup(self, device: torch.device) -> None:
+        """Have the weights on a device."""
+
+    @abstractmethod
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(H, W, 3) uint8 RGB images, any number but none -> (B, D) float32."""
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse classes that it cannot be told; only a CLIP is told any.
+
+        Raises:
+            RecipeError, DataError: see `ClassPrompts.check`.
+        """
+        return None
+
+    def zero_shot(self, features: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
+        """The class whose name is nearest to each image: features (B, D) -> (B,) places in `classes`; None for a network that knows no text."""
+        return None
+
+
+class Pixels(FeatureNetwork):
+    """Pixels themselves, in [0, 1]: a yardstick for images of a few pixels, no more. All images must have one size."""
+
+    size: tuple[int, ...] | None = None
+
+    def check(self) -> None:
+        pass
+
+    def setup(self, device: torch.device) -> None:
+        pass
+
+    def identity(self) -> Mapping[str, Any]:
+        return {'name': PIXELS}
+
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        for image in images:
+            self.size = self.size or image.shape
+            if image.shape != self.size:
+                sizes = ' and '.join(f'{shape[1]} x {shape[0]}' for shape in (self.size, image.shape))
+                raise DataError(f'Images of {sizes} pixels cannot be compared by their pixels.', 'Use a network: --features clip:RN50/openai.')
+        return np.stack(images).reshape(len(images), -1).astype(np.float32) / 255
+
+
+class Clip(FeatureNetwork):
+    """Unit vectors of a CLIP's image tower; its text tower is told classes by 'a photo of a {}'."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.clip, self._prompts = ClipModel(**model_and_tag(name)), ClassPrompts()
+
+    def check(self) -> None:
+        self.clip.check()
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.clip.identity()
+
+    def setup(self, device: torch.device) -> None:
+        self.clip.load(device)
+
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.clip.encode_images(images).cpu().numpy()
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        self._prompts.check(classes, self.clip)
+
+    def zero_shot(self, features: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
+        texts = self.clip.class_embeddings(self._prompts.of(classes)).cpu().numpy()
+        return (features @ texts.T).argmax(1)
+
+
+class Timm(FeatureNetwork):
+    """Pooled features of one of timm's networks."""
+
+    def __init__(self, text: str, name: str, checkpoint: str | None) -> None:
+        super().__init__(text)
+        self.network = TimmNetwork(name, checkpoint)
+
+    def check(self) -> None:
+        self.network.check()
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.network.identity()
+
+    def setup(self, device: torch.device) -> None:
+        self.network.setup(device)
+
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.network.encode(images)
+
+
+def feature_network(text: str) -> FeatureNetwork:
+    """The network that a text names. Nothing is loaded.
+
+    Raises:
+        RecipeError: the text names none.
+    """
+    if text == PIXELS:
+        return Pixels(text)
+    if text.startswith(EMBEDDED):
+        return Clip(text, text)
+    if text.startswith(CLIP) and text != CLIP:
+        return Clip(text, text.removeprefix(CLIP))
+    if text.startswith(TIMM) and text != TIMM:
+        name, _, checkpoint = text.removeprefix(TIMM).partition('=')
+        return Timm(text, name, checkpoint or None)
+    raise RecipeError(f'--features {text!r} names no feature network.', f'Use {HELP}.')
