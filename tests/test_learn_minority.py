@@ -292,7 +292,7 @@ def test_every_shipped_recipe_makes_a_classifier(name: str, size: tuple[int, int
 def test_the_lsun_recipe_says_what_was_published() -> None:
     from synthaug_plugins.diffusion.minority import timestep_sigma
 
-    done = load_minority_recipe(find_recipe('minority_lsun_bedroom'))
+    done = load_minority_recipe(find_recipe('minority_lsun_bedroom', 'learn'))
     options = training_options(done)
     assert (done['levels']['count'], options.images_shown, options.batch_size, options.learning_rate) == (100, 60_000 * 256, 256, 3e-4)
     assert (options.weight_decay, options.noise, options.validation, done['score']['draws']) == (0.05, 'linear', 0.05, 5)
