@@ -108,6 +108,13 @@ def test_what_would_change_the_pixels_of_copies_is_said(real: RealImages) -> Non
         prepare(recipe(None, per_class=1))
 
 
+def test_a_trainer_recipe_takes_no_tail_and_says_where_it_is_drawn() -> None:
+    from synthaug_plugins.training.few_shot_dataset import FewShotDataset
+
+    with pytest.raises(RecipeError, match='synthaug shots --imbalance'):
+        FewShotDataset('data/train', shots={'cat': 1})  # type: ignore[arg-type]
+
+
 # --- comparisons
 
 RECIPE = """
@@ -190,7 +197,11 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
         ("'per_class': None", "'per_class': 5", 'per_class = 5 and fill_to = 6'),
         ('count=3', 'count=5', '5 levels were asked for, but there are 8 images'),
         ("'score.draws': 1", "'score.draws': 0", 'draws = 0'),
-        ("'generator.guidance.0.classifier': '{levels}'", "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3", 'has 3 levels, and no level 3'),
+        (
+            "'generator.guidance.0.classifier': '{levels}'",
+            "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3",
+            'has 3 levels, and no level 3',
+        ),
         ("kind='minority'", "kind='minor'", "Did you mean 'minority'"),
         ("recipe='oversampling')", "recipe='oversampling', once=True)", 'names none'),
     ],
