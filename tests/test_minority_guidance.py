@@ -12,10 +12,14 @@ import pytest
 import torch
 from test_generators import CONFIG, build, first, make_model, model, part, real_images  # noqa: F401
 
-from synthaug_plugins.diffusion import build_level_classifier
+from conftest import REPO
+from synthaug_plugins.diffusion import MiddleFeatures, build_level_classifier
+from synthaug_plugins.engine.recipe import load_recipe
 from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.levels import Levels
 from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.registry import GENERATORS
 from synthaug_plugins.weights import save_model
 
 COUNTS = {'cat': [4, 1, 1, 0], 'dog': [1, 1, 1, 0], 'owl': [2, 2, 2, 2]}
@@ -166,6 +170,29 @@ def test_start_from_real_images_is_guided_too(model: str, classifier: str, real_
     # The sampler of a strength counts, not the full grid.
     with pytest.raises(RecipeError, match='no step'):
         build('RealGuidance', real_images, guidance=[self_guided(interval=(10, 80))], **options).check(['dog'])
+
+
+def test_classifier_of_the_model_s_own_features_shares_its_loaded_network(tmp_path: Path, model: str) -> None:  # noqa: F811
+    opened = DenoiserModel(model)
+    size = MiddleFeatures(opened.load(torch.device('cpu'), torch.float32)).size
+    of_features = make_classifier(tmp_path / 'features', features={**opened.origin(), 'size': list(size)}, label_conditioning=False)
+    guided = edm(model, by_classifier(of_features))
+    assert not np.array_equal(images_of(guided), images_of(edm(model)))
+    (read,) = guided.told.guidance[0]._loaded.values()
+    assert read.features.denoiser is guided.model.denoiser
+    other = make_model(tmp_path / 'other', sigma_data=0.6)
+    with pytest.raises(ModelError, match='another one'):
+        edm(other, by_classifier(of_features)).check(['cat'])
+
+
+@pytest.mark.parametrize('name', ['minority_digits', 'minority_digits_self_guided', 'minority_digits_boost_and_skip'])
+def test_recipes_of_digits_pass_their_checks(tmp_path: Path, name: str) -> None:
+    digits = DenoiserModel('embedded:digits_edm')
+    entry = load_recipe(str(REPO / 'registry_configs' / 'generate' / f'{name}.py'))['generator']
+    if name == 'minority_digits':
+        facts = {'classes': digits.classes, 'levels': Levels(10, 'all', tuple(range(9))).to_json(), 'counts': {c: [1] * 10 for c in digits.classes}}
+        entry['guidance'][0]['classifier'] = make_classifier(tmp_path / 'levels', **facts)
+    GENERATORS.build(entry).check(digits.classes)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class EDM(DenoiserGenerator):
             S_churn, S_min, S_max, S_noise (fresh noise on the way: how much, between which noise levels, its standard deviation);
             eta (0; up to 1, the ancestral noise of DDPM, with solver='euler');
             preset (a named set of the above: 'edm', 'vp', 've', 'iddpm', 'churn_cifar10_vp', ...).
-        guidance: entries such as dict(type='synthaug_plugins.ClassifierFree', weight=0.5, interval=(0.2, 5)); their effects add up.
+        guidance: entries such as dict(type='synthaug_plugins.ClassifierFree', weight=0.5, interval=(0.2, 5)); their effects add up. One of them may lead to
+            what is rare: MinorityClassifier, SelfGuided or BoostAndSkip.
         precision: 'fp32', 'bf16' or 'fp16', in which the network runs.
 
     Raises:

@@ -171,7 +171,12 @@ class MinorityClassifier(MinorityGuidance):
         """See `Guidance.check_sampling`: it is asked at noise levels that it was trained at only."""
         for grid in grids:
             asked = self.check_acts(_calls(model, grid))
-            self.classifier.check(model, (min(asked), max(asked)))
+            # The ends of a grid are powers of powers: equal to the range but for the last bits.
+            ends = [
+                near if math.isclose(sigma, near, rel_tol=1e-6) else sigma
+                for sigma, near in zip((min(asked), max(asked)), self.classifier.sigma_range, strict=True)
+            ]
+            self.classifier.check(model, (ends[0], ends[1]))
 
     def identity(self) -> dict[str, Any]:
         """See `Guidance.identity`."""
