@@ -15,6 +15,7 @@ from PIL import Image
 
 from conftest import Say, digits, kill_in_training
 from synthaug_plugins.diffusion import build_denoiser, build_level_classifier
+from synthaug_plugins.engine import minority_output
 from synthaug_plugins.engine.learn_minority import learn_minority, save_stand_in
 from synthaug_plugins.engine.learn_minority_recipe import complete_minority_recipe, load_minority_recipe, prepare_minority, training_options
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
@@ -37,6 +38,12 @@ SHORT: dict[str, Any] = {
 
 
 pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(autouse=True)
+def _drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `learned` draws is looked at; drawing takes most of so short a run."""
+    monkeypatch.setattr(minority_output, '_plot', lambda *_: b'')
 
 
 def write_digits(root: Path, count: int = 8, first: int = 0) -> Path:
@@ -293,7 +300,7 @@ def test_the_lsun_recipe_says_what_was_published() -> None:
 
 
 def test_the_command_learns_from_a_folder(data: Path, tmp_path: Path, synthaug: Say) -> None:
-    options = ['training.images_shown=256', 'training.validation_sigmas=1', 'levels.count=2', 'score.draws=1', 'classifier.channels=16']
+    options = ['training.images_shown=8', 'training.batch_size=8', 'training.validation_sigmas=1', 'levels.count=2', 'score.draws=1', 'classifier.channels=16']
     said = synthaug('learn', 'minority', 'minority_digits', '--data', data, '--out', tmp_path / 'out', '--device', 'cpu', '--cfg-options', *options)
     assert said.status == 0, said.err
     assert f'{tmp_path / "out" / "model"} is ready' in said.out

@@ -40,9 +40,11 @@ def write_validation(folder: Path, found: Sequence[LevelAccuracy], chance: Mappi
 def _plot(found: Sequence[LevelAccuracy], chance: Mapping[str, float], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     sigma = [row.sigma for row in found]
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout='constrained')
+    figure = Figure(figsize=(9, 3.8), dpi=120)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.89, wspace=0.12)
     FigureCanvasAgg(figure)
     shares, ranks = figure.subplots(1, 2)
     for axes, name, said, colour in (
@@ -53,6 +55,7 @@ def _plot(found: Sequence[LevelAccuracy], chance: Mapping[str, float], title: st
         axes.plot(sigma, [getattr(row, name) for row in found], color=colour, marker='o', markersize=3, label=said)
         axes.axhline(chance[name], color=colour, linewidth=0.8, linestyle='--')
         axes.set_xscale('log')
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_xlabel('noise level sigma (pixels in -1 to 1)')
         axes.spines[['top', 'right']].set_visible(False)
