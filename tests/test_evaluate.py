@@ -195,6 +195,8 @@ def test_a_metric_of_the_number_of_images_has_levels_of_sets_alike_in_it_only() 
     assert [(line.name, line.level is not None) for line in knn.lines] == [('guided', False), (REAL, True), ('plain', True), ('large', True)]
     assert [line.name for line in fid.lines] == ['guided', 'plain']
     assert [(place, found['mean']) for place, found in knn.lines[0].points] == [(-1.0, 2.0), (1.0, 3.5)]  # in doublings
+    # What both panels show looks alike in both, though one lacks the real images.
+    assert charts.key(knn, 0) == charts.key(fid, 0) and charts.key(knn, 2) == charts.key(fid, 1) != charts.key(knn, 1)
     assert (knn.axis, knn.unit, knn.joined) == ('w', '', True)
 
 

@@ -139,25 +139,32 @@ _MARKS = (
 )
 
 
+def _style(shown: Panel, line: int) -> int:
+    """Which style a line has among those with points, or among the levels that stand alone."""
+    one = shown.lines[line]
+    return sum(bool(other.points) == bool(one.points) for other in shown.lines[:line]) if one.style is None else one.style
+
+
 def _line_colour(shown: Panel, line: int) -> str:
-    """The CSS colour of a panel's line. Where the baseline is dashed, or a level stands alone, none with points has the baseline's."""
-    alone = [i for i, one in enumerate(shown.lines) if not one.points]
-    if line in alone:
-        return colour(0 if line == alone[0] else len(shown.lines) - len(alone) + alone.index(line))
-    return colour(line + bool(shown.dashed or alone))
+    """The CSS colour of a panel's line. Where the baseline is dashed, or levels stand alone, none with points has the baseline's."""
+    style = _style(shown, line)
+    if not shown.lines[line].points:
+        return colour(0 if style == 0 else COLOURS - style)
+    kept = shown.dashed or shown.lines[line].style is not None or not all(other.points for other in shown.lines)
+    return colour(style + bool(kept))
 
 
 def _mark(shown: Panel, line: int, x: float, y: float, tip: str = '') -> str:
     """A point of a panel's line: each line has a shape of its own, for who cannot tell its colour; those of the second five are hollow."""
-    shape, stroke = _MARKS[line % len(_MARKS)].format(x=x, y=y), _line_colour(shown, line)
-    fill = stroke if line < len(_MARKS) else 'var(--card)'
+    style = _style(shown, line)
+    shape, stroke = _MARKS[style % len(_MARKS)].format(x=x, y=y), _line_colour(shown, line)
+    fill = stroke if style < len(_MARKS) else 'var(--card)'
     return f'{shape} fill="{fill}" stroke="{stroke}" stroke-width="1.5">{tip}</{shape[1:].partition(" ")[0]}>'
 
 
 def _dashes(shown: Panel, line: int) -> str:
-    """Of a level: the first that stands alone has longer ones than the next."""
-    alone = [i for i, one in enumerate(shown.lines) if not one.points]
-    return ('5 3', '2 3', '8 2 2 2')[alone.index(line) % 3] if line in alone else '2 3'
+    """Of a level: of those that stand alone, the first has longer ones than the next."""
+    return '2 3' if shown.lines[line].points else ('5 3', '2 3', '8 2 2 2')[_style(shown, line) % 3]
 
 
 def key(shown: Panel, line: int) -> Markup:
@@ -199,7 +206,7 @@ def panel(shown: Panel) -> Markup:
         if not line.points:
             continue
         shift = 4 * (pointed.index(line) - (len(pointed) - 1) / 2)
-        dashes = ' stroke-dasharray="7 3"' if i >= len(_MARKS) else ''
+        dashes = ' stroke-dasharray="7 3"' if _style(shown, i) >= len(_MARKS) else ''
         if shown.joined:
             path = ' '.join(f'{x(place) + shift:.1f},{y(found["mean"]):.1f}' for place, found in line.points)
             parts.append(f'<polyline points="{path}" fill="none" {stroke} stroke-width="2"{dashes}/>')

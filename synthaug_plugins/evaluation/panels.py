@@ -20,12 +20,15 @@ class Line:
             level alone.
         label: what is written beside its end, in place of its name.
         level: a spread whose mean is drawn as a dashed line all through, such as the baseline's.
+        style: which of the styles of lines with points, or of levels alone, it has; default: by its place. Said where several panels show the same
+            lines, not each of them all.
     """
 
     name: str
     points: Sequence[tuple[float, Mapping[str, Any]]] = ()
     label: str | None = None
     level: Mapping[str, Any] | None = None
+    style: int | None = None
 
 
 @dataclass(frozen=True)

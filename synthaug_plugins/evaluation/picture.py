@@ -102,7 +102,7 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
     aside = _ASIDE * (panel.extent[1] - panel.extent[0])
     ends: list[tuple[float, float, str, dict[str, Any]]] = []
     for i, line in enumerate(lines):
-        colour, marker, dashes = STYLES[i]
+        colour, marker, dashes = STYLES[i if line.style is None else line.style]
         x = [place + aside * (i - (len(lines) - 1) / 2) for place, _ in line.points]
         means, deviations = [found['mean'] for _, found in line.points], [found['sd'] or 0 for _, found in line.points]
         look: dict[str, Any] = {
@@ -116,8 +116,9 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
         if line.level is not None:
             axes.axhline(line.level['mean'], zorder=2, **{**_LEVELS[0], 'color': colour})
         ends.append((x[-1], means[-1], line.label or line.name, look))
-    for line, look in zip(levels, _LEVELS, strict=False):
+    for i, line in enumerate(levels):
         assert line.level is not None
+        look = _LEVELS[i if line.style is None else line.style]
         axes.axhline(line.level['mean'], zorder=2, **look)
         ends.append((axes.get_xlim()[1], line.level['mean'], line.label or line.name, {'color': look['color'], 'marker': '_', 'markersize': 9}))
     axes.xaxis.set_major_locator(FixedLocator([place for place, _ in panel.ticks]))

@@ -124,15 +124,15 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
     drawn = []
     for metric in metrics_of([row for row in rows if row.by == by]):
         lines = []
-        for name in split:
+        for style, name in enumerate(split):
             of_it = [row for row in rows if row.by == by and row.name == name and row.value is not None and metric in row.measures.values]
             points = [(place[row.value], _bar(row.measures.values[metric])) for row in of_it if row.value is not None]
-            lines.append(Line(name, sorted(points, key=lambda point: point[0]), _short(name)))
+            lines.append(Line(name, sorted(points, key=lambda point: point[0]), _short(name), style=style))
         lines = [line for line in lines if line.points]
         sizes = [row.measures.n for row in rows if row.by == by]
         alike = [name for name in levels[:MOST_LEVELS] if metric not in BY_SIZE or all(0.8 <= n / whole[name].measures.n <= 1.25 for n in sizes)]
         known = [(name, whole[name].measures.values.get(metric)) for name in alike]
-        lines += [Line(name, (), _short(name), _bar(found)) for name, found in known if found is not None]
+        lines += [Line(name, (), _short(name), _bar(found), levels.index(name)) for name, found in known if found is not None]
         kind = METRICS[metric]
         title = f'{kind.title}, %' if kind.percent else kind.title
         ticks = [(x, value_text(value)) for x, value in zip(at, values, strict=True)]
