@@ -108,6 +108,13 @@ def test_what_would_change_the_pixels_of_copies_is_said(real: RealImages) -> Non
         prepare(recipe(None, per_class=1))
 
 
+def test_a_trainer_recipe_takes_no_tail_and_says_where_it_is_drawn() -> None:
+    from synthaug_plugins.training.few_shot_dataset import FewShotDataset
+
+    with pytest.raises(RecipeError, match='synthaug shots --imbalance'):
+        FewShotDataset('data/train', shots={'cat': 1})  # type: ignore[arg-type]
+
+
 # --- comparisons
 
 RECIPE = """
@@ -121,8 +128,7 @@ cfg_options = {
     'model.backbone.stem_channels': 4, 'model.backbone.base_channels': 4, 'model.head.in_channels': 32,
 }
 made = dict(
-    copies=dict(kind='store', recipe='oversampling'),
-    sampled=dict(kind='store', recipe='edm_digits', cfg_options={'generator.sampler.num_steps': 2, 'per_class': None, 'fill_to': 6, 'inspectors': []}),
+    copies=dict(kind='store', recipe='oversampling', cfg_options={'fill_to': 6}),
     levels=dict(kind='minority', recipe='minority_digits', cfg_options={
         'levels': dict(count=3, rank='all'), 'classifier.label_conditioning': False, 'score.draws': 1, 'training.images_shown': 64, 'training.batch_size': 32,
     }),
@@ -133,7 +139,6 @@ made = dict(
 arms = dict(
     real_only=dict(),
     oversampling=dict(synthaug=dict(mix=dict(store='{copies}', mode='concat'))),
-    edm=dict(synthaug=dict(mix=dict(store='{sampled}', mode='concat'))),
     minority=dict(synthaug=dict(mix=dict(store='{rare}', mode='concat'))),
 )
 reference = 'oversampling'
@@ -153,7 +158,7 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
     draw = out / 'draws' / '6-shot-imbalance-3-0' / 'train'
     drawn = RealImages(draw)
     assert {name: len(drawn.ids(name)) for name in drawn.classes} == {'three': 6, 'two': 2}
-    for name, sources in (('copies', drawn.ids('two')), ('sampled', (None,)), ('rare', (None,))):
+    for name, sources in (('copies', drawn.ids('two')), ('rare', (None,))):
         store = Store.open(out / 'made' / name / '6-shot-imbalance-3-0')
         assert {n: c['kept'] for n, c in store.counts().items()} == {'three': 0, 'two': 4}  # six of each class, with the real ones
         assert {row['source'] for row in store.index().to_pylist()} == set(sources)
@@ -174,9 +179,9 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
         assert 'against oversampling: points of the mean that classes gained and lost' in text
         assert 'in brackets the difference to oversampling' in text
     rows = {(row['arm'], row['class']): row for row in csv.DictReader((out / 'classes.csv').open())}
-    assert [rows['edm', name]['real_images'] for name in ('three', 'two')] == ['6', '2']
+    assert [rows['minority', name]['real_images'] for name in ('three', 'two')] == ['6', '2']
     recall = {arm['name']: arm['recall'][1]['mean'] for arm in result['arms']}
-    assert float(rows['edm', 'two']['difference_vs_oversampling']) == pytest.approx(recall['edm'] - recall['oversampling'], abs=1e-3)
+    assert float(rows['minority', 'two']['difference_vs_oversampling']) == pytest.approx(recall['minority'] - recall['oversampling'], abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +192,16 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
         ('imbalance = 3', 'imbalances = 3', "Did you mean 'imbalance'"),
         ('shots = [6]', '', 'The compare recipe has data, but no shots'),
         ("'fill_to': 6", "'fill_to': 2", r'no class of .* lacks images, the smallest has 2'),
-        ("'per_class': None", "'per_class': 5", 'per_class = 5 and fill_to = 6'),
+        ("'fill_to': 6", "'fill_to': 6, 'per_class': 5", 'per_class = 5 and fill_to = 6'),
         ('count=3', 'count=5', '5 levels were asked for, but there are 8 images'),
         ("'score.draws': 1", "'score.draws': 0", 'draws = 0'),
-        ("'generator.guidance.0.classifier': '{levels}'", "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3", 'has 3 levels, and no level 3'),
+        (
+            "'generator.guidance.0.classifier': '{levels}'",
+            "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3",
+            'has 3 levels, and no level 3',
+        ),
         ("kind='minority'", "kind='minor'", "Did you mean 'minority'"),
-        ("recipe='oversampling')", "recipe='oversampling', once=True)", 'names none'),
+        ("recipe='oversampling',", "recipe='oversampling', once=True,", 'names none'),
     ],
 )
 def test_a_tail_that_cannot_be_compared_is_refused_before_anything_is_made(compare_recipe: Path, tmp_path: Path, old: str, new: str, says: str) -> None:

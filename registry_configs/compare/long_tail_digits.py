@@ -3,8 +3,8 @@
 python tools/demo.py --out runs/demo --only-data
 synthaug compare long_tail_digits --data runs/demo/data --out runs/long-tail --jobs 2
 
-A quarter of an hour of one CPU core, ten minutes of two. For every seed it draws a long tail, learns how rare each of its images is, makes five stores and trains all arms with equal steps. table.md, classes.csv and
-report.html hold what each class gained and lost, against plain oversampling.
+For every seed it draws a long tail, learns how rare each of its images is, makes five generated stores and trains all arms with equal steps. table.md,
+classes.csv and report.html hold what each class gained and lost, against plain oversampling. A quarter of an hour of one CPU core, ten minutes of two.
 """
 
 _base_ = './_base_/long_tail.py'
@@ -31,7 +31,7 @@ seeds = [0, 1, 2]
 _told = {'generator.model': '{model}'}
 _levels = {
     'model': '{model}',
-    # 204 images in all: some 40 to a level. Ranked over all of them, so that a small class lacks levels, and without the class, of which the smallest say nothing.
+    # 204 images in all: some 40 to a level. Ranked over all of them, so that a small class lacks levels; not told the class, of which it would know too little.
     'levels': dict(count=5, rank='all'),
     'classifier.label_conditioning': False,
     'training.images_shown': 64_000,

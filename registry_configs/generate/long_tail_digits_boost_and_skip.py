@@ -5,5 +5,5 @@ synthaug generate long_tail_digits_boost_and_skip --data data/long-tail --out st
 
 _base_ = './long_tail_digits_edm.py'
 
-# 18 steps are few: the paper's boost of 4 makes no digits of any class. CLIP takes 88 of 100 of these for their class (93 without guidance).
+# The paper boosts by 4, but already 2 leaves digits that CLIP takes for their class in 43 of 100 cases; with 1.2 it does in 88, without guidance in 93.
 generator = dict(guidance=[dict(type='synthaug_plugins.BoostAndSkip', boost=1.2, skip=2)])

@@ -9,7 +9,7 @@ generator = dict(
     guidance=[
         dict(
             type='synthaug_plugins.SelfGuided',
-            # As rare as digits that the model never saw; CLIP still takes 87 of 100 for their class (93 without guidance). Twice as much loses 10 more.
+            # As rare as digits that the model never saw; CLIP still takes 87 of 100 for their class, 93 without guidance.
             weight=0.8,
             every=5,  # four of the 18 steps
             # 6.5 leaves hardly anything of 8 x 8 pixels, see learn/minority_digits.

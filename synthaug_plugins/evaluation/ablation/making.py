@@ -131,7 +131,7 @@ class Making:
 
     @contextmanager
     def stand_ins(self, drawn: Drawn) -> Iterator[dict[str, str]]:
-        """Words, embeddings and classifiers of zeros and stores without images in place of those that will be made, to check on what uses them; gone afterwards.
+        """Words, embeddings and classifiers of zeros and stores without images in place of those that will be made, to check what uses them; gone afterwards.
 
         Erasures have none: what would use them is checked without.
 
