@@ -87,7 +87,8 @@ class MinorityGuidance(Guidance):
 class MinorityClassifier(MinorityGuidance):
     """Minority guidance (Um, Lee and Ye 2024, arXiv 2301.12334): towards images of a level of rarity, by a noise-conditional classifier of levels.
 
-    D + weight sigma^2 grad_x log p(level | x; sigma). A request's level and weight stand in its params.
+    D + weight sigma^2 grad_x log p(level | x; sigma). A request's level and weight stand in its params. The classifier's own calls are
+    not among the network evaluations that a store counts.
 
     Args:
         classifier: the folder `OUT/model` of `synthaug learn minority`.
