@@ -130,15 +130,23 @@ def _request(row: Mapping[str, Any]) -> Request:
 def _locked(out: Path) -> Iterator[None]:
     """The right to write scores to a file: held on the folder of their parts, which is there meanwhile."""
     folder = parts_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    fd = -1
     try:
+        while fd < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecipeError(f'Another process is writing {str(out)!r}.', 'Wait until it ends, or stop it.') from error
+            if not folder.is_dir() or folder.stat().st_ino != os.fstat(fd).st_ino:  # whoever held it removed it just now
+                os.close(fd)
+                fd = -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecipeError(f'Another process is writing {str(out)!r}.', 'Wait until it ends, or stop it.') from error
-        yield
+            yield
+        finally:  # by nobody but the holder: it is the lock
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
