@@ -202,7 +202,19 @@ def test_a_folder_that_is_no_classifier_of_levels_is_refused(learned: Path, tmp_
     with pytest.raises(ModelError, match=r"Did you mean '.*/out/model'"):
         LevelClassifierModel(str(learned))
     config = read_config(learned / 'model')
-    for change, said in (({'counts': {}}, 'how many images of each class'), ({'levels': {'count': 3}}, 'cannot be read'), ({'network': 1}, 'network = 1')):
+    model_classes = config['classes']
+    for change, said in (
+        ({'counts': {}}, 'how many images of each class'),
+        ({'counts': dict.fromkeys(model_classes, 3)}, 'how many images of each class'),
+        ({'levels': {'count': 3}}, 'cannot be read'),
+        ({'levels': {'count': 2, 'rank': 'all', 'thresholds': [10**400]}}, 'cannot be read'),
+        ({'network': 1}, 'network = 1'),
+        ({'classes': 3}, 'classes = 3'),
+        ({'features': {'size': [1, 8]}}, 'looks at features'),
+        ({'features': 'model'}, 'looks at features'),
+        ({'scored_by': 'me'}, 'what the levels are of'),
+        ({'found_at': 3}, 'what the levels are of'),
+    ):
         save_model(tmp_path / 'model', config, load_weights(learned / 'model'), {})
         save_json(tmp_path / 'model' / 'config.json', {**config, **change})
         with pytest.raises(ModelError, match=said):
@@ -292,7 +304,7 @@ def test_every_shipped_recipe_makes_a_classifier(name: str, size: tuple[int, int
 def test_the_lsun_recipe_says_what_was_published() -> None:
     from synthaug_plugins.diffusion.minority import timestep_sigma
 
-    done = load_minority_recipe(find_recipe('minority_lsun_bedroom'))
+    done = load_minority_recipe(find_recipe('minority_lsun_bedroom', 'learn'))
     options = training_options(done)
     assert (done['levels']['count'], options.images_shown, options.batch_size, options.learning_rate) == (100, 60_000 * 256, 256, 3e-4)
     assert (options.weight_decay, options.noise, options.validation, done['score']['draws']) == (0.05, 'linear', 0.05, 5)

@@ -190,7 +190,11 @@ def test_a_long_tail_is_drawn_filled_and_reported_against_oversampling(compare_r
         ("'per_class': None", "'per_class': 5", 'per_class = 5 and fill_to = 6'),
         ('count=3', 'count=5', '5 levels were asked for, but there are 8 images'),
         ("'score.draws': 1", "'score.draws': 0", 'draws = 0'),
-        ("'generator.guidance.0.classifier': '{levels}'", "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3", 'has 3 levels, and no level 3'),
+        (
+            "'generator.guidance.0.classifier': '{levels}'",
+            "'generator.guidance.0.classifier': '{levels}', 'generator.guidance.0.level': 3",
+            'has 3 levels, and no level 3',
+        ),
         ("kind='minority'", "kind='minor'", "Did you mean 'minority'"),
         ("recipe='oversampling')", "recipe='oversampling', once=True)", 'names none'),
     ],

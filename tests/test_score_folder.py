@@ -181,6 +181,7 @@ def test_what_cannot_be_scored_is_refused_and_nothing_is_written(folder: Path, t
 
     refuses(DataError, 'does not exist', folder=tmp_path / 'absent')
     refuses(RecipeError, 'ends with .parquet', 's.csv')
+    refuses(RecipeError, 'lies within the images', 'images/scores/s.parquet')
     refuses(RecipeError, "'a-b', cannot begin", name='a-b')
     refuses(DataError, r"only in the recipe \['cow'\], only in the folder \['dog'\]", classes=['cat', 'cow'])
     refuses(DataError, 'does not exist', data=str(tmp_path / 'absent'))

@@ -97,15 +97,18 @@ def build_level_classifier(config: Mapping[str, Any], features: Features | None 
         raise ModelError(f'The model config says network = {config["network"]!r}.', "Write dict(loss='ordinal', ...).")
     if not 0 < config['sigma_data'] < math.inf:
         raise ModelError(f'The model config says sigma_data = {config["sigma_data"]!r}.', 'It is the root mean square of the images, about 0.5.')
-    if config['label_conditioning'] and not config['classes']:
-        raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
+    _check_classes(config)
+    features_config = config['features']
+    shown = features_config.get('size') if isinstance(features_config, Mapping) else (config['channels'], config['resolution'], config['resolution'])
+    right = isinstance(features_config, Mapping | None) and isinstance(shown, list | tuple) and len(shown) == 3
+    if not right or not all(_whole(n) and n > 0 for n in shown):
+        raise ModelError(f'The classifier of levels looks at features {reprlib.repr(features_config)}, and at {shown!r}.', 'Learn the classifier again.')
     defaults = _keyword_options(LevelClassifier)
     options = dict(config['network'])
     for key in options:
         if key not in defaults:
             raise ModelError(f'The classifier of levels has no option {key!r}.', nearest(key, defaults))
         options[key] = _checked(key, options[key], defaults[key])
-    shown = config['features']['size'] if config['features'] else (config['channels'], config['resolution'], config['resolution'])
     return LevelClassifier(
         config['levels']['count'],
         shown[1],
@@ -178,12 +181,16 @@ def _check_values(config: Mapping[str, Any]) -> None:
         )
     if config.get('augment_labels', 0) < 0:
         raise ModelError(f'The model config says augment_labels = {config["augment_labels"]!r}.', 'Use 0, or the label_dim of the augmentation.')
+    _check_classes(config)
+    _check_network(config)
+
+
+def _check_classes(config: Mapping[str, Any]) -> None:
     classes = config['classes']
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
         raise ModelError(f'The model config says classes = {reprlib.repr(classes)}.', 'It must be a list of names, each once, in label order.')
     if config['label_conditioning'] and not classes:
         raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
-    _check_network(config)
 
 
 def _check_network(config: Mapping[str, Any]) -> None:
@@ -203,17 +210,18 @@ def _check_network(config: Mapping[str, Any]) -> None:
 def _checked(key: str, value: Any, default: Any) -> Any:
     """The value, if it has the type of the default: a whole number for 1, any number for 0.5, a list or tuple of whole numbers for (1,)."""
 
-    def whole(v: Any) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool)
-
     if isinstance(default, bool | str):
         fits, wanted = isinstance(value, type(default)), 'True or False' if isinstance(default, bool) else 'text'
     elif isinstance(default, tuple):
-        fits, wanted = isinstance(value, list | tuple) and all(whole(v) for v in value), 'a list of whole numbers'
+        fits, wanted = isinstance(value, list | tuple) and all(_whole(v) for v in value), 'a list of whole numbers'
     elif isinstance(default, float):
-        fits, wanted = whole(value) or isinstance(value, float), 'a number'
+        fits, wanted = _whole(value) or isinstance(value, float), 'a number'
     else:
-        fits, wanted = whole(value), 'a whole number'
+        fits, wanted = _whole(value), 'a whole number'
     if not fits:
         raise ModelError(f'The model config says {key} = {value!r}.', f'It must be {wanted}.')
     return tuple(value) if isinstance(default, tuple) else value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

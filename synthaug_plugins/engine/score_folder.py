@@ -61,6 +61,8 @@ def score_folder(
     check_columns(columns)
     if out.suffix != '.parquet':
         raise RecipeError(f'The scores cannot be written to {str(out)!r}.', 'Name a file that ends with .parquet.')
+    if real.root.resolve() in out.resolve().parent.parents:
+        raise RecipeError(f'{str(out)!r} lies within the images: its folder would count as a class.', 'Name a file elsewhere.')
     _check_free(out, overwrite)
     names = tuple(classes or real.classes)
     check_classes(real, names)
