@@ -98,21 +98,17 @@ def build_level_classifier(config: Mapping[str, Any], features: Features | None 
     if not 0 < config['sigma_data'] < math.inf:
         raise ModelError(f'The model config says sigma_data = {config["sigma_data"]!r}.', 'It is the root mean square of the images, about 0.5.')
     _check_classes(config)
-    features_config = config['features']
-    shown = features_config.get('size') if isinstance(features_config, Mapping) else (config['channels'], config['resolution'], config['resolution'])
-    right = isinstance(features_config, Mapping | None) and isinstance(shown, list | tuple) and len(shown) == 3
-    if not right or not all(_whole(n) and n > 0 for n in shown):
-        raise ModelError(f'The classifier of levels looks at features {reprlib.repr(features_config)}, and at {shown!r}.', 'Learn the classifier again.')
     defaults = _keyword_options(LevelClassifier)
     options = dict(config['network'])
     for key in options:
         if key not in defaults:
             raise ModelError(f'The classifier of levels has no option {key!r}.', nearest(key, defaults))
         options[key] = _checked(key, options[key], defaults[key])
+    channels, resolution = _shown(config)
     return LevelClassifier(
         config['levels']['count'],
-        shown[1],
-        shown[0],
+        resolution,
+        channels,
         len(config['classes']) if config['label_conditioning'] else 0,
         config['sigma_data'],
         config['sigma_min'],
@@ -120,6 +116,17 @@ def build_level_classifier(config: Mapping[str, Any], features: Features | None 
         features,
         **options,
     )
+
+
+def _shown(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels and height of what a classifier of levels looks at."""
+    features = config['features']
+    if features is None:
+        return config['channels'], config['resolution']
+    size = features.get('size') if isinstance(features, Mapping) else None
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(_whole(n) and n > 0 for n in size):
+        raise ModelError(f'The config of the classifier of levels says features = {reprlib.repr(features)}.', 'Learn the classifier again.')
+    return size[0], size[1]
 
 
 def _build(config: Mapping[str, Any]) -> Precond:

@@ -106,15 +106,19 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
         table = read_parquet(Path(file).expanduser(), cure)
     except StoreError as error:
         raise DataError(error.what, error.cure) from error
-    made_by = made_by_of(table) or {}
-    if made_by.get('kind') != _KIND:
+    try:
+        made_by = made_by_of(table)
+    except ValueError:  # a file from elsewhere
+        made_by = None
+    ours = isinstance(made_by, dict) and made_by.get('kind') == _KIND and all(isinstance(made_by.get(key), list) for key in ('classes', 'inspectors'))
+    if made_by is None or not ours or not {'id', 'label', 'class_name'} <= set(table.column_names):
         raise DataError(f'{str(file)!r} holds no scores of a folder of images.', cure)
     if not content_is_whole(table):
         raise DataError(f'{str(file)!r} is damaged or was changed by hand.', 'Score the folder again.')
-    if real_images is not None and set(made_by['classes']) != set(real_images.classes):
+    if real_images is not None and sorted(map(str, made_by['classes'])) != sorted(real_images.classes):
         what = f'{str(file)!r} has scores of the classes {made_by["classes"]}, {str(real_images.root)!r} holds {list(real_images.classes)}.'
         raise DataError(what, 'Score this folder.')
-    if real_images is not None and made_by['images_sha256'] != real_images.content_hash():
+    if real_images is not None and made_by.get('images_sha256') != real_images.content_hash():
         raise DataError(f'{str(file)!r} has scores of other images than those in {str(real_images.root)!r}.', 'Score this folder again.')
     return table
 
