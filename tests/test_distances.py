@@ -61,6 +61,8 @@ def test_lpips_without_its_weights_is_refused_with_the_cure(
     refused(ModelError, r"none of LPIPS network = 'alex': 'features\.0\.weight' has the shape .*alexnet", True, network='alex', weights=str(squeeze[0]))
     (tmp_path / 'text.pth').write_text('no weights')
     refused(ModelError, 'cannot be read', True, weights=str(tmp_path / 'text.pth'))
+    torch.save([torch.zeros(1)], tmp_path / 'list.pth')
+    refused(ModelError, 'cannot be read: it holds a list', True, weights=str(tmp_path / 'list.pth'))
     (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
     (tmp_path / 'hub' / 'checkpoints' / 'vgg16-397923af.pth').write_text('half')
     refused(ModelError, 'is damaged')

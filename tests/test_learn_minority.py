@@ -135,6 +135,9 @@ def test_scores_that_are_there_are_used_and_others_are_refused(data: Path, learn
     assert (tmp_path / 'out' / 'levels.parquet').read_bytes() == (learned / 'levels.parquet').read_bytes()
     with pytest.raises(RecipeError, match='differ from those that the recipe asks for in draws, seed'):
         learn_minority(recipe(data, scores=scores, score__draws=3, score__seed=1), tmp_path / 'a', 'cpu', quiet=True)
+    with pytest.raises(DataError, match='cannot be read'):
+        learn_minority(recipe(data, scores=str(tmp_path / 'absent.parquet')), tmp_path / 'a', 'cpu', quiet=True)
+    assert not (tmp_path / 'a').exists()
     other = write_digits(tmp_path / 'digits', first=8)
     with pytest.raises(DataError, match='scores of other images'):
         learn_minority(recipe(other, scores=scores), tmp_path / 'b', 'cpu', quiet=True)
@@ -202,7 +205,19 @@ def test_a_folder_that_is_no_classifier_of_levels_is_refused(learned: Path, tmp_
     with pytest.raises(ModelError, match=r"Did you mean '.*/out/model'"):
         LevelClassifierModel(str(learned))
     config = read_config(learned / 'model')
-    for change, said in (({'counts': {}}, 'how many images of each class'), ({'levels': {'count': 3}}, 'cannot be read'), ({'network': 1}, 'network = 1')):
+    model_classes = config['classes']
+    for change, said in (
+        ({'counts': {}}, 'how many images of each class'),
+        ({'counts': dict.fromkeys(model_classes, 3)}, 'how many images of each class'),
+        ({'levels': {'count': 3}}, 'cannot be read'),
+        ({'levels': {'count': 2, 'rank': 'all', 'thresholds': [10**400]}}, 'cannot be read'),
+        ({'network': 1}, 'network = 1'),
+        ({'classes': 3}, 'classes = 3'),
+        ({'features': {'size': [1, 8]}}, 'says features'),
+        ({'features': 'model'}, 'says features'),
+        ({'scored_by': 'me'}, 'what the levels are of'),
+        ({'found_at': 3}, 'what the levels are of'),
+    ):
         save_model(tmp_path / 'model', config, load_weights(learned / 'model'), {})
         save_json(tmp_path / 'model' / 'config.json', {**config, **change})
         with pytest.raises(ModelError, match=said):
@@ -218,6 +233,7 @@ def test_a_folder_that_is_no_classifier_of_levels_is_refused(learned: Path, tmp_
         ({'model': None}, 'model = None is no name'),
         ({'shots': 2}, "unknown key 'shots'"),
         ({'score__model': 'x'}, "score has the key 'model'"),
+        ({'score__batch_size': 0}, 'score.batch_size = 0'),
         ({'levels__cuont': 3}, "levels has an unknown key 'cuont'. Did you mean 'count'"),
         ({'levels__count': 1}, 'levels.count = 1'),
         ({'levels__rank': 'classes'}, "rank = 'classes' is unknown"),
@@ -258,6 +274,14 @@ def test_what_cannot_be_learned_is_refused_before_weights_load(changes: dict[str
     with pytest.raises((RecipeError, DataError, ModelError), match=said):
         learn_minority(recipe(**{'data': data, **changes}), tmp_path / 'out', 'cpu', quiet=True)
     assert not (tmp_path / 'out').exists()
+
+
+def test_labels_are_those_of_the_network_that_is_told_them(data: Path, tmp_path: Path) -> None:
+    tiny_model(tmp_path / 'untold', label_conditioning=False, label_dropout=0.0)  # it knows the names of ten digits
+    for model, features, classes in (('{}', None, list(CLASSES)), ('{}', 'embedded:digits_edm', None), ('embedded:digits_edm', '{}', None)):
+        changes = {'model': model.format(tmp_path / 'untold'), 'classifier__features': features and features.format(tmp_path / 'untold')}
+        config = prepare_minority(recipe(data, **changes)).config
+        assert config['classes'] == (classes or DenoiserModel('embedded:digits_edm').classes)
 
 
 def test_a_model_of_latents_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

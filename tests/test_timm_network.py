@@ -84,6 +84,25 @@ def test_weights_that_lack_a_tensor_are_refused_not_filled_with_chance(network: 
         TimmNetwork(SMALL, str(tmp_path / 'cut.safetensors')).setup(CPU)
 
 
+class RunsCode:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.folder,)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({'conv1.0.weight': RunsCode(tmp_path / 'ran')}, tmp_path / 'weights.pth')
+    # As timm read weights in its earlier versions.
+    careless = lambda path, *_, **__: torch.load(path, weights_only=False)  # noqa: E731
+    monkeypatch.setattr(timm.models, 'load_state_dict', careless)
+    monkeypatch.setattr('timm.models._builder.load_state_dict', careless)
+    with pytest.raises(ModelError, match=r'do not load.*may hold tensors only'):
+        TimmNetwork(SMALL, str(tmp_path / 'weights.pth')).setup(CPU)
+    assert not (tmp_path / 'ran').exists()
+
+
 def test_bad_names_are_refused_with_a_cure(network: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
     for name, checkpoint, said in (
         ('resnet81', None, 'none of the networks'),

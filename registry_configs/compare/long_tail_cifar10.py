@@ -27,7 +27,7 @@ seeds = [0, 1, 2]
 _checks = [
     dict(type='synthaug_plugins.ImageSanity'),
     # Rare images are often of another class: what CLIP takes for another one is left out.
-    dict(type='synthaug_plugins.ClipFilter', model='RN50', pretrained='openai', rule='argmax', dataset='cifar10', hints=False),
+    dict(type='synthaug_plugins.ClipFilter', model='ViT-B-32', pretrained='openai', rule='argmax', dataset='cifar10'),
 ]
 _fill = {
     'generator.model': 'models/long-tail-{seed}/model',
@@ -42,15 +42,15 @@ def _guided(**guidance):
     return {**_fill, 'generator.guidance': [guidance]}
 
 
-_to_levels = _guided(type='synthaug_plugins.MinorityClassifier', classifier='{levels}', level='lacking', weight=3.5)
+_to_levels = _guided(type='synthaug_plugins.MinorityClassifier', classifier='{levels}', level='lacking', weight=2.0)
 made = dict(
     copies=dict(kind='store', recipe='oversampling'),
     edm=dict(kind='store', recipe='edm_cifar10', cfg_options=_fill),
     # Ranked over all images, so that a small class lacks levels.
     levels=dict(kind='minority', recipe='minority_cifar10', cfg_options={'model': 'models/long-tail-{seed}/model', 'levels.rank': 'all'}),
     minority=dict(kind='store', recipe='edm_cifar10', cfg_options=_to_levels),
-    # Nothing is published for CIFAR-10: weights and boost are those of ImageNet at 64 pixels, and of 18 steps fewer are skipped than of 250. Look at a store of
-    # each before you start, and lower them where images fall apart.
+    # Nothing is published for CIFAR-10: weight of self-guidance and boost are those of ImageNet at 64 pixels, and of 18 steps fewer are skipped than of 250.
+    # Look at a store of each before you start, and lower them where images fall apart.
     self_guided=dict(kind='store', recipe='edm_cifar10', cfg_options=_guided(type='synthaug_plugins.SelfGuided', weight=0.2, every=2)),
     boost_and_skip=dict(kind='store', recipe='edm_cifar10', cfg_options=_guided(type='synthaug_plugins.BoostAndSkip', boost=2.5, skip=1)),
     unchecked=dict(kind='store', recipe='edm_cifar10', cfg_options={**_to_levels, 'inspectors': [dict(type='synthaug_plugins.ImageSanity')]}),

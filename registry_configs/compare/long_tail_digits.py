@@ -31,9 +31,9 @@ seeds = [0, 1, 2]
 _told = {'generator.model': '{model}'}
 _levels = {
     'model': '{model}',
-    # 204 images in all: some 40 to a level. Ranked over all of them, so that a small class lacks levels; not told the class, of which it would know too little.
-    'levels': dict(count=5, rank='all'),
-    'classifier.label_conditioning': False,
+    # 204 images in all: some 40 to a level. They are ranked over all classes, so that a small class lacks levels.
+    'levels.count': 5,
+    'levels.rank': 'all',
     'training.images_shown': 64_000,
 }
 _guided = {**_told, 'generator.guidance.0.classifier': '{levels}'}

@@ -160,6 +160,8 @@ class TimmNetwork:
             return
         source = self._source
         try:
+            if source.weights.suffix != '.safetensors':
+                torch.load(source.weights, map_location='cpu', weights_only=True)  # not every timm that we take refuses a pickle that runs code
             classes = self._classes_of_file() if source.classes is None else source.classes
             # With as many classes as the weights have, timm loads strictly; with none, it would leave tensors that are missing at random values.
             overlay = {'file': str(source.weights), 'source': '', 'num_classes': classes}

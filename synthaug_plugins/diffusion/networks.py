@@ -97,19 +97,18 @@ def build_level_classifier(config: Mapping[str, Any], features: Features | None 
         raise ModelError(f'The model config says network = {config["network"]!r}.', "Write dict(loss='ordinal', ...).")
     if not 0 < config['sigma_data'] < math.inf:
         raise ModelError(f'The model config says sigma_data = {config["sigma_data"]!r}.', 'It is the root mean square of the images, about 0.5.')
-    if config['label_conditioning'] and not config['classes']:
-        raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
+    _check_classes(config)
     defaults = _keyword_options(LevelClassifier)
     options = dict(config['network'])
     for key in options:
         if key not in defaults:
             raise ModelError(f'The classifier of levels has no option {key!r}.', nearest(key, defaults))
         options[key] = _checked(key, options[key], defaults[key])
-    shown = config['features']['size'] if config['features'] else (config['channels'], config['resolution'], config['resolution'])
+    channels, resolution = _shown(config)
     return LevelClassifier(
         config['levels']['count'],
-        shown[1],
-        shown[0],
+        resolution,
+        channels,
         len(config['classes']) if config['label_conditioning'] else 0,
         config['sigma_data'],
         config['sigma_min'],
@@ -117,6 +116,17 @@ def build_level_classifier(config: Mapping[str, Any], features: Features | None 
         features,
         **options,
     )
+
+
+def _shown(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels and height of what a classifier of levels looks at."""
+    features = config['features']
+    if features is None:
+        return config['channels'], config['resolution']
+    size = features.get('size') if isinstance(features, Mapping) else None
+    if not isinstance(size, list | tuple) or len(size) != 3 or not all(_whole(n) and n > 0 for n in size):
+        raise ModelError(f'The config of the classifier of levels says features = {reprlib.repr(features)}.', 'Learn the classifier again.')
+    return size[0], size[1]
 
 
 def _build(config: Mapping[str, Any]) -> Precond:
@@ -178,12 +188,16 @@ def _check_values(config: Mapping[str, Any]) -> None:
         )
     if config.get('augment_labels', 0) < 0:
         raise ModelError(f'The model config says augment_labels = {config["augment_labels"]!r}.', 'Use 0, or the label_dim of the augmentation.')
+    _check_classes(config)
+    _check_network(config)
+
+
+def _check_classes(config: Mapping[str, Any]) -> None:
     classes = config['classes']
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
         raise ModelError(f'The model config says classes = {reprlib.repr(classes)}.', 'It must be a list of names, each once, in label order.')
     if config['label_conditioning'] and not classes:
         raise ModelError('The model config says label_conditioning = True but names no classes.', 'Name them in label order.')
-    _check_network(config)
 
 
 def _check_network(config: Mapping[str, Any]) -> None:
@@ -203,17 +217,18 @@ def _check_network(config: Mapping[str, Any]) -> None:
 def _checked(key: str, value: Any, default: Any) -> Any:
     """The value, if it has the type of the default: a whole number for 1, any number for 0.5, a list or tuple of whole numbers for (1,)."""
 
-    def whole(v: Any) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool)
-
     if isinstance(default, bool | str):
         fits, wanted = isinstance(value, type(default)), 'True or False' if isinstance(default, bool) else 'text'
     elif isinstance(default, tuple):
-        fits, wanted = isinstance(value, list | tuple) and all(whole(v) for v in value), 'a list of whole numbers'
+        fits, wanted = isinstance(value, list | tuple) and all(_whole(v) for v in value), 'a list of whole numbers'
     elif isinstance(default, float):
-        fits, wanted = whole(value) or isinstance(value, float), 'a number'
+        fits, wanted = _whole(value) or isinstance(value, float), 'a number'
     else:
-        fits, wanted = whole(value), 'a whole number'
+        fits, wanted = _whole(value), 'a whole number'
     if not fits:
         raise ModelError(f'The model config says {key} = {value!r}.', f'It must be {wanted}.')
     return tuple(value) if isinstance(default, tuple) else value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -18,22 +18,19 @@ from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.diffusion import MiddleFeatures, build_level_classifier
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive, prepare_minority
+from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive, prepare_minority, read_scores
 from synthaug_plugins.engine.minority_output import VALIDATION, by_chance, write_validation
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.engine.score_folder import read_folder_scores, score_folder
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.engine.score_folder import score_folder
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.learning.minority import LevelAccuracy, RatedImages, TrainedLevels, split_levels, train_levels, validate_levels
 from synthaug_plugins.models.levels import Levels, assign_levels
 from synthaug_plugins.store.files import write_whole
-from synthaug_plugins.store.table import made_by_of
 from synthaug_plugins.weights import save_model
 
 FOLDER, SCORES, LEVELS = 'model', 'scores.parquet', 'levels.parquet'
 """Of the classifier, the scores of the images and their levels, in the folder of a run."""
-_SCORE = 'minority_score'
 _MOST_VALIDATED = 2000
 """Images that the accuracy is taken from, each at every noise level."""
 
@@ -150,14 +147,8 @@ class _Learning:
         run, given = self.run, self.run.recipe['scores']
         path = self.folder / SCORES if given is None else Path(given).expanduser()
         if given is None and not path.is_file():
-            recipe = {'inspectors': run.inspectors, 'data': None, 'batch_size': 64}
-            score_folder(run.real_images.root, recipe, path, self.device_name, classes=run.classes, quiet=quiet)
-        table = read_folder_scores(path, run.real_images)
-        scored: Mapping[str, Any] = next((one for one in (made_by_of(table) or {})['inspectors'] if one.get('type') == 'MinorityScore'), {})
-        differ = [key for key, value in run.scorer.scored_by().items() if scored.get(key) != value]
-        if differ:
-            raise RecipeError(f'The scores in {str(path)!r} differ from those that the recipe asks for in {", ".join(differ)}.', 'Correct score or scores.')
-        known = dict(zip(table['id'].to_pylist(), table[_SCORE].to_pylist(), strict=True))
+            score_folder(run.real_images.root, run.score_recipe, path, self.device_name, classes=run.classes, quiet=quiet)
+        known = read_scores(path, run.scorer, run.real_images)
         return np.array([known[i] for i in self.ids], np.float64)
 
     def _write_levels(self, scores: np.ndarray, levels: np.ndarray, validation: np.ndarray) -> None:

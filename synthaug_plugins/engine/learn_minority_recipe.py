@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from synthaug_plugins.curation.minority_score import MinorityScore
 from synthaug_plugins.diffusion import build_level_classifier
 from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
+from synthaug_plugins.engine.score_folder import read_folder_scores
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
-from synthaug_plugins.learning.checks import check_seed
+from synthaug_plugins.learning.checks import check_seed, check_whole
 from synthaug_plugins.learning.data import check_classes
 from synthaug_plugins.learning.minority_options import FREE, LevelTraining, check_level_training, sigma_range
 from synthaug_plugins.models.denoiser_model import DenoiserModel
@@ -21,12 +23,13 @@ from synthaug_plugins.models.levels import check_rank, propose_level_count
 from synthaug_plugins.models.text_model import open_model
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS, build_strict
+from synthaug_plugins.store.table import made_by_of
 
 KEYS = {
     'model': 'the denoiser that scores the images, and that the classifier will guide: `embedded:NAME` or a model folder of our own',
     'data': 'folder of images, one folder per class; --data on the command line sets it',
     'classes': 'class names in label order; default: the class folders of data in sorted order',
-    'score': 'dict(sigma=6.5, draws=5, distance=...): the options of MinorityScore except model and levels',
+    'score': 'dict(sigma=6.5, draws=5, distance=..., batch_size=64): the options of MinorityScore except model and levels; and images per call',
     'scores': 'a file of `synthaug score FOLDER` with these very options, in place of scoring again; or None',
     'levels': "dict(count=None, rank='all'): how many levels (None: about 50 images a level, 2 to 100) and whether an image is ranked among 'all' or within "
     "its 'class'",
@@ -42,9 +45,11 @@ DEFAULTS: dict[str, Any] = {
     **{'data': None, 'classes': None, 'score': {}, 'scores': None, 'levels': {}, 'classifier': {}, 'training': {}},
     **{'seed': 0, 'name': None, 'licence': None},
 }
+SCORE_DEFAULTS: dict[str, Any] = {'batch_size': 64}
 LEVELS_DEFAULTS: dict[str, Any] = {'count': None, 'rank': 'all'}
 CLASSIFIER_DEFAULTS: dict[str, Any] = {'label_conditioning': False, 'features': None, 'sigma_data': None}
 _OF_THE_MODEL = 'model'
+_SCORE = 'minority_score'
 _TRAINING = {f.name for f in fields(LevelTraining)} - {'seed'}
 
 
@@ -78,9 +83,9 @@ class MinorityRun:
         return None if self.feature_model in (None, self.model) else str(self.recipe['classifier']['features'])
 
     @property
-    def inspectors(self) -> list[dict[str, Any]]:
-        """The entry that scores, as a score recipe names it."""
-        return [_inspector(self.recipe)]
+    def score_recipe(self) -> dict[str, Any]:
+        """What scores the images, as a score recipe says it."""
+        return {'inspectors': [_inspector(self.recipe)], 'data': None, 'batch_size': self.recipe['score']['batch_size']}
 
 
 def load_minority_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -112,6 +117,8 @@ def complete_minority_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for name in ('type', 'model', 'levels'):
         if name in done['score']:
             raise RecipeError(f'score has the key {name!r}, which follows from the rest of the recipe.', f'Remove score.{name}.')
+    done['score'] = {**SCORE_DEFAULTS, **done['score']}
+    check_whole('score.batch_size', done['score']['batch_size'])
     done['levels'] = {**LEVELS_DEFAULTS, **done['levels']}
     done['classifier'] = {**CLASSIFIER_DEFAULTS, **done['classifier']}
     count, classifier = done['levels']['count'], done['classifier']
@@ -148,8 +155,8 @@ def prepare_minority(recipe: Mapping[str, Any]) -> MinorityRun:
     """Check a complete recipe against its model and its images: everything that can be refused before weights load.
 
     Raises:
-        RecipeError: no data, or an option that the model cannot serve.
-        DataError: classes that are not those of the folder, one that is unknown to the model, or too few images for the levels.
+        RecipeError: no data, an option that the model cannot serve, or `scores` that something else made.
+        DataError: `scores` that are none, classes that are not those of the folder, one that is unknown to the model, or too few images for the levels.
         ModelError: a model that cannot be had, works in latents, or has no features; options that make no classifier.
     """
     if recipe['data'] is None:
@@ -158,17 +165,41 @@ def prepare_minority(recipe: Mapping[str, Any]) -> MinorityRun:
     classes = tuple(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
     model = _open(recipe['model'], 'model')
-    told = recipe['classifier']['label_conditioning']
-    if told and model.takes_labels and (unknown := sorted(set(classes) - set(model.classes))):
-        raise DataError(f'The model {model.name!r} knows no class {unknown[0]!r}.', f'{nearest(unknown[0], model.classes)}')
     feature_model = _feature_model(recipe, model)
-    config = _config(recipe, model, feature_model, model.classes if told and model.takes_labels else list(classes))
+    # The classes that a network beside it is told, in the order of that network: its labels are the classifier's.
+    told = [each for each in (model, feature_model) if each is not None and each.takes_labels and recipe['classifier']['label_conditioning']]
+    if told and (unknown := sorted(set(classes) - set(told[0].classes))):
+        raise DataError(f'The model {told[0].name!r} knows no class {unknown[0]!r}.', f'{nearest(unknown[0], told[0].classes)}')
+    config = _config(recipe, model, feature_model, told[0].classes if told else list(classes))
     config['levels'] = {'count': _level_count(recipe, {name: len(real_images.ids(name)) for name in classes})}
     with torch.device('meta'):
         build_level_classifier(config)
     scorer = build_strict(_inspector(recipe), INSPECTORS)
     scorer.check(classes, None)
+    if recipe['scores'] is not None:
+        read_scores(recipe['scores'], scorer)
     return MinorityRun(dict(recipe), model, feature_model, real_images, classes, scorer, config, training_options(recipe))
+
+
+def read_scores(file: str | Path, scorer: MinorityScore, real_images: RealImages | None = None) -> dict[str, float]:
+    """Id -> minority score, of a file that `score_folder` wrote.
+
+    Args:
+        scorer: what must have made them.
+        real_images: the images that they must be of.
+
+    Raises:
+        DataError: see `read_folder_scores`.
+        RecipeError: something else made them; the options that differ are named.
+    """
+    table = read_folder_scores(file, real_images)
+    made_by = (made_by_of(table) or {})['inspectors']
+    ours = (one for one in made_by if isinstance(one, Mapping) and one.get('type') == 'MinorityScore' and _SCORE in table.column_names)
+    scored: Mapping[str, Any] = next(ours, {})
+    differ = [key for key, value in scorer.scored_by().items() if scored.get(key) != value]
+    if differ:
+        raise RecipeError(f'The scores in {str(file)!r} differ from those that the recipe asks for in {", ".join(differ)}.', 'Correct score or scores.')
+    return dict(zip(table['id'].to_pylist(), table[_SCORE].to_pylist(), strict=True))
 
 
 def _open(name: str, key: str) -> DenoiserModel:
@@ -189,7 +220,7 @@ def _feature_model(recipe: Mapping[str, Any], model: DenoiserModel) -> DenoiserM
     found = model if name == _OF_THE_MODEL else _open(name, 'classifier.features')
     if found.size != model.size:
         raise ModelError(f'classifier.features = {name!r} is a model of {found.size[1]} pixels, the model makes {model.size[1]}.', 'Use one of that size.')
-    if told and found.takes_labels and found.classes != model.classes:
+    if told and found.takes_labels and model.takes_labels and found.classes != model.classes:
         raise ModelError(f'classifier.features = {name!r} is told other classes than {model.name!r}.', 'Set classifier.label_conditioning=False.')
     if not told and not found.runs_without_labels:
         what = f'The features of {found.name!r} need the class, which the classifier is not told.'
@@ -233,11 +264,12 @@ def _level_count(recipe: Mapping[str, Any], counts: Mapping[str, int]) -> int:
 
 
 def _inspector(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {'type': 'synthaug_plugins.MinorityScore', 'model': recipe['model'], **recipe['score']}
+    own = {key: value for key, value in recipe['score'].items() if key not in SCORE_DEFAULTS}
+    return {'type': 'synthaug_plugins.MinorityScore', 'model': recipe['model'], **own}
 
 
 def decisive(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a complete recipe that decides the weights, as dotted keys; the data are compared by content."""
-    parts = {f'{key}.{name}': value for key in ('score', 'levels', 'classifier') for name, value in recipe[key].items()}
+    parts = {f'{key}.{name}': value for key in ('score', 'levels', 'classifier') for name, value in recipe[key].items() if name not in SCORE_DEFAULTS}
     training = {f'training.{key}': value for key, value in asdict(training_options(recipe)).items() if key not in FREE | {'seed'}}
     return {**parts, **training, **{key: recipe[key] for key in ('model', 'classes', 'seed')}}

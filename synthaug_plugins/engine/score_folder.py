@@ -61,6 +61,8 @@ def score_folder(
     check_columns(columns)
     if out.suffix != '.parquet':
         raise RecipeError(f'The scores cannot be written to {str(out)!r}.', 'Name a file that ends with .parquet.')
+    if real.root.resolve() in out.resolve().parent.parents:
+        raise RecipeError(f'{str(out)!r} lies within the images: its folder would count as a class.', 'Name a file elsewhere.')
     _check_free(out, overwrite)
     names = tuple(classes or real.classes)
     check_classes(real, names)
@@ -104,15 +106,19 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
         table = read_parquet(Path(file).expanduser(), cure)
     except StoreError as error:
         raise DataError(error.what, error.cure) from error
-    made_by = made_by_of(table) or {}
-    if made_by.get('kind') != _KIND:
+    try:
+        made_by = made_by_of(table)
+    except ValueError:  # a file from elsewhere
+        made_by = None
+    ours = isinstance(made_by, dict) and made_by.get('kind') == _KIND and all(isinstance(made_by.get(key), list) for key in ('classes', 'inspectors'))
+    if made_by is None or not ours or not {'id', 'label', 'class_name'} <= set(table.column_names):
         raise DataError(f'{str(file)!r} holds no scores of a folder of images.', cure)
     if not content_is_whole(table):
         raise DataError(f'{str(file)!r} is damaged or was changed by hand.', 'Score the folder again.')
-    if real_images is not None and set(made_by['classes']) != set(real_images.classes):
+    if real_images is not None and sorted(map(str, made_by['classes'])) != sorted(real_images.classes):
         what = f'{str(file)!r} has scores of the classes {made_by["classes"]}, {str(real_images.root)!r} holds {list(real_images.classes)}.'
         raise DataError(what, 'Score this folder.')
-    if real_images is not None and made_by['images_sha256'] != real_images.content_hash():
+    if real_images is not None and made_by.get('images_sha256') != real_images.content_hash():
         raise DataError(f'{str(file)!r} has scores of other images than those in {str(real_images.root)!r}.', 'Score this folder again.')
     return table
 
@@ -130,15 +136,23 @@ def _request(row: Mapping[str, Any]) -> Request:
 def _locked(out: Path) -> Iterator[None]:
     """The right to write scores to a file: held on the folder of their parts, which is there meanwhile."""
     folder = parts_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    fd = -1
     try:
+        while fd < 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecipeError(f'Another process is writing {str(out)!r}.', 'Wait until it ends, or stop it.') from error
+            if not folder.is_dir() or folder.stat().st_ino != os.fstat(fd).st_ino:  # whoever held it removed it just now
+                os.close(fd)
+                fd = -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecipeError(f'Another process is writing {str(out)!r}.', 'Wait until it ends, or stop it.') from error
-        yield
+            yield
+        finally:  # by nobody but the holder: it is the lock
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)

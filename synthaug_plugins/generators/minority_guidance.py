@@ -95,8 +95,8 @@ class MinorityClassifier(MinorityGuidance):
     Args:
         classifier: the folder `OUT/model` of `synthaug learn minority`.
         level: 0 (the most common) to L - 1 (the rarest): a number; a list, of which each request draws one by its seed; 'lacking', which draws levels of
-            the request's class in proportion to how many training images each lacks of its fullest (all alike where none lacks any); or a dict of class
-            name -> one of these.
+            the request's class in proportion to how many training images each lacks of the fullest level of any class (all alike where none lacks any); or
+            a dict of class name -> one of these.
         weight: a number, or a list of which each request draws one. The paper takes 3.5 on LSUN. 0 calls no classifier.
         interval: (lowest, highest) sigma at which it acts, within the noise levels that the classifier was trained at.
         normalise: None; 'norm' or 'max': every gradient has length 1 by its Euclidean norm or its largest absolute value, so that the weight alone says how
@@ -158,7 +158,9 @@ class MinorityClassifier(MinorityGuidance):
         if all(max(of_class) - min(of_class) <= 1 for of_class in counts.values()):
             what = "MinorityClassifier: level = 'lacking', but in every class all levels have as many training images."
             raise RecipeError(what, "Name levels, or learn the classifier with levels=dict(rank='all').")
-        lacks = [max(counts[class_name]) - n for n in counts[class_name]]
+        # Of the fullest level of any class: of its own fullest, a class of four images in five levels would lack nothing but the fifth.
+        fullest = max(max(of_class) for of_class in counts.values())
+        lacks = [fullest - n for n in counts[class_name]]
         return list(range(len(lacks))), [n / sum(lacks) if any(lacks) else 1 / len(lacks) for n in lacks]
 
     def check(self, model: DenoiserModel, use_labels: bool, classes: Sequence[str] = ()) -> None:

@@ -57,8 +57,10 @@ class LevelClassifierModel:
             self._shape_only = build_level_classifier(self.config)
         self.counts: dict[str, list[int]] = _checked_counts(name, known.get('counts'), self.classes, self.levels.count)
         self.features: dict[str, Any] | None = self.config['features']
-        self.scored_by: dict[str, Any] = dict(known.get('scored_by') or {})
-        self.found_at: str | None = known.get('found_at')
+        scored_by, self.found_at = known.get('scored_by', {}), known.get('found_at')
+        if not isinstance(scored_by, Mapping) or not isinstance(scored_by.get('model', {}), Mapping) or not isinstance(self.found_at, str | None):
+            raise ModelError(f'classifier = {name!r}: its config does not say what the levels are of.', 'Learn it again.')
+        self.scored_by: dict[str, Any] = dict(scored_by)
 
     @property
     def classes(self) -> list[str]:
@@ -186,6 +188,6 @@ class LevelClassifierModel:
 
 def _checked_counts(name: str, counts: Any, classes: list[str], levels: int) -> dict[str, list[int]]:
     right = isinstance(counts, Mapping) and sorted(counts) == sorted(classes)
-    if not right or not all(len(row) == levels and all(isinstance(n, int) and n >= 0 for n in row) for row in counts.values()):
+    if not right or not all(isinstance(row, list) and len(row) == levels and all(isinstance(n, int) and n >= 0 for n in row) for row in counts.values()):
         raise ModelError(f'classifier = {name!r}: its config does not say how many images of each class have each level.', 'Learn it again.')
     return {key: list(row) for key, row in counts.items()}

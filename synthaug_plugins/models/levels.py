@@ -94,7 +94,7 @@ class Levels:
             if isinstance(limits, Mapping):
                 return cls(known['count'], known['rank'], {str(name): tuple(map(float, own)) for name, own in limits.items()})
             return cls(known['count'], known['rank'], tuple(map(float, limits)))
-        except (TypeError, ValueError, RecipeError) as error:
+        except (TypeError, ValueError, OverflowError, RecipeError) as error:
             raise ModelError(f'The levels {str(known)[:200]} cannot be read: {error}.', 'Learn the level classifier again.') from error
 
 

@@ -106,6 +106,8 @@ class LPIPS(Distance):
             else:
                 found = torch.load(path, map_location='cpu', weights_only=True)
             lins = torch.load(Path(lpips.__file__).parent / 'weights' / 'v0.1' / f'{self.network}.pth', map_location='cpu', weights_only=True)
+            if not isinstance(found, Mapping):
+                raise TypeError(f'it holds a {type(found).__name__}')
         except Exception as error:  # torch, pickle and safetensors raise many kinds
             raise ModelError(f'The weights {str(path)!r} cannot be read: {first_line(error)}.', 'Copy or download the file again.') from error
         with torch.device('meta'), warnings.catch_warnings():  # nothing is drawn at random; torchvision warns of the way in which lpips calls it
