@@ -119,8 +119,6 @@ def evaluate(
     """
     if not 1 <= len(stores) <= len(STYLES):
         raise RecipeError(f'{len(stores)} stores cannot be compared in one picture.', f'Give 1 to {len(STYLES)}.')
-    check_torchmetrics()
-    check_scikit_learn()
     network = feature_network(features)
     real_images = RealImages(real)
     classes = real_images.classes
@@ -136,6 +134,8 @@ def evaluate(
     for one in made:
         one.labels(classes)  # refuses classes without real images
         check_k(k, len(one.ids) - 1, f'other images in {one.name!r}')
+    check_torchmetrics()  # takes seconds, which no typing mistake should
+    check_scikit_learn()
     network.check()
     network.check_classes(classes)
     torch_device = choose_device(device)
