@@ -219,7 +219,7 @@ def rated(count: int = 96, levels: int = 4) -> RatedImages:
 
 
 def test_what_can_be_seen_is_learned_and_noise_hides_it(tmp_path: Path) -> None:
-    images, options = rated(), LevelTraining(images_shown=16 * 60, batch_size=16, learning_rate=5e-3, validation=0.25)
+    images, options = rated(), LevelTraining(images_shown=16 * 90, batch_size=16, learning_rate=5e-3, validation=0.25)
     trained = train_levels(images, CONFIG, options, tmp_path / 'work', CPU)
     _, validation = split_levels(images.levels, options.validation, options.seed)
     clear, dark = validate_levels(trained.classifier, images, validation, [0.05, 20.0], 0, CPU)
