@@ -43,7 +43,7 @@ def long_tail_counts(classes: Sequence[str], most: int, ratio: float) -> dict[st
     >>> long_tail_counts(['cat', 'dog', 'owl'], 100, 100)
     {'cat': 100, 'dog': 10, 'owl': 1}
     """
-    _refuse_below('most', most, 1)
+    _refuse_below('shots of the largest class', most, 1)
     check_imbalance(ratio)
     if len(classes) < 2:
         raise RecipeError(f'imbalance = {ratio!r}: {len(classes)} class has no tail.', 'Leave imbalance out, or give images of several classes.')

@@ -154,6 +154,7 @@ def refusals(data: Path, tmp_path: Path) -> list[tuple[tuple[Any, ...], str]]:
         ((guided, *real, *pixels_, '--held-out', data / 'real'), 'lies in .* and in '),
         ((guided, *real, *pixels_, '--out', tmp_path / 'photos'), "not a folder of measurements: it holds 'a.jpg'"),
         ((guided, *real, *pixels_, '--out', data / 'real' / 'out'), 'would become a class'),
+        ((guided, *real, *pixels_, '--held-out', data / 'held', '--out', data / 'held' / 'out'), 'would become a class'),
         ((guided, *real, *pixels_, '--device', 'abacus'), '--device abacus'),
         ((data / 'real', *real, *pixels_), 'store'),
     ]
@@ -205,6 +206,8 @@ def test_where_rarity_does_not_rise_is_said() -> None:
     first, second = trends(rows, 'params.w')
     assert first == 'AvgkNN of guided over w: 1 to 1.25, not rising from 2 to 4 and from 4 to 8.' and second.startswith('LOF of guided')
     assert trends([row('guided', 40, w, avg_knn=w + 1) for w in (4, 0.5)], 'params.w') == ['AvgkNN of guided over w: rises at every value, 1.5 to 5.']
+    (doubtful,) = trends([row('guided', 40, w, avg_knn=1 + w / 1000) for w in (0, 9)], 'params.w')  # the standard error of each is 0.01
+    assert doubtful.endswith('1 to 1.009, less than two standard errors.')
 
 
 def test_axes_of_any_size_have_round_numbers_around_all_values(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.evaluation.frechet import frechet_distance, moments
 from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any
 from synthaug_plugins.evaluation.metrics.features import feature_network
@@ -15,6 +15,7 @@ from synthaug_plugins.evaluation.metrics.labels import neighbours_label
 from synthaug_plugins.evaluation.metrics.measure import Reference
 from synthaug_plugins.evaluation.metrics.neighbours import held, nearest, points
 from synthaug_plugins.evaluation.metrics.rarity import LocalOutlierFactor, avg_knn, rarity
+from synthaug_plugins.evaluation.metrics.sets import ImageSet
 
 CPU = torch.device('cpu')
 
@@ -171,6 +172,15 @@ def test_more_neighbours_than_images_are_refused_with_both_numbers() -> None:
         nearest(REAL, REAL, 0)
 
 
+def test_features_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r'Every real image has 5 others with the same features in .*dino'):
+        Reference(np.ones((30, 2), np.float32), np.zeros(30, int), 'timm:dino', 5, 20, CPU)
+    network = feature_network('pixels')
+    monkeypatch.setattr(network, 'encode', lambda images: np.full((len(images), 2), np.nan, np.float32))
+    with pytest.raises(ModelError, match=r"not finite for images of 'made'"):
+        ImageSet('made', ['a'], ['cat'], lambda i: np.zeros((2, 2, 3), np.uint8)).encode(network, lambda n: None)
+
+
 def test_a_set_of_no_more_images_than_k_has_no_recall(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     real, made, labels = drawn
     reference = Reference(real, labels, 'pixels', 5, 20, CPU)
@@ -183,6 +193,8 @@ def test_pixels_of_two_sizes_and_unknown_networks_are_refused() -> None:
     assert network.encode([np.full((2, 2, 3), 255, np.uint8)]).tolist() == [[1.0] * 12]
     with pytest.raises(DataError, match='2 x 2 and 3 x 2'):
         network.encode([np.zeros((2, 3, 3), np.uint8)])
+    with pytest.raises(DataError, match='33 x 32 pixels are too large'):
+        feature_network('pixels').encode([np.zeros((32, 33, 3), np.uint8)])
     for text in ('inception', 'clip:', 'timm:'):
         with pytest.raises(RecipeError, match='names no feature network'):
             feature_network(text)

@@ -167,6 +167,11 @@ def test_start_from_real_images_is_guided_too(model: str, classifier: str, real_
         assert not np.array_equal(generator.generate([request]), plain.generate(first(plain, 1, sources)))
     with pytest.raises(RecipeError, match='starts from images'):
         build('RealGuidance', real_images, guidance=[boost_and_skip()], **options).check(['dog'])
+    # By 'auto' the strength is known when the images are counted: three let 4 of 10 steps run, of which none is a fifth one.
+    counted = build('RealGuidance', real_images, model=model, shots='auto', sampler={**FEW, 'num_steps': 10}, guidance=[self_guided(every=5)])
+    counted.check(['dog'])
+    with pytest.raises(RecipeError, match='no step'):
+        counted.prepare(['dog'], print)
     # The sampler of a strength counts, not the full grid.
     with pytest.raises(RecipeError, match='no step'):
         build('RealGuidance', real_images, guidance=[self_guided(interval=(10, 80))], **options).check(['dog'])

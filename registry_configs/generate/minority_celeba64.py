@@ -21,7 +21,7 @@ generator = dict(
             classifier='models/celeba64-levels/model',  # what the first command above writes
             level=9,  # 0 is the most common, 9 the rarest
             weight=3.5,
-            interval=(0, float('inf')),  # between which noise levels
+            # interval=(0.2, 5),  # between which noise levels it acts; by default at all
             normalise=None,
         )
     ],

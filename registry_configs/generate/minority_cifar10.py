@@ -20,7 +20,7 @@ generator = dict(
             classifier='models/cifar10-levels/model',  # what the first command above writes
             level=9,  # 0 is the most common, 9 the rarest of a class
             weight=2.0,
-            interval=(0, float('inf')),  # between which noise levels
+            # interval=(0.2, 5),  # between which noise levels it acts; by default at all
             normalise=None,
         )
     ],

@@ -20,7 +20,7 @@ generator = dict(
             level=9,
             # 1 is weaker, 5 stronger: at 5 six labels in a hundred are lost. weight=[0, 1, 2, 5] makes some of each, see params.minority_weight.
             weight=2.0,
-            interval=(0, float('inf')),  # between which noise levels
+            # interval=(0.2, 5),  # between which noise levels it acts; by default at all
             normalise=None,
         )
     ]

@@ -43,7 +43,7 @@ def evaluate(
     from synthaug_plugins.evaluation.metrics.table import table_text
 
     if out is not None:
-        check_out(out, real)
+        check_out(out, real, *([held_out] if held_out else []))
     found = run(stores, real, features, by=by or (), where=where or (), k=k, lof_k=lof_k, held_out=held_out, device=device)
     print(table_text(found.rows))
     for name, selection in found.selections.items():

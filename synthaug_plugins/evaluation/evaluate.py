@@ -112,8 +112,8 @@ def evaluate(
 
     Raises:
         RecipeError: an unknown network, column or device; nothing selected; before any weights load.
-        DataError: unknown classes, k larger than the number of other images, an unreadable image.
-        ModelError: the network cannot be had.
+        DataError: unknown classes, k larger than the number of other images, an unreadable image, or one too large for 'pixels'.
+        ModelError: the network cannot be had, or gives features that are not finite.
         MissingExtra: torchmetrics or scikit-learn is not installed.
         StoreError: no store, or a damaged one.
     """
@@ -205,14 +205,18 @@ def _named(rows: Sequence[Row]) -> str:
     return '; '.join(f'{row.label} ({row.measures.n})' for row in rows[:6]) + (f' and {len(rows) - 6} more' if len(rows) > 6 else '')
 
 
-def check_out(out: str | Path, real: str | Path) -> None:
+def check_out(out: str | Path, *real: str | Path) -> None:
     """Refuse a folder for results before anything is measured.
+
+    Args:
+        real: folders of real images.
 
     Raises:
         RecipeError: it holds something else, or lies among the real images, where it would become a class.
     """
-    if Path(out).resolve().is_relative_to(Path(real).expanduser().resolve()):
-        raise RecipeError(f'--out {str(out)!r} lies in {str(real)!r}, where it would become a class.', 'Give a folder outside of it.')
+    for folder in real:
+        if Path(out).resolve().is_relative_to(Path(folder).expanduser().resolve()):
+            raise RecipeError(f'--out {str(out)!r} lies in {str(folder)!r}, where it would become a class.', 'Give a folder outside of it.')
     refuse_foreign(Path(out), OWN_FILES, 'folder of measurements')
 
 

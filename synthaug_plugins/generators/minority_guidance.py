@@ -67,7 +67,9 @@ class MinorityGuidance(Guidance):
         weights = [float(r.params[WEIGHT]) for r in requests]
         if not any(weights):
             return None
-        return weights[0] if len(set(weights)) == 1 else torch.tensor(weights, dtype=torch.float32, device=device)
+        # As exact as the one number: a request's weight must not depend on its batch.
+        dtype = torch.float32 if device.type == 'mps' else torch.float64
+        return weights[0] if len(set(weights)) == 1 else torch.tensor(weights, dtype=dtype, device=device)
 
     def check_acts(self, sigmas: Sequence[float]) -> list[float]:
         """Those of the noise levels at which it might act that lie in its interval.

@@ -97,6 +97,7 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
             return
         super().prepare(classes, say)
         self.settle(classes, say)
+        self.check_sampling()  # of the strengths as they are now
         self._prepared = tuple(classes)
         if self.real_images is not None:
             self._note_small_sources(classes, say)

@@ -98,7 +98,7 @@ def scoring(name: str, images: int, rounds: int, device: torch.device) -> None:
     """Print the ratio of scoring over the network's own calls."""
     inspector = MinorityScore(name, sigma=1.0, draws=DRAWS, distance=MSE)
     model = inspector.model
-    classes = model.classes if isinstance(model, DenoiserModel) else []
+    classes = (model.classes if isinstance(model, DenoiserModel) else []) or ['thing']
     inspector.check(classes, None)
     inspector.setup(device, classes, None)
     height, width = model.image_size
@@ -140,9 +140,10 @@ def sampling(name: str, classifier: str | None, images: int, steps: int, rounds:
             options = {'num_steps': steps, 'solver': 'euler', 'eta': 1.0}
             generator = GENERATORS.build({'type': 'synthaug_plugins.EDM', 'model': name, 'sampler': options, 'guidance': guidance})
             generator.setup(device)
-            generator.check(model.classes)
-            per_class = -(-images // len(model.classes))
-            parts = [Part(0, label, of, per_class, per_class, offset=label * per_class) for label, of in enumerate(model.classes)]
+            classes = model.classes or ['thing']
+            generator.check(classes)
+            per_class = -(-images // len(classes))
+            parts = [Part(0, label, of, per_class, per_class, offset=label * per_class) for label, of in enumerate(classes)]
             requests = [request for part in parts for request in islice(generator.requests(part, 0), per_class)][:images]
             generator.generate(requests)
             calls[way] = generator.network_images / images

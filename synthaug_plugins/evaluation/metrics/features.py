@@ -68,6 +68,9 @@ class FeatureNetwork(ABC):
 class Pixels(FeatureNetwork):
     """Pixels themselves, in [0, 1]: a yardstick for images of a few pixels, no more. All images must have one size."""
 
+    most = 3 * 32 * 32
+    """Numbers of an image: FID takes the roots of a matrix of all pairs of them, a minute for as many as these and an hour for four times as many."""
+
     size: tuple[int, ...] | None = None
 
     def check(self) -> None:
@@ -81,6 +84,9 @@ class Pixels(FeatureNetwork):
 
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         for image in images:
+            if image.size > self.most:
+                what = f'Images of {image.shape[1]} x {image.shape[0]} pixels are too large to be compared by their pixels.'
+                raise DataError(what, 'Use a network: --features clip:RN50/openai.')
             self.size = self.size or image.shape
             if image.shape != self.size:
                 sizes = ' and '.join(f'{shape[1]} x {shape[0]}' for shape in (self.size, image.shape))

@@ -42,7 +42,7 @@ class Distances:
     def kid(self, made: np.ndarray, seed: int = 0) -> float:
         """Kernel distance (Binkowski et al. 2018): unbiased squared MMD with the kernel (x.y / D + 1)^3, so that it may be a little below 0.
 
-        A mean over `SUBSETS` drawn subsets of at most `SUBSET_SIZE` images of each set; with no more images than that, over all at once.
+        A mean over `SUBSETS` drawn subsets of each set, as large as the smaller of both and at most `SUBSET_SIZE`; of two sets of one such size, over all.
 
         Args:
             made: (M, D) features, M at least 2.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug_plugins.errors import DataError
 from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any
 from synthaug_plugins.evaluation.metrics.frechet import SUBSET_SIZE, SUBSETS, Distances
 from synthaug_plugins.evaluation.metrics.labels import neighbours_label
@@ -115,7 +116,7 @@ class Reference:
         of_real: what each real image has among the others, by metric, (N,).
 
     Raises:
-        DataError: k or lof_k is larger than the number of other real images.
+        DataError: k or lof_k is larger than the number of other real images, or these have all the same features.
         MissingExtra: torchmetrics or scikit-learn is not installed.
     """
 
@@ -130,6 +131,8 @@ class Reference:
         self._origin = raw.mean(0)
         self._points = points(raw, self._origin)
         self._radii = nearest(self._points, self._points, k, same=True)[0][:, -1]
+        if not bool((self._radii > 0).any()):
+            raise DataError(f'Every real image has {k} others with the same features in {network!r}: nothing can be told apart.', 'Use another network.')
         self._lof = LocalOutlierFactor(features, lof_k)
         self._distances = Distances(features)
         self.of_real = self._each(self._points, self._lof.of_real(), labels, None, same=True)

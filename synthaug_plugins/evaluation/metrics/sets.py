@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthaug_plugins.errors import DataError, RecipeError, StoreError, nearest
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, StoreError, nearest
 from synthaug_plugins.evaluation.metrics.features import FeatureNetwork
 from synthaug_plugins.real_images import RealImages, decode_rgb, in_threads
 from synthaug_plugins.store.reader import StoreReader
@@ -74,10 +74,13 @@ class ImageSet:
 
         Raises:
             DataError, StoreError: an image cannot be read.
+            ModelError: features that are not finite.
         """
         parts = []
         for some in self.images():
             parts.append(network.encode(some))
+            if not np.isfinite(parts[-1]).all():
+                raise ModelError(f'{network.text!r} gives features that are not finite for images of {self.name!r}.', 'Use other weights.')
             done(len(some))
         self.features = np.concatenate(parts)
 

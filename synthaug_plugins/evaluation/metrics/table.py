@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -141,19 +142,22 @@ def panels(rows: Sequence[Row], by: str) -> list[Panel]:
 
 
 def trends(rows: Sequence[Row], by: str) -> list[str]:
-    """Whether rarity grows with a column of numbers, in a sentence for each set and metric."""
+    """Whether rarity grows with a column of numbers, and whether by more than chance, in a sentence for each set and metric."""
     said = []
     for name in dict.fromkeys(row.name for row in rows if row.by == by):
         of_it = [row for row in rows if row.by == by and row.name == name]
         if any(isinstance(row.value, str) for row in of_it):
             continue
         for metric in _WITH_ERROR:
-            known = [(row.value, row.measures.values[metric].mean) for row in sorted(of_it, key=_number) if metric in row.measures.values]
+            known = [(row.value, row.measures.values[metric]) for row in sorted(of_it, key=_number) if metric in row.measures.values]
             if len(known) < 2:
                 continue
-            falls = [f'from {value_text(a)} to {value_text(b)}' for (a, low), (b, high) in pairwise(known) if high <= low]
-            ends = f'{known[0][1]:.4g} to {known[-1][1]:.4g}'
+            falls = [f'from {value_text(a)} to {value_text(b)}' for (a, low), (b, high) in pairwise(known) if high.mean <= low.mean]
+            first, last = known[0][1], known[-1][1]
+            ends = f'{first.mean:.4g} to {last.mean:.4g}'
             kind = f'{ends}, not rising {" and ".join(falls)}' if falls else f'rises at every value, {ends}'
+            if abs(last.mean - first.mean) < 2 * math.hypot(first.se or 0, last.se or 0):
+                kind += ', less than two standard errors'
             said.append(f'{METRICS[metric].title} of {name} over {spoken(by)}: {kind}.')
     return said
 
