@@ -76,12 +76,12 @@ def test_cosine_distances_see_features_and_have_gradients(tmp_path: Path) -> Non
     import timm
 
     torch.manual_seed(0)
-    torch.save(timm.create_model('resnet10t', num_classes=2).state_dict(), tmp_path / 'weights.pth')
+    torch.save(timm.create_model('test_resnet', num_classes=2).state_dict(), tmp_path / 'weights.pth')
     images = [np.repeat((x[..., None] * 255 / 16).astype(np.uint8), 3, 2) for x in digits().images[:6]]
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     for options in (
         {'type': 'ClipCosine', 'model': 'embedded:digits_clip'},
-        {'type': 'TimmCosine', 'model': 'resnet10t', 'checkpoint': str(tmp_path / 'weights.pth')},
+        {'type': 'TimmCosine', 'model': 'test_resnet', 'checkpoint': str(tmp_path / 'weights.pth')},
     ):
         distance = DISTANCES.build(options)
         distance.check((8, 8))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,6 +28,9 @@ from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.scores import scores_path
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 KEYS = {
     'inspectors': "registry entries that look at every image, [dict(type='synthaug_plugins.ClipFilter', ...)]",
@@ -90,9 +93,15 @@ def inspected_by(inspectors: Sequence[Inspector], real_images: RealImages | None
 
 
 def score_parts(
-    target: Path, columns: Columns, recipe: Mapping[str, Any], inspectors: Sequence[Inspector], made_by: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    target: Path,
+    columns: Columns,
+    recipe: Mapping[str, Any],
+    inspectors: Sequence[Inspector],
+    made_by: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    device: torch.device,
 ) -> ScoreParts:
-    """The parts of a scoring, those of an earlier run of equal recipe, models and images among them.
+    """The parts of a scoring, those of an earlier run of equal recipe, models, images and kind of device among them.
 
     Args:
         rows: of all images in order; all that they hold must be equal.
@@ -100,7 +109,14 @@ def score_parts(
     told = hashlib.sha256()
     for row in rows:
         told.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
-    decides = {**made_by, 'rows_sha256': told.hexdigest(), 'name': columns.name, 'prefix': columns.prefix, 'batch_size': recipe['batch_size']}
+    decides = {
+        **made_by,
+        'rows_sha256': told.hexdigest(),
+        'name': columns.name,
+        'prefix': columns.prefix,
+        'batch_size': recipe['batch_size'],
+        'device': device.type,
+    }
     # An inspector that compares with earlier images would have forgotten them.
     return ScoreParts(target, columns, decides, [row['id'] for row in rows], not any(i.remembers for i in inspectors))
 
@@ -121,8 +137,8 @@ def score(
     Writes `scores/<name>.parquet`: the inspectors' score columns, `<name>_kept` (bool) and `<name>_reason`, whole or not at
     all. Inspectors see the pixels of the stored files, which a lossy format has changed a little since they were made.
 
-    A run that was killed goes on: what it scored, up to a minute before its end, lies in a hidden folder in `scores`, for a run of equal recipe, models
-    and images. With an inspector that compares with earlier images all starts again.
+    A run that was killed goes on: what it scored, up to a minute before its end, lies in a hidden folder in `scores`, for a run of equal recipe, models,
+    images and kind of device. With an inspector that compares with earlier images all starts again.
 
     Args:
         folder: the store.
@@ -163,7 +179,7 @@ def score(
                     cure = 'Give the new ones other names: --prefix second_ --name second.'
                     raise StoreError(f'The store has a column {column!r} already.', cure)
 
-        parts = score_parts(scores_path(store.folder, name), columns, recipe, inspectors, made_by, rows)
+        parts = score_parts(scores_path(store.folder, name), columns, recipe, inspectors, made_by, rows, torch_device)
         table = show(_shown(store, rows), inspectors, recipe['batch_size'], parts, check, quiet)
         store.add_scores(name, table, made_by)
         parts.remove()

@@ -81,7 +81,7 @@ def score_folder(
             _check_free(out, overwrite)  # again: hashing takes a while, and somebody may have been here
             for inspector in inspectors:
                 inspector.setup(torch_device, names, compared)
-            parts = score_parts(out, columns, recipe, inspectors, made_by, rows)
+            parts = score_parts(out, columns, recipe, inspectors, made_by, rows, torch_device)
             table = show(Shown(rows, _request, lambda row: real.load(row['id'])), inspectors, recipe['batch_size'], parts, quiet=quiet)
             table = table.add_column(1, 'label', pa.array([row['label'] for row in rows], pa.int32()))
             table = table.add_column(2, 'class_name', pa.array([row['class_name'] for row in rows], pa.string()))

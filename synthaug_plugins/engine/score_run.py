@@ -114,7 +114,7 @@ class ScoreParts:
     def __init__(self, target: Path, columns: Columns, decides: Mapping[str, Any], ids: Sequence[str], keep: bool) -> None:
         self.folder, self.columns, self.keep, self.done = parts_folder(target), columns, keep, 0
         self._card = json.dumps(decides, sort_keys=True, ensure_ascii=False).encode()
-        self._parts: list[bytes] = []
+        self._parts: list[Path | bytes] = []
         self._held: list[tuple[str, Verdict]] = []
         self._since = time.monotonic()
         for path in partials(self.folder):
@@ -122,9 +122,8 @@ class ScoreParts:
         card = self.folder / _CARD
         usable = keep and card.is_file() and card.read_bytes() == self._card
         for path in sorted(self.folder.glob('*.parquet')):
-            part = path.read_bytes()
-            if usable and path.name == self._name(len(self._parts)) and self._follows(part, ids):
-                self._parts.append(part)
+            if usable and path.name == self._name(len(self._parts)) and self._follows(path, ids):
+                self._parts.append(path)
             else:
                 path.unlink()
         if not self._parts:
@@ -134,10 +133,10 @@ class ScoreParts:
     def _name(number: int) -> str:
         return f'{number:05d}.parquet'
 
-    def _follows(self, part: bytes, ids: Sequence[str]) -> bool:
+    def _follows(self, part: Path, ids: Sequence[str]) -> bool:
         """Whether a part is whole and of the next images; counts it if so."""
         try:
-            table = pq.read_table(pa.BufferReader(part))
+            table = _read(part)
         except (pa.ArrowException, OSError, ValueError):
             return False
         if not content_is_whole(table) or table['id'].to_pylist() != list(ids[self.done : self.done + len(table)]):
@@ -154,12 +153,12 @@ class ScoreParts:
     def _write(self) -> None:
         if self._held:
             held, self._held = self._held, []
-            part = parquet_bytes(self.columns.table([i for i, _ in held], [v for _, v in held]))
+            part, path = parquet_bytes(self.columns.table([i for i, _ in held], [v for _, v in held])), self.folder / self._name(len(self._parts))
             if self.keep:
                 if not self._parts:
                     write_whole(self.folder / _CARD, self._card)
-                write_whole(self.folder / self._name(len(self._parts)), part)
-            self._parts.append(part)
+                write_whole(path, part)
+            self._parts.append(path if self.keep else part)
             self.done += len(held)
         self._since = time.monotonic()
 
@@ -182,7 +181,7 @@ class ScoreParts:
         """
         try:
             # Read again also what was just written, so that a run in one go gives the very table that a resumed one gives.
-            tables = [pq.read_table(pa.BufferReader(part)).replace_schema_metadata(None) for part in self._parts]
+            tables = [_read(part).replace_schema_metadata(None) for part in self._parts]
             table = pa.concat_tables(tables, promote_options='permissive').combine_chunks()
         except pa.ArrowException as error:
             raise StoreError(f'A score column changes its kind on the way: {error}.', 'Correct the inspector that made it.') from error
@@ -192,6 +191,10 @@ class ScoreParts:
     def remove(self) -> None:
         """Throw the parts away: their file is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(part: Path | bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(part.read_bytes() if isinstance(part, Path) else part))
 
 
 def show(

@@ -52,10 +52,10 @@ def random_model(folder: Path) -> str:
 
 
 def random_classifier(folder: Path, model: DenoiserModel) -> str:
-    """A folder with a classifier of levels for a model, of the size that the recipes learn for small images, with random weights."""
+    """A folder with a classifier of levels for a model, of the size that the recipe for digits learns, with random weights."""
     facts = {key: model.config[key] for key in ('resolution', 'channels', 'classes', 'sigma_data')}
     levels = Levels(LEVELS, 'all', tuple(float(k) for k in range(1, LEVELS))).to_json()
-    network = {'loss': 'ordinal', 'channels': 32, 'channel_mult': [1, 2], 'blocks_per_level': 1}
+    network = {'loss': 'ordinal', 'channels': 16, 'channel_mult': [1, 2], 'blocks_per_level': 1}
     config = {'kind': 'levels', **facts, 'label_conditioning': False, 'sigma_min': 0.002, 'sigma_max': 80.0, 'levels': levels, 'features': None}
     config['network'] = network
     torch.manual_seed(0)
