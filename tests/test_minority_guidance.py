@@ -258,6 +258,13 @@ def test_wrong_options_of_the_alternatives_are_refused(model: str, entry: dict[s
         edm(model, entry).check(['cat'])
 
 
+@pytest.mark.parametrize('sampler', [{'alpha': 0.5}, {'S_churn': 2}])
+def test_self_guidance_that_would_reach_one_of_two_slopes_is_refused(model: str, sampler: dict[str, Any]) -> None:  # noqa: F811
+    (key,) = sampler
+    with pytest.raises(RecipeError, match=f"SelfGuided does not go with {key} = .* of solver = 'heun'"):
+        edm(model, self_guided(), solver='heun', **sampler).check(['cat'])
+
+
 def test_one_way_at_a_time(model: str) -> None:  # noqa: F811
     with pytest.raises(RecipeError, match='SelfGuided and BoostAndSkip'):
         edm(model, self_guided(), boost_and_skip())

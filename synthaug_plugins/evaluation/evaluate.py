@@ -39,8 +39,8 @@ FEW = 50
 """Sets of fewer images are warned of."""
 _SHOWN = 12  # images in a line of the report
 _CURVES = (
-    'Bars: one standard error over the images; distances of whole sets have none. Dashed: sets that the column does not vary in, and the real images; '
-    'where a metric depends on the number of images, only sets alike in it.'
+    'Bars: one standard error over the images; recall, coverage and distances of whole sets have none. Dashed: sets that the column does not vary in, and '
+    'the real images; where a metric depends on the number of images, only sets alike in it.'
 )
 
 

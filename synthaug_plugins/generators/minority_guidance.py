@@ -238,7 +238,7 @@ class SelfGuided(MinorityGuidance):
         interval: (lowest, highest) sigma at which it acts.
 
     Raises:
-        RecipeError: an option out of range; in `check`, see the distance.
+        RecipeError: an option out of range; in `check`, see the distance, or a sampler of which it would reach but one of Heun's slopes.
     """
 
     def __init__(
@@ -266,8 +266,12 @@ class SelfGuided(MinorityGuidance):
         self.distance.check(model.image_size)
 
     def check_sampling(self, model: DenoiserModel, grids: Sequence[Mapping[str, Any]], from_noise: bool) -> None:
-        """See `Guidance.check_sampling`."""
+        """See `Guidance.check_sampling`. Heun's second slope must lie where the next step begins: else it is unguided, and half of the weight, or all, lost."""
         for grid in grids:
+            if grid['solver'] == 'heun' and (grid['alpha'] != 1 or grid['S_churn'] > 0):
+                key = 'alpha' if grid['alpha'] != 1 else 'S_churn'
+                what = f"SelfGuided does not go with {key} = {grid[key]:g} of solver = 'heun': the second slope of a step would have no part of it."
+                raise RecipeError(what, f"Leave {key} out, or use solver = 'euler'.")
             self.check_acts(list(self._levels(model, grid).values()))
 
     def identity(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Value:
-    """A number and its standard error over the images, None where that makes no sense (distances of whole sets, a single image).
+    """A number and its standard error over the images, None where it is no mean over them (recall, coverage, distances of whole sets) or of a single image.
 
     The real images are taken as given: the error says how far the mean of another such draw of images would lie.
     """
@@ -163,10 +163,10 @@ class Reference:
         """Measure a set of images, or those at some places of it."""
         made, features = (seen.points, seen.features) if at is None else (seen.points[at], seen.features[at])
         values = _means({name: each if at is None else each[at] for name, each in seen.each.items()})
-        values['coverage'] = _share(covered(made, self._points, self._radii))
+        values['coverage'] = Value(_share(covered(made, self._points, self._radii)).mean)
         if len(made) > self.k:
             radii = nearest(made, made, self.k, same=True)[0][:, -1]
-            values['recall'] = _share(in_any(held(self._points, made, radii)))
+            values['recall'] = Value(_share(in_any(held(self._points, made, radii))).mean)
         if len(made) > 1:
             values['fid'], values['kid'] = Value(self._distances.fid(features)), Value(self._distances.kid(features))
         return self._measures(len(made), values)
