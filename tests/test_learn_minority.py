@@ -18,7 +18,7 @@ from synthaug_plugins.diffusion import build_denoiser, build_level_classifier
 from synthaug_plugins.engine import minority_output
 from synthaug_plugins.engine.learn_minority import learn_minority, save_stand_in
 from synthaug_plugins.engine.learn_minority_recipe import complete_minority_recipe, load_minority_recipe, prepare_minority, training_options
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
 from synthaug_plugins.learning.minority import split_levels
 from synthaug_plugins.learning.minority_options import sigma_range
 from synthaug_plugins.models.denoiser_model import DenoiserModel
@@ -131,6 +131,13 @@ def test_scores_that_are_there_are_used_and_others_are_refused(data: Path, learn
 
     monkeypatch.setattr(module, 'score_folder', None)  # not called
     scores = str(learned / 'scores.parquet')
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match='has seen 48 images'):
+        patched.setattr(module, 'validate_levels', stop)
+        learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     assert (tmp_path / 'out' / 'levels.parquet').read_bytes() == (learned / 'levels.parquet').read_bytes()
     with pytest.raises(RecipeError, match='differ from those that the recipe asks for in draws, seed'):
