@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def test_scores_that_are_there_are_used_and_others_are_refused(data: Path, learn
         learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     assert (tmp_path / 'out' / 'levels.parquet').read_bytes() == (learned / 'levels.parquet').read_bytes()
+    copy = shutil.copytree(DenoiserModel('embedded:digits_edm').folder, tmp_path / 'copy')
+    prepare_minority(recipe(data, scores=scores, model=str(copy)))  # a model is known by its content
     with pytest.raises(RecipeError, match='differ from those that the recipe asks for in draws, seed'):
         learn_minority(recipe(data, scores=scores, score__draws=3, score__seed=1), tmp_path / 'a', 'cpu', quiet=True)
     with pytest.raises(DataError, match='cannot be read'):
