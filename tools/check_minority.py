@@ -1,6 +1,6 @@
 """Does minority guidance make rarer digits, the more the higher the level and the larger the weight, and do they keep their label?
 
-    python tools/check_minority.py --out runs/minority [--per-level 500] [--features pixels --features embedded:digits_clip]
+    python tools/check_minority.py --out runs/minority [--per-level 1000] [--per-strength 300] [--features pixels --features embedded:digits_clip]
 
 First, on the real digits: how well the minority score, at several noise levels, with and without the class, goes with the distance to a digit's nearest
 neighbours (Spearman's rank correlation), and that two scorings with one seed give equal columns. Then the shipped recipes learn the levels and their
@@ -103,9 +103,10 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
     """Score, learn, make, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, required=True, help='folder of everything that is made; a second call goes on')
-    parser.add_argument('--per-level', type=int, default=500, help='images at each level and weight, about')
+    parser.add_argument('--per-level', type=int, default=1000, help='images at each level, about: neighbouring levels differ little')
+    parser.add_argument('--per-strength', type=int, default=300, help='images at each weight or boost, about')
     parser.add_argument('--features', action='append', help='networks whose features are compared; default: pixels and embedded:digits_clip')
-    parser.add_argument('--weight', type=float, default=2.0, help='at which levels are compared')
+    parser.add_argument('--weight', type=float, default=3.5, help='at which levels are compared')
     parser.add_argument('--weights', type=float, nargs='+', default=[0, 1, 2, 3.5, 5])
     parser.add_argument('--self-guided', type=float, nargs='+', default=[0, 0.4, 0.8, 1.6])
     parser.add_argument('--boosts', type=float, nargs='+', default=[1, 1.1, 1.2, 1.4])
@@ -118,16 +119,21 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
     learned = learn_minority(load_minority_recipe(find_recipe('minority_digits', 'learn'), {'data': str(data)}), given.out / 'learned', 'cpu', quiet=True)
     assert learned == given.out / 'learned' / FOLDER
     levels = LevelClassifierModel(str(learned)).levels.count
-    each, told = given.per_level // 10, {'generator.guidance.0.classifier': str(learned)}
+    told = {'generator.guidance.0.classifier': str(learned)}
+    weighed, selves, boosted = (given.per_strength * len(strengths) for strengths in (given.weights, given.self_guided, given.boosts))
     made = {
-        'levels': ('minority_digits', levels, {**told, 'generator.guidance.0.level': list(range(levels)), 'generator.guidance.0.weight': given.weight}),
-        'weights': ('minority_digits', len(given.weights), {**told, 'generator.guidance.0.level': levels - 1, 'generator.guidance.0.weight': given.weights}),
-        'self_guided': ('minority_digits_self_guided', len(given.self_guided), {'generator.guidance.0.weight': given.self_guided}),
-        'boost_and_skip': ('minority_digits_boost_and_skip', len(given.boosts), {'generator.guidance.0.boost': given.boosts}),
+        'levels': (
+            'minority_digits',
+            given.per_level * levels,
+            {**told, 'generator.guidance.0.level': list(range(levels)), 'generator.guidance.0.weight': given.weight},
+        ),
+        'weights': ('minority_digits', weighed, {**told, 'generator.guidance.0.level': levels - 1, 'generator.guidance.0.weight': given.weights}),
+        'self_guided': ('minority_digits_self_guided', selves, {'generator.guidance.0.weight': given.self_guided}),
+        'boost_and_skip': ('minority_digits_boost_and_skip', boosted, {'generator.guidance.0.boost': given.boosts}),
     }
-    stores = [make(recipe, given.out / 'stores' / name, each * values, options) for name, (recipe, values, options) in made.items()]
+    stores = [make(recipe, given.out / 'stores' / name, images // 10, options) for name, (recipe, images, options) in made.items()]
     lines.append((given.out / 'learned' / 'validation.csv').read_text())
-    command = f'python tools/check_minority.py --out {given.out} --per-level {given.per_level}'
+    command = f'python tools/check_minority.py --out {given.out} --per-level {given.per_level} --per-strength {given.per_strength}'
     for text in features:
         found = evaluate(stores, data, text, by=[LEVEL, WEIGHT], held_out=given.out / 'data' / 'test', device='cpu', quiet=True)
         write_evaluation(found, given.out / f'report-{text.replace(":", "-")}', command)
