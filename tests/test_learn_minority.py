@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from synthaug_plugins.diffusion import build_denoiser, build_level_classifier
 from synthaug_plugins.engine import minority_output
 from synthaug_plugins.engine.learn_minority import learn_minority, save_stand_in
 from synthaug_plugins.engine.learn_minority_recipe import complete_minority_recipe, load_minority_recipe, prepare_minority, training_options
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
 from synthaug_plugins.learning.minority import split_levels
 from synthaug_plugins.learning.minority_options import sigma_range
 from synthaug_plugins.models.denoiser_model import DenoiserModel
@@ -131,8 +132,18 @@ def test_scores_that_are_there_are_used_and_others_are_refused(data: Path, learn
 
     monkeypatch.setattr(module, 'score_folder', None)  # not called
     scores = str(learned / 'scores.parquet')
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, 'validate_levels', stop)
+        with pytest.raises(Stopped, match='has seen 48 images'):
+            learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     learn_minority(recipe(data, scores=scores), tmp_path / 'out', 'cpu', quiet=True)
     assert (tmp_path / 'out' / 'levels.parquet').read_bytes() == (learned / 'levels.parquet').read_bytes()
+    copy = shutil.copytree(DenoiserModel('embedded:digits_edm').folder, tmp_path / 'copy')
+    prepare_minority(recipe(data, scores=scores, model=str(copy)))  # a model is known by its content
     with pytest.raises(RecipeError, match='differ from those that the recipe asks for in draws, seed'):
         learn_minority(recipe(data, scores=scores, score__draws=3, score__seed=1), tmp_path / 'a', 'cpu', quiet=True)
     with pytest.raises(DataError, match='cannot be read'):

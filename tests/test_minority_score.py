@@ -88,18 +88,19 @@ def test_scores_follow_from_seed_id_and_image_alone(requests_and_images: Any) ->
     verdicts = ready().inspect(requests, images)
     assert verdicts.reasons == [None] * 6
     score, error = verdicts.scores['minority_score'], verdicts.scores['minority_score_se']
-    again = ready().inspect(requests, images)
+    inspector = ready()
+    again = inspector.inspect(requests, images)
     assert (again.scores['minority_score'] == score).all()
     assert (again.scores['minority_score_se'] == error).all()
-    parts = [ready().inspect([r], [image]).scores['minority_score'][0] for r, image in zip(requests, images, strict=True)]
+    parts = [inspector.inspect([r], [image]).scores['minority_score'][0] for r, image in zip(requests, images, strict=True)]
     np.testing.assert_allclose(parts, score, rtol=1e-5)
-    draws = ready().draw(requests, images).double().numpy()
+    draws = inspector.draw(requests, images).double().numpy()
     np.testing.assert_allclose(error, draws.std(1, ddof=1) / np.sqrt(3))
     assert np.isnan(ready(draws=1).inspect(requests, images).scores['minority_score_se']).all()
-    for other in (ready(seed=1).inspect(requests, images), ready().inspect([replace(r, id=f'{r.id}x') for r in requests], images)):
+    for other in (ready(seed=1).inspect(requests, images), inspector.inspect([replace(r, id=f'{r.id}x') for r in requests], images)):
         assert (other.scores['minority_score'] != score).all()
         np.testing.assert_allclose(other.scores['minority_score'], score, atol=0.2)
-    assert ready().identity() == ready().identity() != ready(sigma=5.0).identity()
+    assert ready().identity() == inspector.identity() != ready(sigma=5.0).identity()
 
 
 def test_the_model_is_told_the_class_where_it_takes_labels(requests_and_images: Any) -> None:

@@ -24,7 +24,7 @@ from synthaug_plugins.errors import DataError, RecipeError, Stopped, SynthAugErr
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS
 from synthaug_plugins.store.selection import select
-from synthaug_plugins.store.table import made_by_of
+from synthaug_plugins.store.table import made_by_of, parquet_bytes
 from synthaug_plugins.store.verify import verify
 
 NAMES = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine']
@@ -218,6 +218,17 @@ def test_a_file_that_holds_no_scores_of_these_images_is_refused(folder: Path, tm
         write(tmp_path / file)
         with pytest.raises(DataError, match=text):
             read_folder_scores(tmp_path / file)
+    made_by, forged = made_by_of(table) or {}, tmp_path / 'forged.parquet'
+    for rows, said, text in (
+        (table, 'me', 'no scores of a folder'),
+        (table, {'kind': made_by['kind']}, 'no scores of a folder'),
+        (table.drop_columns(['label']), made_by, 'no scores of a folder'),
+        (table.slice(1), made_by, 'of other images'),
+        (table, {**made_by, 'images_sha256': None}, 'of other images'),
+    ):
+        forged.write_bytes(parquet_bytes(rows, said))  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=text):
+            read_folder_scores(forged, RealImages(folder))
     Image.new('RGB', (5, 6)).save(folder / 'dog' / '11.png')
     with pytest.raises(DataError, match='of other images'):
         read_folder_scores(out, RealImages(folder))

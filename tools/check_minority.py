@@ -69,14 +69,14 @@ def about_scores(data: Path, out: Path, features: Sequence[str]) -> list[str]:
     lines.append(
         f'Rank correlation of the minority score of {sum(len(images.ids(c)) for c in images.classes)} real digits with AvgkNN (k = 5, itself left out) of'
     )
-    lines.append('  sigma   told the class   draws  ' + '  '.join(f'{text:>24}' for text in features))
+    lines.append('  sigma   told the class   draws  ' + '  '.join(f'{text:>22}' for text in features) + '    and with itself, another seed')
     for sigma, told, draws in SCORED:
-        found = scores(data, out / 'scores.parquet', sigma=sigma, use_labels=told, draws=draws)
-        lines.append(f'{sigma:7g}   {"yes" if told else "no":14} {draws:6}   ' + '  '.join(f'{spearmanr(found, d).statistic:24.3f}' for d in distances))
-    again = scores(data, out / 'scores.parquet', sigma=sigma, use_labels=told, draws=draws)
-    other = scores(data, out / 'scores.parquet', sigma=sigma, use_labels=told, draws=draws, seed=1)
-    lines.append(f'The last line scored twice with one seed: {"equal to the bit" if np.array_equal(found, again) else "DIFFERENT"};')
-    lines.append(f'with another seed: rank correlation of both {spearmanr(found, other).statistic:.3f}.\n')
+        asked = {'sigma': sigma, 'use_labels': told, 'draws': draws}
+        found, other = (scores(data, out / 'scores.parquet', **asked, seed=seed) for seed in (0, 1))
+        near = '  '.join(f'{spearmanr(found, d).statistic:22.3f}' for d in distances)
+        lines.append(f'{sigma:7g}   {"yes" if told else "no":14} {draws:6}   {near} {spearmanr(found, other).statistic:22.3f}')
+    again = scores(data, out / 'scores.parquet', **asked)
+    lines.append(f'The last line scored twice with one seed: {"equal to the bit" if np.array_equal(found, again) else "DIFFERENT"}.\n')
     return lines
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from synthaug_plugins.real_images import RealImages
 
 _SIGMA = 6.5
-_COMPARED = ('sigma', 'draws', 'distance', 'labels')
-"""What must be equal, beside the model, for scores to have one scale; seed and precision move them by no more than the draws do."""
+_COMPARED = ('model', 'sigma', 'draws', 'distance', 'labels')
+"""What must be equal for scores to have one scale; seed and precision move them by no more than the draws do."""
 
 
 @INSPECTORS.register_module()
@@ -128,9 +128,8 @@ class MinorityScore(Inspector):
 
         classifier = LevelClassifierModel(self._levels_in)
         theirs, ours = classifier.scored_by, self.scored_by()
-        same_model = self.model.has_origin(theirs.get('model', {}))
-        for key in ('model', *_COMPARED):
-            if not same_model if key == 'model' else theirs.get(key) != ours[key]:
+        for key in self.differs_in(theirs):
+            if key in _COMPARED:
                 what = f'MinorityScore levels = {self._levels_in!r}: its scores had {key} = {_short(theirs.get(key))}, these have {_short(ours[key])}.'
                 raise ModelError(what, 'Score in the same way, or name another level classifier.')
         return classifier.levels
@@ -160,6 +159,12 @@ class MinorityScore(Inspector):
             **{'sigma': self._rounded, 'draws': self.draws, 'distance': dict(self.distance.identity())},
             **{'precision': self.precision, 'seed': self.seed},
         }
+
+    def differs_in(self, theirs: Mapping[str, Any]) -> list[str]:
+        """In which keys other scores, of which `scored_by` said this, were made in another way. A model is known by its content, not by its name."""
+        model = theirs.get('model')
+        same_model = isinstance(model, Mapping) and self.model.has_origin(model)
+        return [key for key, own in self.scored_by().items() if (not same_model if key == 'model' else theirs.get(key) != own)]
 
     def identity(self) -> Mapping[str, Any]:
         return {**self.scored_by(), 'levels': None if self.levels is None else self.levels.to_json()}

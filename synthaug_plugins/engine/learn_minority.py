@@ -98,8 +98,6 @@ def _save(
 
 def _how_far(folder: Path, run: MinorityRun) -> str:
     state = folder / 'checkpoints' / STATE
-    if not (folder / SCORES).is_file():
-        return 'is of the scores, which are not all there'
     steps = json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0
     return f'has seen {steps * run.options.batch_size:,} images'
 

@@ -195,9 +195,7 @@ def read_scores(file: str | Path, scorer: MinorityScore, real_images: RealImages
     table = read_folder_scores(file, real_images)
     made_by = (made_by_of(table) or {})['inspectors']
     ours = (one for one in made_by if isinstance(one, Mapping) and one.get('type') == 'MinorityScore' and _SCORE in table.column_names)
-    scored: Mapping[str, Any] = next(ours, {})
-    differ = [key for key, value in scorer.scored_by().items() if scored.get(key) != value]
-    if differ:
+    if differ := scorer.differs_in(next(ours, {})):
         raise RecipeError(f'The scores in {str(file)!r} differ from those that the recipe asks for in {", ".join(differ)}.', 'Correct score or scores.')
     return dict(zip(table['id'].to_pylist(), table[_SCORE].to_pylist(), strict=True))
 

@@ -118,7 +118,10 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
     if real_images is not None and sorted(map(str, made_by['classes'])) != sorted(real_images.classes):
         what = f'{str(file)!r} has scores of the classes {made_by["classes"]}, {str(real_images.root)!r} holds {list(real_images.classes)}.'
         raise DataError(what, 'Score this folder.')
-    if real_images is not None and made_by.get('images_sha256') != real_images.content_hash():
+    if real_images is None:
+        return table
+    ids = sorted(i for own in real_images.classes for i in real_images.ids(own))
+    if sorted(map(str, table['id'].to_pylist())) != ids or made_by.get('images_sha256') != real_images.content_hash():
         raise DataError(f'{str(file)!r} has scores of other images than those in {str(real_images.root)!r}.', 'Score this folder again.')
     return table
 

@@ -18,7 +18,8 @@ NOISES = ('log_uniform', *SCHEDULES)
 
 @dataclass(frozen=True)
 class LevelTraining:
-    """How to train a classifier of levels. The defaults are the published ones (Um et al. 2024, LSUN Bedrooms), apart from `noise`.
+    """How to train a classifier of levels. The defaults are the published ones (Um et al. 2024, LSUN Bedrooms), apart from `noise`, and from
+    `flip`, which goes with what the images show.
 
     Attributes:
         images_shown: length of the training: 60,000 steps of 256. The learning rate falls to 0 by then, so a finished training cannot be made longer.

@@ -32,7 +32,7 @@ class LPIPS(Distance):
     fetched into it (not with HF_HUB_OFFLINE=1).
 
     Args:
-        network: 'vgg' (published for the minority score), 'alex' (published for self-guidance, a tenth of the cost) or 'squeeze'.
+        network: 'vgg' (published for the minority score), 'alex' (published for self-guidance; costs far less) or 'squeeze'.
         weights: a file with torchvision's weights of that network: .safetensors, or a pickle that holds tensors only.
 
     Raises:
