@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TILE = 1 << 24
-"""Distances in memory at once: 128 MB."""
+TILE = 1 << 22
+"""Distances in memory at once: 32 MB, and a few copies of them."""
 _UNSURE = 1e-12
 """Relative to squared norms, from where on a squared distance out of a product is not trusted: some thousand roundings."""
 EDGE = 1e-12
