@@ -69,7 +69,7 @@ class Pixels(FeatureNetwork):
     """Pixels themselves, in [0, 1]: a yardstick for images of a few pixels, no more. All images must have one size."""
 
     most = 3 * 32 * 32
-    """Numbers of an image: FID takes the roots of a matrix of all pairs of them, a minute for as many as these and an hour for four times as many."""
+    """Numbers of an image: FID takes the eigenvalues of a matrix of all their pairs, for each line of the table, in a time that grows with their cube."""
 
     size: tuple[int, ...] | None = None
 
