@@ -56,7 +56,9 @@ def test_a_long_tail_falls_off_exponentially_to_the_asked_ratio() -> None:
     assert list(long_tail_counts(classes, 4, 1000).values())[-4:] == [1] * 4  # no class is left without an image
 
 
-@pytest.mark.parametrize(('classes', 'most', 'ratio', 'says'), [('ab', 0, 2, 'shots of the largest class = 0'), ('ab', 5, 0.5, 'imbalance = 0.5'), ('a', 5, 2, 'has no tail')])
+@pytest.mark.parametrize(
+    ('classes', 'most', 'ratio', 'says'), [('ab', 0, 2, 'shots of the largest class = 0'), ('ab', 5, 0.5, 'imbalance = 0.5'), ('a', 5, 2, 'has no tail')]
+)
 def test_a_long_tail_that_cannot_be_is_refused(classes: str, most: int, ratio: float, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         long_tail_counts(list(classes), most, ratio)

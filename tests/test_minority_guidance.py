@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_generators import CONFIG, build, first, make_model, model, part, real_images  # noqa: F401
+from test_generators import CONFIG, build, first, make_model, part, real_images  # noqa: F401
 
 from conftest import REPO
 from synthaug_plugins.diffusion import MiddleFeatures, build_level_classifier
@@ -41,9 +41,14 @@ def make_classifier(folder: Path, counts: dict[str, list[int]] | None = None, **
     return str(folder)
 
 
-@pytest.fixture
-def classifier(tmp_path: Path) -> str:
-    return make_classifier(tmp_path / 'levels')
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_classifier(tmp_path_factory.mktemp('levels'))
 
 
 def by_classifier(classifier: str, **options: Any) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def boost_and_skip(**options: Any) -> dict[str, Any]:
     return {'type': 'synthaug_plugins.BoostAndSkip', 'boost': 1.5, 'skip': 2, **options}
 
 
-def edm(model: str, *guidance: dict[str, Any], **sampler: Any) -> Any:  # noqa: F811
+def edm(model: str, *guidance: dict[str, Any], **sampler: Any) -> Any:
     return build('EDM', model=model, sampler={**FEW, **sampler}, guidance=list(guidance))
 
 
@@ -68,7 +73,7 @@ def images_of(generator: Any, n: int = 1) -> np.ndarray:
     return images
 
 
-def test_each_way_changes_the_images_at_its_own_cost(model: str, classifier: str) -> None:  # noqa: F811
+def test_each_way_changes_the_images_at_its_own_cost(model: str, classifier: str) -> None:
     plain = edm(model)
     images = images_of(plain)
     assert plain.network_images == 2 * 4
@@ -83,7 +88,7 @@ def test_each_way_changes_the_images_at_its_own_cost(model: str, classifier: str
         assert not np.array_equal(images_of(composed), images_of(guided))
 
 
-def test_levels_and_weights_lead_to_the_levels_that_they_name(model: str, classifier: str) -> None:  # noqa: F811
+def test_levels_and_weights_lead_to_the_levels_that_they_name(model: str, classifier: str) -> None:
     """The classifier itself says so of the images."""
     means = []
     for level, weight in ((0, 2.0), (0, 0.0), (3, 2.0)):
@@ -99,8 +104,8 @@ def test_levels_and_weights_lead_to_the_levels_that_they_name(model: str, classi
 
 
 @pytest.mark.parametrize('entry', ['classifier', 'self', 'boost'])
-def test_weight_0_calls_and_reads_no_classifier_and_changes_no_pixel(model: str, classifier: str, entry: str) -> None:  # noqa: F811
-    plain = edm(model)
+def test_weight_0_calls_and_reads_no_classifier_and_changes_no_pixel(tmp_path: Path, model: str, entry: str) -> None:
+    plain, classifier = edm(model), make_classifier(tmp_path / 'levels')
     quiet = {'classifier': by_classifier(classifier, weight=0), 'self': self_guided(weight=[0, 0.0]), 'boost': boost_and_skip(boost=1, skip=0)}[entry]
     guided = edm(model, quiet)
     requests = first(guided, 4)
@@ -111,7 +116,7 @@ def test_weight_0_calls_and_reads_no_classifier_and_changes_no_pixel(model: str,
 
 
 @pytest.mark.parametrize('entry', ['classifier', 'self'])
-def test_requests_of_weight_0_in_a_mixed_batch_are_not_moved(model: str, classifier: str, entry: str) -> None:  # noqa: F811
+def test_requests_of_weight_0_in_a_mixed_batch_are_not_moved(model: str, classifier: str, entry: str) -> None:
     several = {'classifier': by_classifier(classifier, weight=[0, 3.0]), 'self': self_guided(weight=[0, 0.5])}[entry]
     guided, plain = edm(model, several), edm(model)
     requests = first(guided, 6)
@@ -122,7 +127,7 @@ def test_requests_of_weight_0_in_a_mixed_batch_are_not_moved(model: str, classif
     assert moved[~still].all()
 
 
-def test_requests_say_the_level_and_the_weight_that_their_seed_drew(model: str, classifier: str) -> None:  # noqa: F811
+def test_requests_say_the_level_and_the_weight_that_their_seed_drew(model: str, classifier: str) -> None:
     generator = edm(model, by_classifier(classifier, level={'dog': [1, 2], 'cat': 0}, weight=[1, 2.5]))
     requests = first(generator, 200)
     assert all(r.params.keys() == {'minority_level', 'minority_weight'} for r in requests)
@@ -134,7 +139,7 @@ def test_requests_say_the_level_and_the_weight_that_their_seed_drew(model: str, 
     assert {r.params['minority_weight'] for r in first(edm(model, boost_and_skip(boost=[1.2, 1.4])), 20)} == {1.2, 1.4}
 
 
-def test_lacking_draws_levels_in_proportion_to_what_a_class_lacks(model: str, classifier: str) -> None:  # noqa: F811
+def test_lacking_draws_levels_in_proportion_to_what_a_class_lacks(model: str, classifier: str) -> None:
     generator = edm(model, by_classifier(classifier, level='lacking'))
     generator.check(['cat', 'dog', 'owl'])
     shares = {}
@@ -146,7 +151,7 @@ def test_lacking_draws_levels_in_proportion_to_what_a_class_lacks(model: str, cl
     assert shares['owl'] == pytest.approx([0.25] * 4, abs=0.05)
 
 
-def test_same_request_gives_the_same_guided_image_in_any_batch(model: str, classifier: str) -> None:  # noqa: F811
+def test_same_request_gives_the_same_guided_image_in_any_batch(model: str, classifier: str) -> None:
     for entry in (by_classifier(classifier, weight=[1.0, 2.0], normalise='norm'), self_guided(), boost_and_skip(boost=[1.2, 1.5])):
         generator = edm(model, entry, eta=1.0)
         requests = [*first(generator, 2), *first(generator, 1, part('cat'), seed=1)]
@@ -177,7 +182,7 @@ def test_start_from_real_images_is_guided_too(model: str, classifier: str, real_
         build('RealGuidance', real_images, guidance=[self_guided(interval=(10, 80))], **options).check(['dog'])
 
 
-def test_classifier_of_the_model_s_own_features_shares_its_loaded_network(tmp_path: Path, model: str) -> None:  # noqa: F811
+def test_classifier_of_the_model_s_own_features_shares_its_loaded_network(tmp_path: Path, model: str) -> None:
     opened = DenoiserModel(model)
     size = MiddleFeatures(opened.load(torch.device('cpu'), torch.float32)).size
     of_features = make_classifier(tmp_path / 'features', features={**opened.origin(), 'size': list(size)}, label_conditioning=False)
@@ -217,12 +222,12 @@ def test_recipes_of_digits_pass_their_checks(tmp_path: Path, name: str) -> None:
         ({'classifier': 'embedded:digits_edm'}, "kind 'edm'"),
     ],
 )
-def test_wrong_options_of_the_classifier_are_refused(model: str, classifier: str, options: dict[str, Any], named: str) -> None:  # noqa: F811
+def test_wrong_options_of_the_classifier_are_refused(model: str, classifier: str, options: dict[str, Any], named: str) -> None:
     with pytest.raises((RecipeError, ModelError), match=named):
         edm(model, {**by_classifier(classifier), **options}).check(['cat', 'dog'])
 
 
-def test_classifier_that_does_not_fit_is_refused_with_the_cure(tmp_path: Path, model: str) -> None:  # noqa: F811
+def test_classifier_that_does_not_fit_is_refused_with_the_cure(tmp_path: Path, model: str) -> None:
     def refused(name: str, match: str, guidance: dict[str, Any] | None = None, **change: Any) -> str:
         entry = by_classifier(make_classifier(tmp_path / name, **change), **(guidance or {}))
         with pytest.raises((ModelError, RecipeError), match=match) as caught:
@@ -253,18 +258,18 @@ def test_classifier_that_does_not_fit_is_refused_with_the_cure(tmp_path: Path, m
     ],
     ids=str,
 )
-def test_wrong_options_of_the_alternatives_are_refused(model: str, entry: dict[str, Any], named: str) -> None:  # noqa: F811
+def test_wrong_options_of_the_alternatives_are_refused(model: str, entry: dict[str, Any], named: str) -> None:
     with pytest.raises((RecipeError, ModelError), match=named):
         edm(model, entry).check(['cat'])
 
 
 @pytest.mark.parametrize('sampler', [{'alpha': 0.5}, {'S_churn': 2}])
-def test_self_guidance_that_would_reach_one_of_two_slopes_is_refused(model: str, sampler: dict[str, Any]) -> None:  # noqa: F811
+def test_self_guidance_that_would_reach_one_of_two_slopes_is_refused(model: str, sampler: dict[str, Any]) -> None:
     (key,) = sampler
     with pytest.raises(RecipeError, match=f"SelfGuided does not go with {key} = .* of solver = 'heun'"):
         edm(model, self_guided(), solver='heun', **sampler).check(['cat'])
 
 
-def test_one_way_at_a_time(model: str) -> None:  # noqa: F811
+def test_one_way_at_a_time(model: str) -> None:
     with pytest.raises(RecipeError, match='SelfGuided and BoostAndSkip'):
         edm(model, self_guided(), boost_and_skip())
