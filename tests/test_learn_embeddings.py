@@ -203,7 +203,7 @@ def test_a_changed_recipe_is_refused_by_what_differs(sd: Path, data: Path, unbro
     mark = json.loads((half / 'learn.json').read_text())
     mark['recipe']['training']['steps'] = 5
     (half / 'learn.json').write_text(json.dumps(mark))
-    with pytest.raises(RecipeError, match=r'holds unfinished embeddings that differ in steps\.'):
+    with pytest.raises(RecipeError, match=r'holds another learning of embeddings; these differ: steps\.'):
         learn_image_embeddings(recipe(sd, data, training__steps=5), half, 'cpu', quiet=True)
 
 

@@ -252,7 +252,7 @@ def test_a_training_that_goes_on_ends_with_the_bits_of_an_unbroken_one(tmp_path:
     assert again.losses == whole.losses
     states = [classifier.state_dict() for classifier in (whole.classifier, again.classifier)]
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
-    with pytest.raises(RecipeError, match='differs in learning_rate'):
+    with pytest.raises(RecipeError, match='these differ: learning_rate'):
         train_levels(images, config, LevelTraining(images_shown=8 * 7, batch_size=8, flip=True, learning_rate=1e-3), tmp_path / 'broken', CPU)
 
 

@@ -65,6 +65,31 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         raise ModelError(f'The checkpoint in {str(folder)!r} cannot be read: {error!r}.', cure) from error
 
 
+def take_up(
+    folder: Path, identity: Mapping[str, Any], what: str = 'training', cure: str = 'Restore these values, or give a new folder.'
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """`load_checkpoint` of a run that goes on, or None where it begins.
+
+    Args:
+        folder: its work folder.
+        identity: all that may not change between its calls, plain JSON; the checkpoint's state holds it under 'identity'.
+        what, cure: kind of run, and what to do where it is another, for messages.
+
+    Raises:
+        ModelError: the checkpoint is damaged.
+        RecipeError: it is another run's, and the keys that differ are named; or the folder holds other files and no checkpoint.
+    """
+    found = load_checkpoint(folder)
+    if found is None:
+        check_work_dir(folder)
+        return None
+    before = found[1]['identity']
+    differ = sorted(k for k in identity.keys() | before.keys() if identity.get(k) != before.get(k))
+    if differ:
+        raise RecipeError(f'{str(folder)!r} holds another {what}; these differ: {", ".join(differ)}.', cure)
+    return found
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Remove a folder of checkpoints, the commit mark first: a kill at any moment leaves a checkpoint or none."""
     (folder / STATE).unlink(missing_ok=True)

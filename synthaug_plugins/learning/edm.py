@@ -17,7 +17,7 @@ from synthaug_plugins.diffusion import Precond, build_denoiser, denoising_loss, 
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
-from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint, save_snapshot
+from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, save_snapshot, take_up
 from synthaug_plugins.learning.ema import HalfLifeEMA, PowerEMA
 from synthaug_plugins.learning.options import FREE, EDMTraining, check_training, noise_distribution
 from synthaug_plugins.weights import save_model
@@ -223,14 +223,10 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
-        found = load_checkpoint(self.work_dir)
+        found = take_up(self.work_dir, self.identity)
         if found is None:
-            check_work_dir(self.work_dir)
             return
         tensors, state = found
-        differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
-        if differ:
-            raise RecipeError(f'{str(self.work_dir)!r} holds a training that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
         if state['step'] * self.options.batch_size >= self.options.images_shown + self.options.batch_size:
             raise RecipeError(f'{str(self.work_dir)!r} has shown more than images_shown = {self.options.images_shown} images.', 'Raise images_shown.')
         self.denoiser.load_state_dict({k.removeprefix('model.'): v for k, v in tensors.items() if k.startswith('model.')})

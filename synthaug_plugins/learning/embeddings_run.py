@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion.precision import network_dtype
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.batches import mix_seed
-from synthaug_plugins.learning.checkpoint import check_work_dir, load_checkpoint, remove_checkpoint, save_checkpoint
+from synthaug_plugins.learning.checkpoint import remove_checkpoint, save_checkpoint, take_up
 from synthaug_plugins.learning.embedding_slots import AtWork, Slots, State, row_length, split_rows
 from synthaug_plugins.learning.embeddings_options import START, EmbeddingTraining, decisive_options
 from synthaug_plugins.learning.latents import posteriors
@@ -85,10 +85,9 @@ class EmbeddingRun:
             RecipeError: the checkpoint is another run's.
             DataError: one of the images that is learned, and not in a shard yet, is another one now.
         """
-        found = load_checkpoint(self.work_dir)
-        if found is None:
-            check_work_dir(self.work_dir)
-        else:
+        cure = 'Restore these values, or remove that folder: the images in it begin anew, and those in a shard stay.'
+        found = take_up(self.work_dir, self.identity, 'learning of embeddings', cure)
+        if found is not None:
             self._restore(*found)
         waiting = {image.image_id: image for image, _ in self.waiting}
         begun = waiting.keys() | {image.image_id for image, _ in self.begun}
@@ -100,10 +99,6 @@ class EmbeddingRun:
         self.image_steps = (there + len(self.waiting)) * self.options.steps + sum(image.step for image, _ in self.begun)
 
     def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
-        if differ:
-            what = f'{str(self.work_dir)!r} holds unfinished embeddings that differ in {", ".join(differ)}.'
-            raise RecipeError(what, 'Restore these values, or remove that folder: the images in it begin anew, and those in a shard stay.')
         known = Embeddings(self.folder)  # what is published is done, also where a kill came before the next checkpoint
         left = set(known.missing([entry['image_id'] for key in ('waiting', 'at_work') for entry in state[key]]))
         self.waiting = [(Finished(**entry), tensors['waiting'][k]) for k, entry in enumerate(state['waiting']) if entry['image_id'] in left]

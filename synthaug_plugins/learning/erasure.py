@@ -24,7 +24,7 @@ from torch import Tensor
 from synthaug_plugins.diffusion import ClassifierFree, Denoiser, Guided, SampleNoise, full_float32
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.learning.batches import mix_seed
-from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint
+from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
 from synthaug_plugins.learning.checks import PRECISIONS, check_seed, check_whole
 from synthaug_plugins.learning.weight_edits import METHODS, WeightEdits, cached, edited_names
 from synthaug_plugins.models.erasure import KINDS, check_family
@@ -272,14 +272,10 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the checkpoint, if there is one."""
-        found = load_checkpoint(self.work_dir)
+        found = take_up(self.work_dir, self.identity, 'erasure')
         if found is None:
-            check_work_dir(self.work_dir)
             return
         tensors, state = found
-        differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
-        if differ:
-            raise RecipeError(f'{str(self.work_dir)!r} holds an erasure that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
         with torch.no_grad():
             for name, p in self.edits.parameters.items():
                 p.copy_(tensors[f'edit.{name}'])

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion import LevelClassifier, SampleNoise, build_level_classifier, full_float32
 from synthaug_plugins.diffusion.level_classifier import Features
-from synthaug_plugins.errors import DataError, ModelError, RecipeError
+from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
-from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint
+from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
 from synthaug_plugins.learning.minority_options import FREE, LevelTraining, check_level_training, noise_levels
 
 _DRAWS = 4
@@ -230,14 +230,10 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
-        found = load_checkpoint(self.work_dir)
+        found = take_up(self.work_dir, self.identity)
         if found is None:
-            check_work_dir(self.work_dir)
             return
         tensors, state = found
-        differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
-        if differ:
-            raise RecipeError(f'{str(self.work_dir)!r} holds a training that differs in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
         self.classifier.load_state_dict({k.removeprefix('model.'): v for k, v in tensors.items() if k.startswith('model.')})
         load_adam_tensors(self.optimizer, self.names, tensors)
         self.steps, self.losses = state['step'], [(n, loss) for n, loss in state['losses']]

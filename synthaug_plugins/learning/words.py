@@ -19,9 +19,9 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion.adapters import DiffusersDenoiser
 from synthaug_plugins.diffusion.precision import full_float32, network_dtype
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import ModelError
 from synthaug_plugins.learning.batches import Order, mix_seed
-from synthaug_plugins.learning.checkpoint import adam_tensors, check_work_dir, load_adam_tensors, load_checkpoint, save_checkpoint
+from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
 from synthaug_plugins.learning.latents import posteriors
 from synthaug_plugins.learning.words_class import first_rows, rows_in_tables
 from synthaug_plugins.learning.words_options import WordTraining, check_word_training, decisive_options
@@ -133,14 +133,10 @@ class _Run:
 
     def resume(self) -> tuple[dict[str, Tensor], int] | None:
         """Take up the classes that are done; the tensors and the step of the one that is not, if there is one."""
-        found = load_checkpoint(self.work_dir)
+        found = take_up(self.work_dir, self.identity, 'learning of words')
         if found is None:
-            check_work_dir(self.work_dir)
             return None
         tensors, state = found
-        differ = sorted(k for k in self.identity.keys() | state['identity'].keys() if self.identity.get(k) != state['identity'].get(k))
-        if differ:
-            raise RecipeError(f'{str(self.work_dir)!r} holds words that differ in {", ".join(differ)}.', 'Restore these values, or give a new folder.')
         for name, curve in state['curves'].items():
             self.curves[name] = curve
             self.done[name] = {e: tensors[f'done.{tensor_name(e, self.words[name])}'] for e in self.model.tables()}
