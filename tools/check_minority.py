@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
     parser.add_argument('--per-level', type=int, default=1000, help='images at each level, about: neighbouring levels differ little')
     parser.add_argument('--per-strength', type=int, default=300, help='images at each weight or boost, about')
     parser.add_argument('--features', action='append', help='networks whose features are compared; default: pixels and embedded:digits_clip')
-    parser.add_argument('--weight', type=float, default=3.5, help='at which levels are compared')
+    parser.add_argument('--weight', type=float, default=2.0, help='at which levels are compared')
     parser.add_argument('--weights', type=float, nargs='+', default=[0, 1, 2, 3.5, 5])
     parser.add_argument('--self-guided', type=float, nargs='+', default=[0, 0.4, 0.8, 1.6])
     parser.add_argument('--boosts', type=float, nargs='+', default=[1, 1.1, 1.2, 1.4])
