@@ -131,24 +131,6 @@ def assign_levels(scores: np.ndarray, count: int, seed: int, labels: Sequence[st
     return found, Levels(count, 'class', by_class)
 
 
-def published_levels(scores: np.ndarray, count: int) -> Levels:
-    """Levels by the paper's rule: the limit above level j is the quantile at (j + 1) / L, linear between scores. Ties leave levels empty.
-
-    For comparison with the published code; `assign_levels` is what is learned from.
-
-    Args:
-        scores: (N,) finite.
-        count: L, at least 2.
-
-    Raises:
-        RecipeError: fewer than two levels.
-        DataError: scores that are not finite.
-    """
-    _check_count(count)
-    limits = np.quantile(_finite(scores), np.arange(1, count) / count)
-    return Levels(count, 'all', tuple(limits.tolist()))
-
-
 def propose_level_count(n: int) -> int:
     """A number of levels for so many images, of the smallest class where each class is ranked by itself: about 50 images a level, 2 to 100 levels.
 
