@@ -142,7 +142,7 @@ def test_at_full_intensity_an_edit_still_starts_from_its_real_image(sd: str, wor
         def __getattr__(self, name: str) -> Any:
             return getattr(generator.denoiser(), name)
 
-    monkeypatch.setattr(generator, 'guided', lambda requests, shared: Watched())
+    monkeypatch.setattr(generator, 'guided', lambda requests, shared, options: Watched())
     (one,) = asked(generator, 1)
     for source in ('cat/0.png', 'cat/1.png'):
         generator.generate([Request(**{**vars(one), 'source': source})])
