@@ -18,7 +18,7 @@ generator = dict(
             # 0 is the most common, 9 the rarest. level=list(range(10)) makes some of each, which their rows say as params.minority_level; 'lacking' fills up
             # what each class has few training images of.
             level=9,
-            # 1 is weaker, 5 stronger: at 5 six labels in a hundred are lost. weight=[0, 1, 2, 5] makes some of each, see params.minority_weight.
+            # 1 is weaker, 5 stronger: at 5 four labels in a hundred are lost. weight=[0, 1, 2, 5] makes some of each, see params.minority_weight.
             weight=2.0,
             # interval=(0.2, 5),  # between which noise levels it acts; by default at all
             normalise=None,

@@ -16,7 +16,7 @@ score = dict(
     # 6.5 is meant for larger images: of 8 x 8 pixels it leaves hardly anything. At 1.0 the score goes best with the distance to the nearest other training
     # digits: rank correlation 0.8, at 6.5 it is 0.5.
     sigma=1.0,
-    draws=20,  # five are published, for higher noise: here two sets of five agree poorly (rank correlation 0.64; two of 20: 0.88)
+    draws=20,  # five are published, for higher noise: here two sets of five agree poorly (rank correlation 0.65; two of 20: 0.87)
     distance=dict(type='synthaug_plugins.MSE'),  # perceptual distances see nothing in 8 pixels
 )
 # A file that `synthaug score` made with these options, in place of scoring again.
