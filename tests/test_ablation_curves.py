@@ -181,3 +181,9 @@ def test_names_in_a_chart_stay_text() -> None:
     bad = '<script>"x'
     svg = str(charts.panel(Panel(bad, bad, [(0.0, bad)], True, [Line(bad, [(0.0, spread([50.0, 60.0]))], level=spread([40.0]))], bad)))
     assert bad not in svg and unescape(svg).count(bad) >= 5
+
+
+def test_texts_below_an_axis_do_not_run_into_each_other() -> None:
+    crowded = [(0.0, '0'), (0.8, '0.8'), (1.0, '1'), (1.1, '1.1'), (1.2, '1.2'), (5.0, '5')]
+    assert [text for _, text in Panel('w', 'w', crowded, True, []).written] == ['0', '0.8', '5']
+    assert Panel('w', 'w', [(0.0, 'a long name'), (1.0, 'another one')], False, []).written == [(0.0, 'a long name'), (1.0, 'another one')]

@@ -192,7 +192,7 @@ def panel(shown: Panel) -> Markup:
     for value, text in zip(heights, texts_left, strict=True):
         parts.append(f'<line x1="{left:g}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="rail"/>')
         parts.append(f'<text x="{left - 6:g}" y="{y(value) + 4:.1f}" text-anchor="end">{text}</text>')
-    parts += [f'<text x="{x(place):.1f}" y="{height - bottom + 17}" text-anchor="middle">{escape(text)}</text>' for place, text in shown.ticks]
+    parts += [f'<text x="{x(place):.1f}" y="{height - bottom + 17}" text-anchor="middle">{escape(text)}</text>' for place, text in shown.written]
     parts.append(f'<text x="{(left + width - right) / 2:.1f}" y="{height - 6}" text-anchor="middle">{escape(shown.axis)}</text>')
     texts, pointed = dict(shown.ticks), [line for line in shown.lines if line.points]
     for i, line in enumerate(shown.lines):

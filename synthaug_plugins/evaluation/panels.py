@@ -65,6 +65,22 @@ class Panel:
         return min(places) - margin, max(places) + margin
 
     @property
+    def written(self) -> list[tuple[float, str]]:
+        """The ticks whose texts are written: all of them, but for those that would run into the one before.
+
+        >>> axis = Panel('', '', [(0.0, '0'), (1.0, '1'), (1.1, '1.1'), (1.2, '1.2'), (5.0, '5')], True, [])
+        >>> [text for _, text in axis.written]
+        ['0', '1', '5']
+        """
+        first, last = self.extent
+        kept: list[tuple[float, str]] = []
+        for place, text in sorted(self.ticks):
+            # A digit is about a fiftieth of a panel wide.
+            if not self.joined or not kept or place - kept[-1][0] >= (len(text) + len(kept[-1][1]) + 1) / 100 * (last - first):
+                kept.append((place, text))
+        return kept
+
+    @property
     def range(self) -> tuple[float, float]:
         """Lowest and highest value that is drawn, bars included."""
         drawn = [found['mean'] + sign * (found['sd'] or 0) for line in self.lines for _, found in line.points for sign in (-1, 1)]

@@ -121,8 +121,8 @@ def _draw(figure: Any, panel: Panel, measure: str, box: tuple[float, float, floa
         look = _LEVELS[i if line.style is None else line.style]
         axes.axhline(line.level['mean'], zorder=2, **look)
         ends.append((axes.get_xlim()[1], line.level['mean'], line.label or line.name, {'color': look['color'], 'marker': '_', 'markersize': 9}))
-    axes.xaxis.set_major_locator(FixedLocator([place for place, _ in panel.ticks]))
-    axes.xaxis.set_major_formatter(FixedFormatter([text for _, text in panel.ticks]))
+    axes.xaxis.set_major_locator(FixedLocator([place for place, _ in panel.written]))
+    axes.xaxis.set_major_formatter(FixedFormatter([text for _, text in panel.written]))
     least, most = panel.range
     if panel.unit == '%':
         pad = max(1.0, 0.06 * (most - least))
