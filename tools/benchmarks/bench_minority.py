@@ -169,10 +169,11 @@ def main() -> None:
     what = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
     print(f'{what}, torch {torch.__version__}')
     name = arguments.model or 'embedded:digits_edm'
-    scoring(name, arguments.images, arguments.rounds, device)
+    turns = 2 * arguments.rounds + 1  # a turn is a second: one alone says little
+    scoring(name, arguments.images, turns, device)
     if arguments.model is None:
         with tempfile.TemporaryDirectory() as folder:
-            scoring(random_model(Path(folder) / 'random_32px'), max(arguments.images // 8, 8), arguments.rounds, device)
+            scoring(random_model(Path(folder) / 'random_32px'), max(arguments.images // 8, 8), turns, device)
     sampling(name, arguments.classifier, arguments.images, arguments.steps, arguments.rounds, device)
 
 
