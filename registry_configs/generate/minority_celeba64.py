@@ -14,7 +14,7 @@ generator = dict(
     model='models/celeba64/model',  # a folder with config.json and model.safetensors
     # 250 ancestral steps in equal steps of time, as published.
     sampler=dict(num_steps=250, solver='euler', eta=1.0, discretization='vp', sigma_max=80.0),
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.MinorityClassifier.
+    # Every option: the docstring of synthaug_plugins.generators.minority_classifier.MinorityClassifier.
     guidance=[
         dict(
             type='synthaug_plugins.MinorityClassifier',

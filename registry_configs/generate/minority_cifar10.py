@@ -13,7 +13,7 @@ generator = dict(
     type='synthaug_plugins.EDM',
     model='models/cifar10/model',  # from `synthaug learn edm edm_cifar10` or `synthaug convert`
     sampler=dict(preset='edm'),  # Heun, 18 steps
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.MinorityClassifier.
+    # Every option: the docstring of synthaug_plugins.generators.minority_classifier.MinorityClassifier.
     guidance=[
         dict(
             type='synthaug_plugins.MinorityClassifier',

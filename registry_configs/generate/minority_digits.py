@@ -10,7 +10,7 @@ Minority guidance (Um, Lee and Ye, ICLR 2024). minority_digits_self_guided.py an
 _base_ = './_base_/minority_digits_generate.py'
 
 generator = dict(
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.MinorityClassifier.
+    # Every option: the docstring of synthaug_plugins.generators.minority_classifier.MinorityClassifier.
     guidance=[
         dict(
             type='synthaug_plugins.MinorityClassifier',

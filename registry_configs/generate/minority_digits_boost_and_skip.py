@@ -8,7 +8,7 @@ Boost-and-Skip (Um, Kim and Ye, ICML 2025). Nothing is learned before, and nothi
 _base_ = './_base_/minority_digits_generate.py'
 
 generator = dict(
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.BoostAndSkip.
+    # Every option: the docstring of synthaug_plugins.generators.boost_and_skip.BoostAndSkip.
     guidance=[
         dict(
             type='synthaug_plugins.BoostAndSkip',

@@ -8,7 +8,7 @@ Self-guided minority sampling (Um and Ye, ECCV 2024).
 _base_ = './_base_/minority_digits_generate.py'
 
 generator = dict(
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.SelfGuided.
+    # Every option: the docstring of synthaug_plugins.generators.self_guided.SelfGuided.
     guidance=[
         dict(
             type='synthaug_plugins.SelfGuided',

@@ -14,7 +14,7 @@ generator = dict(
     model='models/lsun-bedroom/model',  # a model with the noise levels of the linear schedule, from sigma 0.01 to 152
     # Equal steps of time, nearly the published ones: every fourth of the linear schedule's 1000.
     sampler=dict(num_steps=250, solver='euler', eta=1.0, discretization='vp'),
-    # Every option: the docstring of synthaug_plugins.generators.minority_guidance.MinorityClassifier.
+    # Every option: the docstring of synthaug_plugins.generators.minority_classifier.MinorityClassifier.
     guidance=[
         dict(
             type='synthaug_plugins.MinorityClassifier',

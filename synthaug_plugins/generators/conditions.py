@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
-from synthaug_plugins.generators.guidance import Guidance
+from synthaug_plugins.generators.guidance import Guidance, GuidedBatch
 from synthaug_plugins.models.base import Model
 from synthaug_plugins.store.plan import Part, Request
 
@@ -141,5 +141,6 @@ class LabelConditions(Conditions):
 
     def terms(self, requests: Sequence[Request], device: torch.device, load: Callable[[DenoiserModel], Denoiser], options: Mapping[str, Any]) -> Sequence[Term]:
         """See `Conditions.terms`."""
-        terms = [g.term(self.model, load, requests, device, options) for g in self.guidance]
+        batch = GuidedBatch(self.model, load, requests, device, options)
+        terms = [g.term(batch) for g in self.guidance]
         return [term for term in terms if term is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, RecipeError
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
 
     from synthaug_plugins.diffusion import Denoiser
     from synthaug_plugins.diffusion.guidance import Term
+
+
+@dataclass(frozen=True)
+class GuidedBatch:
+    """A batch that is about to be sampled, as guidance sees it.
+
+    Attributes:
+        model: the one that is guided, loaded.
+        load: reads another model's weights onto the device.
+        requests: the batch.
+        device: where it runs.
+        options: of `diffusion.sample`, completed, with which the batch runs.
+    """
+
+    model: DenoiserModel
+    load: Callable[[DenoiserModel], Denoiser]
+    requests: Sequence[Request]
+    device: torch.device
+    options: Mapping[str, Any]
 
 
 class Guidance(ABC):
@@ -68,24 +88,9 @@ class Guidance(ABC):
         """By what each request's noise at the start is multiplied, and how many of the first steps are left out; None for no change."""
         return None
 
-    @abstractmethod
-    def term(
-        self,
-        model: DenoiserModel,
-        load: Callable[[DenoiserModel], Denoiser],
-        requests: Sequence[Request],
-        device: torch.device,
-        options: Mapping[str, Any],
-    ) -> Term | None:
-        """The term of `diffusion.Guided` for a batch; None where it has nothing to add.
-
-        Args:
-            model: the one that is guided, loaded.
-            load: reads another model's weights onto the device.
-            requests: the batch.
-            device: where it runs.
-            options: of `diffusion.sample`, completed, with which the batch runs.
-        """
+    def term(self, batch: GuidedBatch) -> Term | None:
+        """The term of `diffusion.Guided` for a batch; None where it has nothing to add."""
+        return None
 
 
 @GUIDANCE.register_module()
@@ -106,17 +111,10 @@ class ClassifierFree(Guidance):
                 'Use Autoguidance, or train with label_dropout=0.1.',
             )
 
-    def term(
-        self,
-        model: DenoiserModel,
-        load: Callable[[DenoiserModel], Denoiser],
-        requests: Sequence[Request],
-        device: torch.device,
-        options: Mapping[str, Any],
-    ) -> Term:
+    def term(self, batch: GuidedBatch) -> Term:
         from synthaug_plugins.diffusion import ClassifierFree
 
-        return ClassifierFree(self.weight, uncond=model.unconditional(), interval=self.interval)
+        return ClassifierFree(self.weight, uncond=batch.model.unconditional(), interval=self.interval)
 
 
 @GUIDANCE.register_module()
@@ -150,17 +148,10 @@ class Autoguidance(Guidance):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), 'weak': self.weak.identity()}
 
-    def term(
-        self,
-        model: DenoiserModel,
-        load: Callable[[DenoiserModel], Denoiser],
-        requests: Sequence[Request],
-        device: torch.device,
-        options: Mapping[str, Any],
-    ) -> Term:
+    def term(self, batch: GuidedBatch) -> Term:
         from synthaug_plugins.diffusion import Autoguidance
 
-        return Autoguidance(self.weight, load(self.weak), interval=self.interval)
+        return Autoguidance(self.weight, batch.load(self.weak), interval=self.interval)
 
 
 def build_guidance(entries: Sequence[Mapping[str, Any]]) -> tuple[Guidance, ...]:
