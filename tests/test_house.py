@@ -18,7 +18,7 @@ PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
     0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder', 'device'},
     1: {'diffusion', 'store', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
-    2: {'models', 'annotations'},
+    2: {'models', 'annotations', 'mixing'},
     3: {'learning', 'generators', 'curation'},
     4: {'engine', 'training'},
     5: {'evaluation'},
@@ -32,12 +32,14 @@ STRANGERS = {
         'engine': {'training'},
         'generators': {'curation', 'learning'},
         'curation': {'generators'},
+        'mixing': {'models', 'generators'},
     },
     **{'diffusion': {'weights'}, 'store': {'weights'}},
 }
 FOREIGN = {
     'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'},
     'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
+    'mixing': {'torch', 'mmpretrain', 'diffusers', 'timm'},
     'prompts': {'PIL', 'mmengine', 'mmpretrain', 'pyarrow', 'diffusers'},
 }
 

@@ -24,12 +24,12 @@ from synthaug_plugins.evaluation.ablation.table import class_tables, tail_said
 from synthaug_plugins.evaluation.compare import check_arms
 from synthaug_plugins.evaluation.parts import Parts
 from synthaug_plugins.evaluation.protocol import read_comparison
+from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.real_images import RealImages, decode_rgb
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.training.records import read_records
 
 EDM = {'type': 'EDM', 'model': 'embedded:digits_edm', 'sampler': {'num_steps': 2}}
 COPIES = {'type': 'Copies'}

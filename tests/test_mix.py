@@ -33,8 +33,8 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import HOOKS, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from synthaug_plugins.training.mix_batch_sampler import MixBatchSampler  # noqa: E402
-from synthaug_plugins.training.partners import Walk  # noqa: E402
+from synthaug_plugins.mixing.batch_sampler import MixBatchSampler  # noqa: E402
+from synthaug_plugins.mixing.partners import Walk  # noqa: E402
 from synthaug_plugins.training.run import configure, stop_workers  # noqa: E402
 
 CLASSES = ('four', 'one', 'three', 'two')

@@ -18,11 +18,11 @@ from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.teacher import SoftLabels
 from synthaug_plugins.engine.score import score
 from synthaug_plugins.errors import ModelError, RecipeError, StoreError, SynthAugError
+from synthaug_plugins.mixing.soft_labels import check_soft_labels, read_soft_targets
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import verify
-from synthaug_plugins.training.soft_labels import check_soft_labels, read_soft_targets
 
 from mmengine.registry import MODELS, init_default_scope  # isort: skip
 

@@ -1,5 +1,6 @@
 """Everything that a trainer's config can name. The registries import this module when a config first says `synthaug_plugins.`."""
 
+from synthaug_plugins.mixing import batch_sampler
 from synthaug_plugins.training import (
     clip_backbone,
     clip_classes_hook,
@@ -8,7 +9,6 @@ from synthaug_plugins.training import (
     feature_dataset,
     few_shot_dataset,
     frozen_bn_hook,
-    mix_batch_sampler,
     mix_resume_hook,
     mixed_dataset,
     paper_compat,
@@ -20,6 +20,7 @@ from synthaug_plugins.training import (
 )
 
 __all__ = [
+    'batch_sampler',
     'clip_backbone',
     'clip_classes_hook',
     'clip_head',
@@ -27,7 +28,6 @@ __all__ = [
     'feature_dataset',
     'few_shot_dataset',
     'frozen_bn_hook',
-    'mix_batch_sampler',
     'mix_resume_hook',
     'mixed_dataset',
     'paper_compat',

@@ -12,7 +12,7 @@ from synthaug_plugins.training.recipe_edit import add_hook, preprocessor, read_a
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from synthaug_plugins.training.mix_rule import MixRule
+    from synthaug_plugins.mixing.rule import MixRule
 
 KEY = 'mix'
 OPTIONS = {
@@ -50,7 +50,7 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
     mix = take_options(options, KEY, OPTIONS)
     if mix is None:
         return
-    from synthaug_plugins.training.mix_rule import mix_rule
+    from synthaug_plugins.mixing.rule import mix_rule
 
     loader = train_loader(cfg, KEY)
     rule = mix_rule(**{k: mix[k] for k in _RULE if mix.get(k) is not None})
@@ -79,8 +79,8 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _stores(mix: dict[str, Any]) -> list[dict[str, Any]]:
+    from synthaug_plugins.mixing.records import check_store_spec
     from synthaug_plugins.store.store import Store
-    from synthaug_plugins.training.records import check_store_spec
 
     for key, kind in (('source_root', str), ('seed', int)):
         if mix.get(key) is not None and not isinstance(mix[key], kind):
@@ -154,7 +154,7 @@ def _exchange_preprocessor(cfg: Config) -> None:
 
 
 def _check_soft(cfg: Config, mix: dict[str, Any]) -> None:
-    from synthaug_plugins.training.soft_labels import check_soft_labels
+    from synthaug_plugins.mixing.soft_labels import check_soft_labels
 
     check_soft_labels(mix['soft_labels'])
     if (cfg['model'].get('head') or {}).get('cal_acc'):

@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.mixing.batch_sampler import MixBatchSampler
 from synthaug_plugins.registry import HOOKS
-from synthaug_plugins.training.mix_batch_sampler import MixBatchSampler
 
 _KEY = 'synthaug_mix'
 

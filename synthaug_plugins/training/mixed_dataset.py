@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,26 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 from torch.utils.data import Dataset
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.mixing.partners import PartnerTable, Walk
+from synthaug_plugins.mixing.records import Records, normal_path, read_records, relative_source
+from synthaug_plugins.mixing.soft_labels import check_soft_labels
+from synthaug_plugins.mixing.synthetic import SOURCES, RealImages, Synthetic, admit
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
 from synthaug_plugins.training.class_folders import refuse_turned_folders
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
-from synthaug_plugins.training.partners import PartnerTable, Walk
 from synthaug_plugins.training.recipe_edit import FILE_BACKEND_OPTIONS, leaf_datasets
-from synthaug_plugins.training.records import Groups, Records, normal_path, read_records, relative_source, source_numbers
-from synthaug_plugins.training.soft_labels import check_soft_labels
-from synthaug_plugins.training.source_check import check_made_from
 
-SOURCES = {
-    'in_real_set': 'drop synthetic images whose source image is not in the real training set',
-    'any': 'keep them all; the sources may then include images held out for validation',
-}
 _MAX_ATTEMPTS = 20
 
 
@@ -97,14 +91,15 @@ class MixedDataset(Dataset):
             raise RecipeError(f'The real images have labels like {first["gt_label"]!r}.', 'Mixing needs one class per image, or none.')
         self._in_memory: np.ndarray | None = None if 'img_path' in first else np.empty_like(first['img'])
         self._channel_order = channel_order
-        self._infos: tuple[np.ndarray, pa.Array] | None = None
+        self._real: RealImages | None = None
         classes = self.metainfo.get('classes')
         if classes is None and 'gt_label' in first:
             raise DataError('The real dataset does not name its classes, so their order cannot be checked.', 'Set metainfo=dict(classes=[...]) in its config.')
         self._n_classes = len(classes) if classes else 0
-        self.records = [self._admit(read_records(spec, classes if 'gt_label' in first else None, self._soft), sources) for spec in stores]
-        self._first = self.offset + np.concatenate([[0], np.cumsum([len(r) for r in self.records])])
-        self._length = int(self._first[-1]) if concat else self.offset
+        in_memory = self._in_memory is not None
+        found = [read_records(spec, classes if 'gt_label' in first else None, self._soft) for spec in stores]
+        self.synthetic = Synthetic([admit(r, sources, self._scan, in_memory, self._vouched) for r in found], self.offset)
+        self._length = self.synthetic.end if concat else self.offset
         self._check_sizes()
 
     # --- what the trainer asks of a dataset
@@ -124,7 +119,7 @@ class MixedDataset(Dataset):
         """What the pipeline starts from, for a real or a synthetic index."""
         if index < self.offset:
             return self.dataset.get_data_info(index)
-        records, row = self._locate(index)
+        records, row = self.synthetic.locate(index)
         info: dict[str, Any] = {'gt_label': int(records.labels[row]), 'sample_idx': index}
         if self._in_memory is None:
             info['img_path'] = records.uri(row)
@@ -146,7 +141,7 @@ class MixedDataset(Dataset):
             if self._soft is not None and 'gt_score' not in sample:
                 sample.set_gt_score(self._one_hot(int(sample.gt_label)))
         else:
-            records, row = self._locate(number)
+            records, row = self.synthetic.locate(number)
             item = self._through_pipeline(number)
             sample = _data_sample(item)
             sample.set_field(True, 'is_synthetic', field_type='metainfo')
@@ -160,49 +155,27 @@ class MixedDataset(Dataset):
 
     # --- what the batch sampler asks
 
-    def partner_table(self, partner: str) -> PartnerTable:
-        """For partner 'source' or 'class': which records may take each real image's place.
+    @property
+    def records(self) -> list[Records]:
+        """The synthetic records, one entry per store."""
+        return self.synthetic.records
 
-        Raises:
-            RecipeError: real images without paths or labels, or no real image has a partner.
-        """
-        labels, sources = self._scan()
-        without = [name for label, name in enumerate(self.metainfo.get('classes') or ()) if not (labels == label).any()]
-        if without:
-            print_log(f'No real image of the classes {without}: no synthetic one takes its place either.', logger='current', level=logging.WARNING)
-        if partner == 'source':
-            if self._in_memory is not None:
-                raise RecipeError("partner='source' needs real images with file paths; this dataset keeps its images in memory.", "Use partner='class'.")
-            unique = sources.unique().drop_null()
-            group_of = source_numbers(sources, unique)
-            groups = [Groups.of(source_numbers(r.sources, unique), len(unique)) for r in self.records]
-        else:
-            if (labels < 0).any():
-                raise RecipeError("partner='class' needs real images with labels.", "Use partner='any'.")
-            group_of, groups = labels, [Groups.of(r.labels, self._n_classes) for r in self.records]
-        return PartnerTable(group_of, groups, self._weights(), self._first[:-1])
+    def partner_table(self, partner: str) -> PartnerTable:
+        """See `Synthetic.partner_table`."""
+        return self.synthetic.partner_table(partner, self._scan())
 
     def walk(self, seed: int) -> Walk:
-        """All records in a random order, for partner 'any'."""
-        return Walk(np.array([len(r) for r in self.records]), self._weights(), self._first[:-1], seed)
+        """See `Synthetic.walk`."""
+        return self.synthetic.walk(seed)
 
     # --- within
-
-    def _weights(self) -> np.ndarray:
-        return np.array([r.weight for r in self.records])
-
-    def _locate(self, index: int) -> tuple[Records, int]:
-        if not self.offset <= index < self._first[-1]:
-            raise IndexError(f'index {index} is outside the {self._first[-1]} real and synthetic images')
-        store = int(np.searchsorted(self._first, index, side='right')) - 1
-        return self.records[store], index - int(self._first[store])
 
     def _through_pipeline(self, index: int) -> dict[str, Any]:
         for _ in range(_MAX_ATTEMPTS):
             item = self._leaves[0].pipeline(self.get_data_info(index))
             if item is not None:  # a random transform may refuse an image, as it may a real one
                 return item
-        records, row = self._locate(index)
+        records, row = self.synthetic.locate(index)
         raise DataError(
             f'The pipeline refused the synthetic image {records.ids[row]} of {records.folder!r} {_MAX_ATTEMPTS} times.',
             'Leave it out with select, or correct the transform that returns None.',
@@ -215,7 +188,7 @@ class MixedDataset(Dataset):
             if real is None or real != other:
                 return  # several views, or sizes that vary among real images too
             for number, records in enumerate(self.records):
-                made = _input_shape(self._through_pipeline(int(self._first[number])))
+                made = _input_shape(self._through_pipeline(int(self.synthetic.first[number])))
                 if made != real:
                     raise DataError(
                         f'Images of {records.folder!r} leave the pipeline as {made}, real ones as {real}.',
@@ -227,42 +200,18 @@ class MixedDataset(Dataset):
         hot[label] = 1.0
         return hot
 
-    def _scan(self) -> tuple[np.ndarray, pa.Array]:
-        """Labels (-1 where there is none) and sources (null in memory or outside the root) of all real images, read once."""
-        if self._infos is None:
+    def _scan(self) -> RealImages:
+        """What mixing asks of the real images, read once."""
+        if self._real is None:
             infos = (self.dataset.get_data_info(i) for i in range(self.offset))
             pairs = [(int(i.get('gt_label', -1)), relative_source(i['img_path'], self._source_roots) if 'img_path' in i else None) for i in infos]
-            self._infos = np.array([p[0] for p in pairs], np.int64), pa.array([p[1] for p in pairs], pa.string())
-        return self._infos
+            labels, sources = np.array([p[0] for p in pairs], np.int64), pa.array([p[1] for p in pairs], pa.string())
+            self._real = RealImages(labels, sources, self._real_files, self.metainfo.get('classes'), self._in_memory is not None)
+        return self._real
 
     def _real_files(self, source: str) -> set[str]:
-        found = np.flatnonzero(pc.equal(self._scan()[1], source).fill_null(False).to_numpy(zero_copy_only=False))
+        found = np.flatnonzero(pc.equal(self._scan().sources, source).fill_null(False).to_numpy(zero_copy_only=False))
         return {self.dataset.get_data_info(int(i))['img_path'] for i in found}
-
-    def _admit(self, records: Records, sources: str | None) -> Records:
-        """The records that may be trained on: those made from images outside the real training set leave, and the log says so."""
-        print_log(records.description, logger='current')
-        if records.sources.null_count == len(records):
-            return records
-        if self._in_memory is not None:
-            if sources == 'in_real_set':
-                raise RecipeError("sources='in_real_set' cannot be checked: the real dataset keeps its images in memory.", "Use sources='any'.")
-            print_log(f'{records.folder}: made from real images that cannot be compared with this dataset, since it has no file paths.', logger='current')
-            return records
-        if sources == 'any':
-            return records
-        known = source_numbers(records.sources, self._scan()[1].unique().drop_null()) >= 0
-        kept = records.keep(known | ~records.sources.is_valid().to_numpy(zero_copy_only=False))
-        if len(kept) == 0:
-            raise DataError(
-                f'None of the {len(records)} selected records of {records.folder!r} has a source image in the real training set.',
-                "Set source_root to the folder that the store's sources are relative to, or sources='any' to train on them all the same.",
-            )
-        if not self._vouched:
-            check_made_from(kept, self._real_files)
-        if len(kept) < len(records):
-            print_log(f'{records.folder}: {len(records) - len(kept)} of {len(records)} records left out: source not in the real set.', logger='current')
-        return kept
 
 
 @contextmanager

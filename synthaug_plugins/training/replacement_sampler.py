@@ -9,8 +9,8 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.mixing import draws
 from synthaug_plugins.registry import DATA_SAMPLERS
-from synthaug_plugins.training import draws
 
 _AT_ONCE = 4096
 

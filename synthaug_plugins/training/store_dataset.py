@@ -11,11 +11,11 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 
 from synthaug_plugins.errors import DataError
+from synthaug_plugins.mixing.records import Records, normal_path, read_records, relative_source, source_numbers
+from synthaug_plugins.mixing.soft_labels import check_soft_labels
+from synthaug_plugins.mixing.source_check import check_made_from
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
-from synthaug_plugins.training.records import Records, normal_path, read_records, relative_source, source_numbers
-from synthaug_plugins.training.soft_labels import check_soft_labels
-from synthaug_plugins.training.source_check import check_made_from
 
 
 @DATASETS.register_module()
@@ -29,7 +29,7 @@ class StoreDataset(BaseDataset):
         variants_of: config of a data set of image files, such as the shots: variants of images that are not in it (validation images, say) are left
             out. Default: all are used.
         soft_labels: `dict(column=..., blend=1.0, temperature=None)`: every sample gets (1 - blend) * one-hot + blend * the column's probabilities
-            as `gt_score`, see `training.soft_labels`.
+            as `gt_score`, see `mixing.soft_labels`.
         **options: options of BaseDataset (pipeline, lazy_init, ...).
 
     Raises:

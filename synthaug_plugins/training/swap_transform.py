@@ -12,11 +12,11 @@ from mmengine.dist import get_dist_info
 from torch.utils.data import get_worker_info
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.mixing.records import Groups, normal_path, read_records, relative_source, source_numbers
 from synthaug_plugins.registry import TRANSFORMS
 from synthaug_plugins.store.reader import SCHEME, read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this transform)
 from synthaug_plugins.training.decode import CHANNEL_ORDERS, decode_like
-from synthaug_plugins.training.records import Groups, normal_path, read_records, relative_source, source_numbers
 
 PARTNERS = ('source', 'class')
 

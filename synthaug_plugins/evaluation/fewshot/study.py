@@ -31,11 +31,11 @@ from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, tu
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.parts import Parts
+from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.training.records import read_records
 
 CURVE, SETTINGS = 'curve.png', 'study.json'
 OWN_FILES = frozenset({'.lock', 'runs', 'results.csv', 'summary.csv', 'per_class.csv', CURVE, SETTINGS})

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.training import draws
-from synthaug_plugins.training.records import Groups
+from synthaug_plugins.mixing import draws
+from synthaug_plugins.mixing.records import Groups
 
 PARTNERS = {
     'source': 'a variant that was made from this very image (DA-Fusion)',

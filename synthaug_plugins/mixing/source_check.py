@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from synthaug_plugins.errors import DataError
-from synthaug_plugins.training.records import Records
+from synthaug_plugins.mixing.records import Records
 
 _LOOKED_AT = 16
 

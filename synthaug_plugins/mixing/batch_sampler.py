@@ -14,12 +14,12 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.mixing import draws
+from synthaug_plugins.mixing.partners import PartnerTable
+from synthaug_plugins.mixing.rule import mix_rule
+from synthaug_plugins.mixing.schedule import Alpha
+from synthaug_plugins.mixing.swaps import Swaps
 from synthaug_plugins.registry import DATA_SAMPLERS
-from synthaug_plugins.training import draws
-from synthaug_plugins.training.mix_rule import mix_rule
-from synthaug_plugins.training.partners import PartnerTable
-from synthaug_plugins.training.schedule import Alpha
-from synthaug_plugins.training.swaps import Swaps
 
 Entry = int | tuple[int, float]
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.mixing.soft_labels import SoftLabels, SoftTargets, read_soft_targets
 from synthaug_plugins.store.reader import image_uri
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.training.soft_labels import SoftLabels, SoftTargets, read_soft_targets
 
 _SPEC_KEYS = ('store', 'weight', 'select')
 _SELECT_KEYS = ('where', 'top_k', 'by', 'sample', 'seed', 'allow_empty')

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from synthaug_plugins.training import draws
+from synthaug_plugins.mixing import draws
 
 _CHUNK = 1 << 16  # positions looked at together while counting
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.training.partners import PARTNERS
-from synthaug_plugins.training.schedule import Alpha, alpha_schedule, phase_schedule
+from synthaug_plugins.mixing.partners import PARTNERS
+from synthaug_plugins.mixing.schedule import Alpha, alpha_schedule, phase_schedule
 
 MODES = {
     'per_sample': 'each drawn image is synthetic with probability alpha (DA-Fusion, eqs. 7-8); options alpha, partner',
