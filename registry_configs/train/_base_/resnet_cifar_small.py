@@ -1,11 +1,11 @@
-"""A narrow ResNet-18 for 32 x 32 pixels, and the trainer's surroundings: what small pre-training and its fine-tuning share, so that one's backbone fits the other.
+"""A narrow ResNet-18 for 32 x 32 pixels and the trainer's surroundings: small pre-training and its fine-tuning share them, so backbones fit.
 
 A recipe adds `model=dict(type=..., head=...)`, the preprocessor's type, loaders, optimiser and schedule. Features are 128 numbers. About 0.7 million
 parameters: it trains on a few CPU cores.
 """
 
 model = dict(
-    backbone=dict(type='mmpretrain.ResNet_CIFAR', depth=18, stem_channels=16, base_channels=16, num_stages=4, out_indices=(3,), style='pytorch'),
+    backbone=dict(type='mmpretrain.ResNet_CIFAR', depth=18, stem_channels=16, base_channels=16, num_stages=4, out_indices=(3,)),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
 )
 # Of CIFAR-10's training images, in RGB. Those of CIFAR-100 differ little, and a backbone wants at its next task what it was trained with.
