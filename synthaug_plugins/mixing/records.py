@@ -65,6 +65,7 @@ class Records:
         soft_labels: their class probabilities, or None.
         description: what was selected, with counts per class, for the log.
         made_from: the folder that the sources are relative to, as the store's recipe names it, or None.
+        prompts: (M,) Arrow dictionary of texts, None where an image was told nothing; None unless they were asked for.
     """
 
     folder: str
@@ -77,6 +78,7 @@ class Records:
     soft_labels: SoftTargets | None
     description: str
     made_from: str | None
+    prompts: pa.DictionaryArray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,17 +92,41 @@ class Records:
         chosen = pa.array(mask)
         soft = None if self.soft_labels is None else self.soft_labels.keep(mask)
         return replace(
-            self, labels=self.labels[mask], places=self.places[mask], ids=self.ids.filter(chosen), sources=self.sources.filter(chosen), soft_labels=soft
+            self,
+            labels=self.labels[mask],
+            places=self.places[mask],
+            ids=self.ids.filter(chosen),
+            sources=self.sources.filter(chosen),
+            soft_labels=soft,
+            prompts=None if self.prompts is None else self.prompts.filter(chosen),
         )
 
+    def prompt_groups(self) -> np.ndarray:
+        """The number of each record's prompt: (M,) int64, equal for equal texts, counted from 0 in the order in which they first come.
 
-def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, soft_labels: SoftLabels | None = None) -> Records:
+        Raises:
+            RecipeError: a record has no prompt.
+        """
+        prompts = self.prompts
+        lacking = len(self) if prompts is None else prompts.null_count
+        if prompts is None or lacking:
+            cure = "Leave them out: select='prompt is not null'." if lacking < len(self) else 'Use other images, or generate them from prompts (TextToImage).'
+            raise RecipeError(f'{lacking} of {len(self)} selected records of {self.folder!r} have no prompt, so they belong to no group.', cure)
+        numbers = prompts.indices.to_numpy()
+        used, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+        rank = np.empty(len(used), np.int64)
+        rank[np.argsort(first)] = np.arange(len(used))
+        return rank[place]
+
+
+def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, soft_labels: SoftLabels | None = None, prompts: bool = False) -> Records:
     """Open a store and read the records that `spec` selects.
 
     Args:
         spec: as `check_store_spec` takes it.
         classes: the trainer's class names in label order, which the store's must equal; None where labels are not used.
         soft_labels: the column with class probabilities or a teacher's logits, and how to use it.
+        prompts: whether the prompts are read too.
 
     Raises:
         StoreError, RecipeError: as `Store.open` and `select`; other classes or another order; soft labels that are none, see `read_soft_targets`.
@@ -124,6 +150,7 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
         soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes)),
         description=selection.describe(),
         made_from=_made_from(store),
+        prompts=table['prompt'].combine_chunks().dictionary_encode() if prompts else None,
     )
 
 

@@ -47,16 +47,16 @@ class StoreDataset(BaseDataset):
         **options: Any,
     ) -> None:
         self._soft = check_soft_labels(soft_labels)
-        records = read_records({'store': store, 'select': select}, classes, self._soft)
+        records = read_records({'store': store, 'select': select}, classes, self._soft, prompts=True)
         print_log(records.description, logger='current')
         if variants_of is not None and records.sources.null_count < len(records):
             records = _variants(records, variants_of)
-        self._records: Any = records
+        self._records = records
         super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': records.classes}, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Addresses and labels of the records."""
-        records, self._records = self._records, None
+        records = self._records
         infos: list[dict[str, Any]] = []
         for row, label in enumerate(records.labels.tolist()):
             info: dict[str, Any] = {'img_path': records.uri(row), 'gt_label': label}
@@ -66,6 +66,10 @@ class StoreDataset(BaseDataset):
                 info['gt_score'] = target.astype(np.float32)
             infos.append(info)
         return infos
+
+    def prompt_groups(self) -> np.ndarray:
+        """The number of each image's prompt: (N,) int64, equal for equal texts. Raises RecipeError where an image has none."""
+        return self._records.prompt_groups()
 
 
 def _variants(records: Records, real: Mapping[str, Any]) -> Records:
