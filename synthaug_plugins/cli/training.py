@@ -83,6 +83,23 @@ def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options:
 
 
 @app.command(rich_help_panel='Train')
+def export_backbone(
+    checkpoint: Annotated[Path, typer.Argument(help='A checkpoint that training wrote.', show_default=False)],
+    to: Annotated[str, typer.Option(help='Whose names the weights get: mmdet, mmseg, timm or torchvision.')],
+    out: Annotated[Path, typer.Option(help='The new file: .pth; for timm and torchvision also .safetensors.')],
+    ema: Annotated[bool, typer.Option('--ema', help='Take the average that an EMAHook kept.')] = False,
+    name: Annotated[str | None, typer.Option(help='The model of timm or torchvision that they are for; default: by their shapes.')] = None,
+) -> None:
+    """Write a trained backbone (ResNet, DeiT, ViT) for another library, checked against its model, and print how it loads there.
+
+    synthaug export-backbone runs/pretrain/epoch_90.pth --to torchvision --out resnet50.pth
+    """
+    from synthaug_plugins.training.export_backbone import export_backbone as run
+
+    print(run(checkpoint, to, out, ema, name))
+
+
+@app.command(rich_help_panel='Train')
 def compare(
     recipe: Recipe,
     data: Annotated[
