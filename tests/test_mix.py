@@ -161,7 +161,7 @@ def describe(sample: Any) -> tuple[Any, ...]:
     """(synthetic?, what, label, weight) of a sample; `what` is the file of a real image or the id of a synthetic one."""
     synthetic = sample.get('is_synthetic', False)
     what = sample.synthetic_id if synthetic else '/'.join(sample.img_path.split('/')[-2:])
-    return synthetic, what, int(sample.gt_label), sample.get('sample_weight', 1.0)
+    return synthetic, what, int(sample.get('gt_label', -1)), sample.get('sample_weight', 1.0)
 
 
 def run(cfg: Config, work_dir: Path, **changes: Any) -> Recorder:
