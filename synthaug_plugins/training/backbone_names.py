@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 LIBRARIES = ('mmdet', 'mmseg', 'timm', 'torchvision')
-_DEPTHS = {
+_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -172,8 +172,8 @@ def _of_resnet(key: str, to: str, avg_down: bool) -> str:
         return f'{"conv1" if to == "timm" else "stem"}.{3 * place + (kind == "bn")}.{rest}'
     if to == 'timm' and avg_down and key.startswith('layer1.0.downsample.'):
         _, _, rest = key.partition('downsample.')
-        place, _, name = rest.partition('.')
-        return f'layer1.0.downsample.{int(place) + 1}.{name}'
+        counted, _, name = rest.partition('.')
+        return f'layer1.0.downsample.{int(counted) + 1}.{name}'
     return key
 
 
