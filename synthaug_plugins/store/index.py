@@ -46,7 +46,7 @@ def _read_block(folder: Path, columns: Collection[str] | None, only: str | None,
     tested = {None: set(), STORED: {'offset'}, KEPT: {'offset', 'verdict'}}[only]
     table = read_index(index_path(folder, number), None if columns is None else {*columns, *tested})
     n = min(len(INDEX_SCHEMA), sum(name in INDEX_SCHEMA.names for name in table.column_names))
-    table = table.add_column(n, SHARD, pa.array([number] * len(table), SHARD.type))
+    table = table.add_column(n, SHARD, pa.repeat(pa.scalar(number, SHARD.type), len(table)))
     if only is not None:
         usable = pc.is_valid(table['offset'])
         table = table.filter(usable if only == STORED else pc.and_(usable, pc.equal(table['verdict'], KEPT)))
