@@ -1,0 +1,185 @@
+"""The backbone alone: out of a checkpoint of MMEngine, into a file that the next training starts from, and checked against the backbone it is for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug_plugins import compat
+from synthaug_plugins.errors import ModelError, RecipeError, first_line
+from synthaug_plugins.store.files import write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+PREFIX = 'backbone.'
+"""What MMPretrain's classifiers and self-supervised models call their encoder; in the latter it is the one that is trained by gradients."""
+_EMA, _EMA_PREFIX = 'ema_state_dict', f'module.{PREFIX}'
+_LOADS_ITSELF = ('pretrained', 'checkpoint_path')
+
+
+def load_backbone(checkpoint: str | Path, ema: bool = False) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint's backbone on the CPU, by name without `backbone.`.
+
+    The checkpoint is one that MMEngine wrote (of MoCo, BYOL and their like: the online encoder), or a file of `save_backbone`. It is read with
+    `weights_only`: no code in it runs.
+
+    Args:
+        checkpoint: a .pth file.
+        ema: take the average that an EMAHook kept. By default the weights that the optimiser left, also where there is an average: beware that
+            MMEngine's own `load_from` and `Pretrained` take the average then, since EMAHook saves it in the other's place.
+
+    Raises:
+        ModelError: no such file, one that cannot be read, one without a backbone, or `ema` where no average was kept.
+    """
+    name = str(checkpoint)
+    content = _read(Path(checkpoint).expanduser(), name)
+    averaged = isinstance(content.get(_EMA), Mapping)
+    if ema and not averaged:
+        raise ModelError(f'The checkpoint {name!r} holds no average of weights.', "Leave out ema, or train with custom_hooks=[dict(type='EMAHook')].")
+    # EMAHook saves the average as state_dict and what the optimiser left as ema_state_dict.
+    state, prefix = (content[_EMA], _EMA_PREFIX) if averaged and not ema else (content.get('state_dict', content), PREFIX)
+    found = _tensors(state, prefix)
+    if not found:
+        keys = [str(key) for key in state][:3] if isinstance(state, Mapping) else []
+        raise ModelError(
+            f'The checkpoint {name!r} holds no weight of a {PREFIX[:-1]}; its first names are {", ".join(keys) or "none"}.',
+            'Give a checkpoint of an MMPretrain model, such as training wrote; weights of timm and torchvision have other names.',
+        )
+    return found
+
+
+def save_backbone(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Write a backbone's weights, whole or not at all, as a file for `init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')`.
+
+    The same weights give the same bytes.
+
+    Args:
+        state: by name without `backbone.`, see `load_backbone`.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({'state_dict': {PREFIX + key: value.detach().cpu() for key, value in state.items()}}, buffer)
+    write_whole(Path(path), buffer.getvalue())
+
+
+def skeleton(model: Mapping[str, Any], scope: str = 'mmpretrain') -> torch.nn.Module:
+    """A model of a recipe without its weights (on torch's device meta, where its code allows that), to look at names and shapes.
+
+    Args:
+        model: its config; that of a backbone alone, too.
+        scope: the recipe's `default_scope`.
+
+    Raises:
+        RecipeError: the config does not build.
+    """
+    compat.apply()
+    import mmpretrain.models  # noqa: F401  (its registry finds them otherwise only under its own scope)
+    import torch
+    from mmengine.registry import MODELS, DefaultScope
+
+    bare = {key: value for key, value in model.items() if key not in ('init_cfg', *_LOADS_ITSELF) or not value}
+    if model.get('type') == 'synthaug_plugins.OpenClipVisual':  # there it is a name of weights without which the tower cannot be built
+        bare = dict(model)
+    with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            with torch.device('meta'):
+                return MODELS.build(bare)
+        except Exception:  # some constructors look at values, which a tensor without storage has not
+            try:
+                return MODELS.build(bare)
+            except Exception as error:  # foreign code
+                raise RecipeError(f'The model {model.get("type")!r} cannot be built: {first_line(error)}.', 'Correct it in the recipe.') from error
+
+
+def check_fits(state: Mapping[str, torch.Tensor], backbone: Mapping[str, Any], may_differ: Sequence[str] = (), scope: str = 'mmpretrain') -> None:
+    """Refuse weights that are not those of a backbone, name by name and shape by shape. MMEngine's `Pretrained` would load what fits and go on.
+
+    What a backbone itself does to weights when they are loaded, such as resizing position embeddings, is done before. Weights of the device meta
+    will do.
+
+    Args:
+        state: by name without `backbone.`, see `load_backbone`.
+        backbone: its config.
+        may_differ: regular expressions; a weight in whose name one is found may be absent on either side.
+        scope: the recipe's `default_scope`.
+
+    Raises:
+        RecipeError: the first weight that differs, with both shapes; a backbone that does not build; an expression that is not valid.
+    """
+    for pattern in may_differ:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise RecipeError(f'may_differ: {pattern!r} is not a regular expression: {error}.', 'Correct it.') from error
+    module = skeleton(backbone, scope)
+    given = _as_loaded(dict(state), module)
+    wanted = module.state_dict()
+    for key in [*wanted, *(key for key in given if key not in wanted)]:
+        have, want = given.get(key), wanted.get(key)
+        if have is not None and want is not None and have.shape == want.shape:
+            continue
+        one_sided = have is None or want is None
+        if one_sided and (key.endswith('num_batches_tracked') or any(re.search(pattern, key) for pattern in may_differ)):
+            continue
+        there, here = ('no such weight' if tensor is None else str(tuple(tensor.shape)) for tensor in (have, want))
+        cure = 'Give both the same backbone' + (f', or let it differ: may_differ={[f"^{re.escape(key)}$"]!r}.' if one_sided else '.')
+        raise RecipeError(f'The weights do not fit the backbone {_type_name(backbone)}: {key} is {there} in the checkpoint and {here} in the recipe.', cure)
+
+
+def _type_name(backbone: Mapping[str, Any]) -> str:
+    from synthaug_plugins.training.recipe_edit import type_name
+
+    return type_name(backbone)
+
+
+def _as_loaded(state: dict[str, Any], module: torch.nn.Module) -> dict[str, Any]:
+    """Weights after the backbone's own changes at loading (MMPretrain's transformers resize what depends on the image size)."""
+    for name, part in module.named_modules():
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # nothing is copied into a model on the device meta
+            try:
+                # As MMEngine's load_state_dict calls it: the hooks of a module change `state` in place. Shapes are compared afterwards.
+                part._load_from_state_dict(state, f'{name}.' if name else '', {}, True, [], [], [])
+            except (RuntimeError, NotImplementedError, AttributeError, ValueError):
+                continue  # weights of another architecture: the comparison says which
+    return state
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    compat.apply()
+    import torch
+
+    if not path.is_file():
+        raise ModelError(f'The checkpoint {name!r} does not exist.', 'Give a .pth file on this machine; one from the network is downloaded first.')
+    try:
+        # Mapped: an optimiser's state, twice the size of the weights, is not read. Files of before torch 1.6 cannot be.
+        content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f'The checkpoint {name!r} holds more than weights, and loading it could run code: {first_line(error)}.',
+            "Save its weights alone, where you trust it: torch.save({'state_dict': ...}).",
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f'The checkpoint {name!r} cannot be read: {first_line(error)}.', 'It is damaged or no checkpoint of torch.') from error
+    if not isinstance(content, Mapping):
+        raise ModelError(f'The checkpoint {name!r} holds a {type(content).__name__}, no weights by name.', 'Give a checkpoint that training wrote.')
+    return dict(content)
+
+
+def _tensors(state: Any, prefix: str) -> dict[str, torch.Tensor]:
+    import torch
+
+    named = state.items() if isinstance(state, Mapping) else ()
+    return {key.removeprefix(prefix): value.clone() for key, value in named if isinstance(value, torch.Tensor) and str(key).startswith(prefix)}
