@@ -100,6 +100,11 @@ class Store:
         folder = Path(folder).expanduser()
         return cls(folder, *read_card(folder))
 
+    @staticmethod
+    def is_one(folder: str | Path) -> bool:
+        """Whether a folder looks like a store; it may still be damaged."""
+        return (Path(folder).expanduser() / CARD).is_file()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the right to write. The kernel frees it when the process ends, however it ends.
