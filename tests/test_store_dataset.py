@@ -26,9 +26,16 @@ from mmengine.runner import Runner  # noqa: E402
 CLASSES = ('cat', 'dog', 'owl')
 
 
-def store_of(folder: Path, prompts: Sequence[str | None] = ('a', 'b'), per_class: int = 4, block_size: int = 5) -> Store:
-    """Grey images, `per_class` of each class, told the prompts in turn; every seventh try is rejected."""
-    store = Store.create(folder, Plan(CLASSES, make_blocks(CLASSES, per_class, block_size=block_size), {}), {})
+def store_of(
+    folder: Path,
+    prompts: Sequence[str | None] = ('a', 'b'),
+    per_class: int = 4,
+    block_size: int = 5,
+    classes: Sequence[str] = CLASSES,
+    color: tuple[int, int, int] | None = None,
+) -> Store:
+    """Grey images (or of one colour), `per_class` of each class, told the prompts in turn; every seventh try is rejected."""
+    store = Store.create(folder, Plan(tuple(classes), make_blocks(classes, per_class, block_size=block_size), {}), {})
     for block in store.plan.blocks:
         rows: list[Row] = []
         for part in block.parts:
@@ -37,7 +44,8 @@ def store_of(folder: Path, prompts: Sequence[str | None] = ('a', 'b'), per_class
                 kept = number % 7 != 3
                 prompt = prompts[(part.first + made) % len(prompts)]
                 request = Request(request_id(part, number), part.label, part.class_name, number, None, prompt)
-                image = encode(np.full((8, 8, 3), 20 * part.label + number, np.uint8), 'png', 100)
+                pixels = np.full((8, 8, 3), 20 * part.label + number if color is None else color, np.uint8)
+                image = encode(pixels, 'png', 100)
                 rows.append(Row(request, 'kept' if kept else 'rejected', None if kept else 'dull', 'png', image, {'score': float(number)}))
                 made, number = made + kept, number + 1
         store.publish(block, rows, keep_rejected=True)
