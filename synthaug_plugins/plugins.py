@@ -25,6 +25,7 @@ BUILT_IN = {
     'frozen_bn': 'synthaug_plugins.training.frozen_bn_plugin',
     'clip': 'synthaug_plugins.training.clip_plugin',
     'exact_resume': 'synthaug_plugins.training.exact_resume_plugin',
+    'stages': 'synthaug_plugins.training.stages_plugin',
 }
 
 

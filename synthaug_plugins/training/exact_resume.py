@@ -17,6 +17,7 @@ from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS as ALL_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ALL_DATASETS
+from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, Dataset
 
 from synthaug_plugins.errors import RecipeError
@@ -161,3 +162,24 @@ class SeededStepsHook(Hook):
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)  # noqa: NPY002  batch augments draw from it
         torch.manual_seed(number >> 1)
+
+
+@HOOKS.register_module()
+class ResumedValidationHook(Hook):
+    """Validates where a run that is resumed should have, after its checkpoint was saved: so the best checkpoint is that of an unbroken run.
+
+    MMEngine saves a checkpoint, validates, and saves the score with the next checkpoint.
+    """
+
+    priority = 'LOWEST'  # after the CheckpointHook is ready
+
+    def before_train(self, runner: Any) -> None:
+        """Run the validation that follows the checkpoint, if one does."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        at = loop.epoch if by_epoch else loop.iter
+        if runner.iter == 0 or runner.val_loop is None or (by_epoch and runner.iter != loop.epoch * len(loop.dataloader)):
+            return
+        loop._decide_current_val_interval()
+        if at >= loop.val_begin and (at % loop.val_interval == 0 or at == (loop.max_epochs if by_epoch else loop.max_iters)):
+            runner.val_loop.run()

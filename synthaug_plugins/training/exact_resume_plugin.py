@@ -52,3 +52,4 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
     if all(type_name(hook) != 'MixResumeHook' for hook in cfg.get('custom_hooks') or []):
         add_hook(cfg, {'type': 'synthaug_plugins.MixResumeHook'})
     add_hook(cfg, {'type': 'synthaug_plugins.SeededStepsHook'})
+    add_hook(cfg, {'type': 'synthaug_plugins.ResumedValidationHook'})
