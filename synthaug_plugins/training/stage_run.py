@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import __version__
 from synthaug_plugins.errors import RecipeError, Stopped
-from synthaug_plugins.own_folder import alone
+from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.card import recipe_differences
 from synthaug_plugins.store.files import PARTIAL, write_whole
 from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
@@ -23,15 +23,13 @@ from synthaug_plugins.training.checkpoints import newest_checkpoint
 from synthaug_plugins.training.processes import is_first, join, wait_for_all
 from synthaug_plugins.training.run import train
 from synthaug_plugins.training.stage_hook import leave_backbone
-from synthaug_plugins.training.stages import BACKBONE, Stage, check_stages, placed
+from synthaug_plugins.training.stages import BACKBONE, INIT, Stage, check_stages, placed
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 MARK = 'stage.json'
 """In a stage's folder: its recipe, what its backbone started from, whether it is finished."""
-INIT = 'init.pth'
-"""In the first stage's folder: the backbone of its `init`."""
 # How the machine does its work, which no weight depends on.
 _DECIDES_NOTHING = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'log_level', 'launcher', 'work_dir'})
 
@@ -57,6 +55,7 @@ def train_stages(
         Stopped: Ctrl-C.
     """
     root = Path(work_dir)
+    refuse_foreign(root, {'.lock', *(stage.name for stage in stages)}, 'training of these stages', '--work-dir')
     join(launcher, (stages[0].cfg.get('env_cfg') or {}).get('dist_cfg'))
     folders = [StageFolder(root / stage.name, stage) for stage in stages]
     if launcher != 'none':

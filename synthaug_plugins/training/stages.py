@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
-from synthaug_plugins.errors import RecipeError, SynthAugError, first_line, nearest
+from synthaug_plugins.errors import RecipeError, SynthAugError, first_line
 from synthaug_plugins.recipes import recipe_file
 from synthaug_plugins.training.backbone_weights import check_fits, load_backbone, skeleton
 from synthaug_plugins.training.recipe_edit import add_hook, type_name
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BACKBONE = 'backbone.pth'
 """In a stage's folder: what the next one starts from."""
+INIT = 'init.pth'
+"""In the first stage's folder: the backbone of its `init`."""
 SINGLE = 'train'
 """The name of the only stage of a recipe without stages."""
 
@@ -36,6 +38,7 @@ class Stage:
         follows: whether it starts from the stage before.
         ema: whether an average of weights is taken, from there or from `init`.
         may_differ: see `backbone_weights.check_fits`.
+        single: whether the recipe is this training, and has no stages.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Stage:
     follows: bool = False
     ema: bool = False
     may_differ: tuple[str, ...] = ()
+    single: bool = False
 
     @property
     def backbone(self) -> Mapping[str, Any]:
@@ -77,7 +81,7 @@ def read_stages(
     cfg, given = load_recipe(recipe), dict(cfg_options or {})
     entries = plugin_manager.hook.synthaug_stages(cfg=cfg, options=own_options(cfg))
     if entries is None:
-        return (Stage(SINGLE, configure(lay_over(cfg, given, str(recipe)), plugin_manager, extra_options)),)
+        return (Stage(SINGLE, configure(lay_over(cfg, given, str(recipe)), plugin_manager, extra_options), single=True),)
     if extra_options:
         option = next(iter(extra_options))
         raise RecipeError(f'{str(recipe)!r} has stages: which of them {option!r} is for cannot be told.', f'Set NAME.synthaug.{option}... by --cfg-options.')
@@ -101,7 +105,7 @@ def _by_stage(given: Mapping[str, Any], names: Sequence[str], recipe: str) -> di
     for key, value in given.items():
         name, _, rest = key.partition('.')
         if name not in options or not rest:
-            cure = f'{nearest(name, names)} Begin with the name of a stage: {names[0]}.{key}.'
+            cure = f'Begin with {" or ".join(names)}, such as {names[0]}.train_cfg.max_epochs=1.'
             raise RecipeError(f'{recipe!r} has stages, and the option {key!r} names none of them.', cure)
         options[name][rest] = value
     return options
@@ -150,7 +154,7 @@ def check_stages(stages: Sequence[Stage], data_too: bool = True) -> None:
                 if data_too:
                     _build_data(stage)
         except SynthAugError as error:
-            raise (error if stage.name == SINGLE and len(stages) == 1 else _of_stage(stage.name, error)) from error
+            raise (error if stage.single else _of_stage(stage.name, error)) from error
         before = stage
 
 
