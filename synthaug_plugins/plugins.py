@@ -26,6 +26,7 @@ BUILT_IN = {
     'clip': 'synthaug_plugins.training.clip_plugin',
     'exact_resume': 'synthaug_plugins.training.exact_resume_plugin',
     'stages': 'synthaug_plugins.training.stages_plugin',
+    'train_on': 'synthaug_plugins.training.train_on_plugin',
 }
 
 

@@ -22,6 +22,7 @@ def train(
     work_dir: Annotated[Path, typer.Option(help='Where checkpoints and logs go.', show_default=False)],
     mix: Annotated[Path | None, typer.Option(metavar='STORE', help='Mix this store into the training set.')] = None,
     alpha: Annotated[float | None, typer.Option(help='Probability that a sample is synthetic, 0 to 1.')] = None,
+    store: Annotated[Path | None, typer.Option(metavar='STORE', help="Train on this store alone, in the place of the recipe's training set.")] = None,
     cfg_options: CfgOptions = None,
     resume: Annotated[bool, typer.Option(help='Go on from the newest checkpoint in the work folder.')] = False,
     launcher: Launcher = 'none',
@@ -30,6 +31,8 @@ def train(
 
     synthaug train mmpretrain::resnet/resnet18_8xb16_cifar10.py --work-dir runs/a --mix stores/x --alpha 0.3
 
+    synthaug train mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py --work-dir runs/b --store stores/x
+
     A recipe with stages trains one after the other, each in its folder below the work folder; killed, the same command goes on.
 
     synthaug train pretrain_then_finetune_digits --work-dir runs/b
@@ -37,7 +40,7 @@ def train(
     from synthaug_plugins.training.run import train as run
     from synthaug_plugins.training.stage_run import train_stages
 
-    stages = _stages(recipe, mix, alpha, cfg_options)
+    stages = _stages(recipe, mix, alpha, cfg_options, store)
     if stages[0].single:
         run(stages[0].cfg, work_dir, resume, launcher)
     else:
@@ -67,6 +70,7 @@ def explain(
     recipe: Recipe,
     mix: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     alpha: Annotated[float | None, typer.Option(help='As for train.')] = None,
+    store: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     cfg_options: CfgOptions = None,
     out: Annotated[Path | None, typer.Option(metavar='FOLDER', help='Write the stages of a recipe into a new folder, a file each.')] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Of a recipe with stages: where the stages' folders will be; default work_dirs/<recipe name>.")] = None,
@@ -83,7 +87,7 @@ def explain(
     from synthaug_plugins.training.stage_text import stage_texts, write_stages
     from synthaug_plugins.training.stages import check_stages
 
-    stages = _stages(recipe, mix, alpha, cfg_options)
+    stages = _stages(recipe, mix, alpha, cfg_options, store)
     if stages[0].single:
         if out is not None or work_dir is not None:
             raise RecipeError(f'{recipe!r} has no stages, which --out and --work-dir are for.', 'Redirect what is printed: synthaug explain ... > file.py')
@@ -98,7 +102,7 @@ def explain(
         print(path)
 
 
-def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None) -> Sequence[Stage]:
+def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None, store: Path | None = None) -> Sequence[Stage]:
     """The trainings that the plugins made of a recipe and the command line."""
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
@@ -111,8 +115,27 @@ def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: lis
         extra['mix'] = {'store': str(mix)}
     if alpha is not None:
         extra.setdefault('mix', {})['alpha'] = alpha
+    if store is not None:
+        extra['train_on'] = {'store': str(store)}
     register_nouns()
     return read_stages(find_recipe(recipe, 'train'), parse_options(cfg_options), get_plugin_manager(), extra)
+
+
+@app.command(rich_help_panel='Train')
+def export_backbone(
+    checkpoint: Annotated[Path, typer.Argument(help='A checkpoint that training wrote.', show_default=False)],
+    to: Annotated[str, typer.Option(help='Whose names the weights get: mmdet, mmseg, timm or torchvision.')],
+    out: Annotated[Path, typer.Option(help='The new file: .pth; for timm and torchvision also .safetensors.')],
+    ema: Annotated[bool, typer.Option('--ema', help='Take the average that an EMAHook kept.')] = False,
+    name: Annotated[str | None, typer.Option(help='The model of timm or torchvision that they are for; default: by their shapes.')] = None,
+) -> None:
+    """Write a trained backbone (ResNet, DeiT, ViT) for another library, checked against its model, and print how it loads there.
+
+    synthaug export-backbone runs/pretrain/epoch_90.pth --to torchvision --out resnet50.pth
+    """
+    from synthaug_plugins.training.export_backbone import export_backbone as run
+
+    print(run(checkpoint, to, out, ema, name))
 
 
 @app.command(rich_help_panel='Train')

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
+from synthaug_plugins.training.head_classes import check_head
+from synthaug_plugins.training.key_queue import check_queue
 from synthaug_plugins.training.processes import join, wrapper_without_gpu
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
         extra_options: laid over the recipe's own, key by key, such as `{'mix': {'alpha': 0.2}}` from the command line.
 
     Raises:
-        RecipeError: an option that no plugin knows, or one that is wrong.
+        RecipeError: an option that no plugin knows, or one that is wrong; a store whose classes are not as many as the head's.
     """
     cfg = copy.deepcopy(cfg)
     options = own_options(cfg)
@@ -94,6 +96,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
         known = [name for names in plugin_manager.hook.synthaug_option_names() for name in names]
         left = next(iter(options))
         raise RecipeError(f'{KEY}: no plugin reads {left!r}.', nearest(left, known))
+    check_head(cfg)
     return cfg
 
 
@@ -143,6 +146,7 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
         raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
     changes: dict[str, Any] = {'resume': True, 'load_from': None if resume is True else str(resume)} if resume else {}
+    check_queue(cfg, launcher)
     with _failures_told(work_dir):
         runner = _build_runner(cfg, work_dir, launcher, changes)
         if resume is True and find_latest_checkpoint(str(work_dir)) is None:

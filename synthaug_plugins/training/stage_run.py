@@ -61,7 +61,7 @@ def train_stages(
     if launcher != 'none':
         _refuse_other_backends(stages)
     if not all(folder.finished for folder in folders):
-        check_stages(stages)
+        check_stages(stages, launcher=launcher)
     wait_for_all()  # nobody has written yet: all processes know the same
     say = progress if is_first() else lambda line: None
     if is_first():

@@ -12,6 +12,7 @@ from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError, SynthAugError, first_line
 from synthaug_plugins.recipes import recipe_file
 from synthaug_plugins.training.backbone_weights import check_fits, load_backbone, skeleton
+from synthaug_plugins.training.key_queue import check_queue
 from synthaug_plugins.training.recipe_edit import add_hook, type_name
 from synthaug_plugins.training.run import KEY, configure, lay_over, load_recipe, own_options
 
@@ -130,12 +131,13 @@ def _read(entry: Mapping[str, Any], number: int, beside: Path, options: Mapping[
     )
 
 
-def check_stages(stages: Sequence[Stage], data_too: bool = True) -> None:
+def check_stages(stages: Sequence[Stage], data_too: bool = True, launcher: str = 'none') -> None:
     """Check before the first stage trains what can be known of all: that they train, build, and fit each other.
 
     Args:
         stages: from `read_stages`.
         data_too: build the data sets of all stages but the first, too: a folder that is missing is said now, not after days.
+        launcher: see `run.train`.
 
     Raises:
         RecipeError: with the name of the stage.
@@ -145,6 +147,7 @@ def check_stages(stages: Sequence[Stage], data_too: bool = True) -> None:
     for stage in stages:
         try:
             _check_trains(stage)
+            check_queue(stage.cfg, launcher)
             if len(stages) > 1 or stage.init:
                 if stage is not stages[-1]:
                     _check_saves(stage, any(later.follows and later.ema for later in stages[stages.index(stage) + 1 :][:1]))
