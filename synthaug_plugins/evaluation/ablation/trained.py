@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BACKBONE = 'backbone.pth'
 """In its folder: the backbone of its last stage, for init_cfg=dict(type='Pretrained', checkpoint='{name}', prefix='backbone.')."""
-LOG = 'train.log'
+LOG, STAGES = 'train.log', 'stages'
 FILE = '_file'
 """Where a recipe was read from: what the record of a comparison leaves out, as it decides nothing."""
 
@@ -61,12 +61,12 @@ def _seeded(cfg: Config, seed: int) -> Config:
 
 
 def make(recipe: Mapping[str, Any], folder: Path, device: str, manager: pluggy.PluginManager | None, quiet: bool) -> None:
-    """Train all stages in `folder`; a killed call goes on. The trainer's lines go to `LOG` there."""
+    """Train all stages in a folder of `folder`; a killed call goes on. The trainer's lines go to `LOG` there."""
     from synthaug_plugins.training.stage_run import train_stages
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOG, 'a', encoding='utf-8') as log, redirect_stdout(log):
-        last = train_stages(_stages(recipe, manager), folder, backbone=True)
+        last = train_stages(_stages(recipe, manager), folder / STAGES, backbone=True)
     write_whole(folder / BACKBONE, (last / BACKBONE).read_bytes())
 
 
