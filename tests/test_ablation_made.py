@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from test_ablation import change, files, nouns, recipe, run, write_data  # noqa: F401
 
 from synthaug_plugins.engine.learn_recipe import load_learn_recipe
 from synthaug_plugins.errors import SynthAugError
@@ -16,7 +17,6 @@ from synthaug_plugins.evaluation.ablation.trained import check_start
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
 from synthaug_plugins.training.run import load_recipe
-from test_ablation import change, files, nouns, recipe, run, write_data  # noqa: F401
 
 RECIPE = """
 train = 'digits_resnet'
@@ -91,15 +91,22 @@ def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: 
 @pytest.mark.parametrize(
     ('old', 'new', 'says'),
     [
-        ("cfg_options={\n            'data': '{data}/seen',", "cfg_options={\n            'data': '{data}/val',", 'made.denoiser sees 8 validation or test images'),
+        (
+            "cfg_options={\n            'data': '{data}/seen',",
+            "cfg_options={\n            'data': '{data}/val',",
+            'made.denoiser sees 11 validation or test images',
+        ),
         ("'data': '{data}/seen', ", '', 'The recipe names no images'),
         ("'train_dataloader.dataset.data_root': '{data}/seen'", "'train_dataloader.dataset.data_root': '{data}/test'", 'made.on_seen sees'),
         ("'{train}',\n", "'{data}/seen',\n", 'is none of the draw.*once=True'),
         ("'synthaug.train_on.store': '{store}'", "'synthaug.train_on.stor': '{store}'", "train_on has no option 'stor'"),
         ("'synthaug.train_on': None, ", "'synthaug.train_on': None, 'randomness.seed': 3, ", 'randomness.seed, which follows from the draw'),
-        ("on_seen=dict(kind='training', recipe='digits_resnet', cfg_options={\n        **_train,", "on_seen=dict(kind='training', recipe='digits_resnet', "
-         "cfg_options={\n        **_train, 'model.backbone.base_channels': 8, 'model.head.in_channels': 64,",
-         r'layer1\.0\.conv1\.weight is \(8, 4, 3, 3\) in the checkpoint and \(4, 4, 3, 3\)'),
+        (
+            "on_seen=dict(kind='training', recipe='digits_resnet', cfg_options={\n        **_train,",
+            "on_seen=dict(kind='training', recipe='digits_resnet', "
+            "cfg_options={\n        **_train, 'model.backbone.base_channels': 8, 'model.head.in_channels': 64,",
+            r'layer1\.0\.conv1\.weight is \(8, 4, 3, 3\) in the checkpoint and \(4, 4, 3, 3\)',
+        ),
     ],
 )
 def test_what_it_must_not_see_or_cannot_use_is_said_before_anything_is_made(study: Path, data: Path, old: str, new: str, says: str) -> None:
