@@ -43,6 +43,29 @@ def find_recipe(name: str, kind: str | None = None) -> str:
     raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', nearest(name, [*known, *(Path(k).stem for k in known)]))
 
 
+def recipe_file(name: str, beside: Path, kind: str, key: str) -> str:
+    """The recipe that another one names: a file relative to its own folder, a shipped recipe, or 'mmpretrain::...' as it is.
+
+    Args:
+        name: as written under `key`.
+        beside: the recipe that names it.
+        kind: folder of shipped recipes that is meant, such as 'train'.
+
+    Raises:
+        RecipeError: there is none; it is named.
+    """
+    if '::' in name:
+        return name
+    file = beside.parent / name
+    if file.is_file():
+        return str(file.resolve())
+    try:
+        return find_recipe(name, kind)
+    except RecipeError as error:
+        cure = f'Give a path relative to the recipe that names it, or a shipped recipe by name. {error.cure}'
+        raise RecipeError(f'{key} = {name!r}: the file {str(file)!r} does not exist.', cure) from error
+
+
 def copy_recipe(name: str, folder: Path) -> Path:
     """Copy a shipped recipe into `folder`, with the shipped files that it inherits from, and return the new file.
 

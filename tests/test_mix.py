@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def describe(sample: Any) -> tuple[Any, ...]:
     """(synthetic?, what, label, weight) of a sample; `what` is the file of a real image or the id of a synthetic one."""
     synthetic = sample.get('is_synthetic', False)
     what = sample.synthetic_id if synthetic else '/'.join(sample.img_path.split('/')[-2:])
-    return synthetic, what, int(sample.gt_label), sample.get('sample_weight', 1.0)
+    return synthetic, what, int(sample.get('gt_label', -1)), sample.get('sample_weight', 1.0)
 
 
 def run(cfg: Config, work_dir: Path, **changes: Any) -> Recorder:
@@ -520,7 +520,7 @@ def test_epochs_of_an_endless_sampler_resume_where_they_were(world: Path, tmp_pa
         assert run(cfg, tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **by_epoch, **save).batches == whole[stop:]
 
 
-def train_as(rank: int, folder: Path, cfgs: dict[str, Config]) -> None:
+def train_as(rank: int, folder: Path, cfgs: dict[str, Config], then: Callable[[int], None] | None = None) -> None:
     """What torchrun's process of this rank does: environment, process group, one Runner after the other; writes the batches of each."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2')
     torch.distributed.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
@@ -531,14 +531,16 @@ def train_as(rank: int, folder: Path, cfgs: dict[str, Config]) -> None:
         runner.train()
         recorder = next(h for h in runner.hooks if isinstance(h, Recorder))
         (folder / f'{name}{rank}.json').write_text(json.dumps(recorder.batches))
+    if then is not None:
+        then(rank)
 
 
-def two_ranks(folder: Path, **cfgs: Config) -> dict[str, list[Any]]:
-    """Batches that each of two gloo processes trained on, by recipe, under a real Runner."""
+def two_ranks(folder: Path, then: Callable[[int], None] | None = None, **cfgs: Config) -> dict[str, list[Any]]:
+    """Batches that each of two gloo processes trained on, by recipe, under a real Runner; each then makes a call with its rank."""
     for name, cfg in cfgs.items():
         cfgs[name] = cfg = configure(cfg, get_plugin_manager())
         cfg.work_dir = cfg.experiment_name = str(folder / name)
-    processes = [copy_of_this_process(functools.partial(train_as, rank, folder, cfgs)) for rank in (0, 1)]
+    processes = [copy_of_this_process(functools.partial(train_as, rank, folder, cfgs, then)) for rank in (0, 1)]
     for process in processes:
         ended = process.end()
         assert ended.status == 0, ended.err[-3000:]

@@ -16,13 +16,13 @@ from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.cache import RunCache, Side
 from synthaug_plugins.evaluation.fingerprint import versions
-from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.protocol import Arm, Comparison, read_comparison
 from synthaug_plugins.evaluation.recipe_text import fill
 from synthaug_plugins.evaluation.runs import TRAINED, by_epoch, planned_steps, settle
 from synthaug_plugins.evaluation.statistics import class_gains, paired, plus_minus, signed, spread
+from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.training.run import configure, load_recipe
 

@@ -17,7 +17,6 @@ from synthaug_plugins.engine.progress import ScoringProgress
 from synthaug_plugins.errors import MissingExtra, RecipeError, Stopped
 from synthaug_plugins.evaluation.csv_text import csv_bytes
 from synthaug_plugins.evaluation.fingerprint import versions
-from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.gallery import data_uri
 from synthaug_plugins.evaluation.metrics.features import FeatureNetwork, feature_network
 from synthaug_plugins.evaluation.metrics.frechet import check_torchmetrics
@@ -28,6 +27,7 @@ from synthaug_plugins.evaluation.metrics.sets import ImageSet, real_set, refuse_
 from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, csv_rows, metrics_of, panels, spoken, table, trends
 from synthaug_plugins.evaluation.pages import write_page
 from synthaug_plugins.evaluation.picture import STYLES, draw_panels
+from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 

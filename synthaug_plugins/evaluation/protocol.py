@@ -12,8 +12,9 @@ from typing import Any
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.evaluation.ablation.curves import Curve, read_curves
 from synthaug_plugins.evaluation.ablation.entries import DRAW_NAMES, Made, needed, read_made
-from synthaug_plugins.evaluation.recipe_text import check_keys, fill, recipe_file
+from synthaug_plugins.evaluation.recipe_text import check_keys, fill
 from synthaug_plugins.few_shot import check_imbalance
+from synthaug_plugins.recipes import recipe_file
 
 KEYS = {
     'title': 'heading of this comparison in the report',

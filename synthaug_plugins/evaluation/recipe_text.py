@@ -1,14 +1,12 @@
-"""What compare recipes are written in: known keys, names in braces, files beside them."""
+"""What compare recipes are written in: known keys, names in braces."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.recipes import find_recipe
 
 NAME = re.compile(r'[A-Za-z_]\w*')
 _PLACE = re.compile(r'\{(' + NAME.pattern + r')\}')
@@ -56,26 +54,3 @@ def check_keys(keys: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str]
     for key in keys:
         if key not in known:
             raise RecipeError(f'{where} has no key {key!r}.', nearest(key, known))
-
-
-def recipe_file(name: str, beside: Path, kind: str, key: str) -> str:
-    """The recipe that a compare recipe names: a file relative to its own folder, a shipped recipe, or 'mmpretrain::...' as it is.
-
-    Args:
-        name: as written under `key`.
-        beside: the compare recipe.
-        kind: folder of shipped recipes that is meant, such as 'train'.
-
-    Raises:
-        RecipeError: there is none; it is named.
-    """
-    if '::' in name:
-        return name
-    file = beside.parent / name
-    if file.is_file():
-        return str(file.resolve())
-    try:
-        return find_recipe(name, kind)
-    except RecipeError as error:
-        cure = f'Give a path relative to the compare recipe, or a shipped recipe by name. {error.cure}'
-        raise RecipeError(f'{key} = {name!r}: the file {str(file)!r} does not exist.', cure) from error

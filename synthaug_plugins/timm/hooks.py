@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from types import ModuleType
 from typing import Any
 
 from mmengine.logging import print_log
 
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.timm.loader import create_mixed_loader
 from synthaug_plugins.timm.mixed_dataset import MixedImageDataset
 from synthaug_plugins.timm.options import Options
@@ -103,6 +104,9 @@ def check_args(args: argparse.Namespace, options: Options) -> None:
     """Refuse (RecipeError) options of train.py that exclude what the launcher was asked for."""
     mixes = getattr(args, 'mixup', 0) > 0 or getattr(args, 'cutmix', 0) > 0 or getattr(args, 'cutmix_minmax', None) is not None
     alone = 'Leave it out.'
+    resume = getattr(args, 'resume', '')
+    if resume and not os.path.isfile(resume):
+        raise DataError(f'--resume: there is no checkpoint {resume!r}.', 'Paths count from the folder in which the launcher is started.')
     found: list[tuple[bool, str, str]] = [
         (getattr(args, 'task', '') == 'multilabel', '--task multilabel: mixing needs one class per image', alone),
     ]

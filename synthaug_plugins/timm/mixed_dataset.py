@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.mixing.partners import PartnerTable, Walk
-from synthaug_plugins.mixing.records import Records, read_records
+from synthaug_plugins.mixing.records import Records, check_store_spec, read_records
 from synthaug_plugins.mixing.soft_labels import check_soft_labels
 from synthaug_plugins.mixing.synthetic import SOURCES, RealImages, Synthetic, admit
 from synthaug_plugins.store.reader import read_uri
+from synthaug_plugins.store.store import Store
 from synthaug_plugins.timm.real_set import check_real, class_names, has_files, real_images
 from synthaug_plugins.timm.target import SampleTarget
 from synthaug_plugins.timm.version import check_timm_version
@@ -67,7 +68,7 @@ class MixedImageDataset(Dataset):
         if self.image_mode is None:
             self.image_mode = getattr(_untransformed(real), 'mode', 'RGB')
         files = has_files(real)
-        found = [read_records(spec if isinstance(spec, Mapping) else {'store': spec}, self.classes, self.soft) for spec in specs]
+        found = [self._read(spec if isinstance(spec, Mapping) else {'store': spec}) for spec in specs]
         self.synthetic = Synthetic([admit(r, sources, self._scan, not files, source_root is not None) for r in found], self.offset)
         self._length = self.synthetic.end if concat else self.offset
         self.concat = concat
@@ -104,6 +105,9 @@ class MixedImageDataset(Dataset):
             return image, label
         return image, SampleTarget(label, soft, weight, index >= self.offset, index)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_found': None}  # a spawned worker reads images alone
+
     # --- what the batch sampler asks
 
     @property
@@ -127,6 +131,18 @@ class MixedImageDataset(Dataset):
         return records.ids[row].as_py()
 
     # --- within
+
+    def _read(self, spec: Mapping[str, Any]) -> Records:
+        checked = check_store_spec(spec)
+        theirs = list(Store.open(checked['store']).classes)
+        if sorted(theirs) == sorted(self.classes) and theirs != self.classes:
+            at = next(i for i, (a, b) in enumerate(zip(theirs, self.classes, strict=True)) if a != b)
+            raise DataError(
+                f'The class order differs: label {at} is {theirs[at]!r} in the store {checked["store"]!r} and {self.classes[at]!r} in the real dataset.',
+                "timm numbers folders in natural order. Write the store's classes into a file classes.txt, one per line in its order (store.json has "
+                'them), and give it as class_map, or --class-map.',
+            )
+        return read_records(checked, self.classes, self.soft)
 
     def _image(self, records: Records, row: int) -> Any:
         image: Image.Image = Image.open(io.BytesIO(read_uri(records.uri(row))))

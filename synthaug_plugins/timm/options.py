@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.mixing.rule import MODES, MixRule, mix_rule
 from synthaug_plugins.mixing.synthetic import SOURCES
 
@@ -42,7 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the launcher's group to train.py's parser."""
     group = parser.add_argument_group('Synthetic images (synthaug_plugins.timm.launch)')
     for name, (text, kind) in OPTIONS.items():
-        group.add_argument(f'--synthaug-{name}', default=kind.get('default'), help=text.replace('%', '%%'), **{k: v for k, v in kind.items() if k != 'default'})
+        shown = {} if 'action' in kind else {'metavar': 'VALUE'}
+        group.add_argument(f'--synthaug-{name}', help=text.replace('%', '%%'), **{**shown, **kind})
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def read_options(args: argparse.Namespace) -> Options:
         RecipeError: a value that is none, options that do not fit together, or nothing to do.
     """
     given = {name: getattr(args, PREFIX + name.replace('-', '_')) for name in OPTIONS}
+    unknown = [key for key in vars(args) if key.startswith(PREFIX) and key.removeprefix(PREFIX).replace('_', '-') not in OPTIONS]
+    if unknown:  # train.py takes any key of a YAML file
+        raise RecipeError(f'There is no option {unknown[0]}.', nearest(unknown[0], [PREFIX + name.replace('-', '_') for name in OPTIONS]))
+    for name, (_, kind) in OPTIONS.items():
+        if 'nargs' in kind and isinstance(given[name], str):  # a YAML file may give one where the command line gives a list
+            given[name] = [given[name]]
     if given['mix'] is None:
         idle = [name for name in _MIX_ONLY if given[name] is not None]
         if idle:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.hookspecs import hookimpl
-from synthaug_plugins.training.recipe_edit import add_hook, preprocessor, read_any_address, take_options, train_loader, type_name
+from synthaug_plugins.training.recipe_edit import add_hook, learns_without_labels, preprocessor, read_any_address, take_options, train_loader, type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -22,7 +22,7 @@ OPTIONS = {
     'mode': 'per_sample (default), per_batch, two_stream, concat or phased',
     'alpha': 'per_sample, phased: share of synthetic images, 0 to 1 (default 0.5); a list [(epoch, alpha), ...]; '
     "or dict(start=, end=, begin=0, end_epoch=, shape='linear' or 'cosine')",
-    'partner': "what takes a real image's place: 'source' (a variant of it), 'class' (default) or 'any'",
+    'partner': "what takes a real image's place: 'source' (a variant of it), 'class' (default) or 'any' (default where the model learns without labels)",
     'ratio': 'per_batch, two_stream: (real, synthetic), default (1, 1)',
     'phases': "phased: [('synthetic', 30), ('real', 30)]; also 'mix', which uses alpha",
     'synthetic_weight': 'factor on the loss of synthetic images, default 1.0',
@@ -53,13 +53,20 @@ def synthaug_configure(cfg: Config, options: dict[str, Any]) -> None:
     from synthaug_plugins.mixing.rule import mix_rule
 
     loader = train_loader(cfg, KEY)
+    unlabelled = learns_without_labels(cfg)
+    if unlabelled and mix.get('partner') is None and mix.get('mode') not in ('two_stream', 'concat'):
+        mix['partner'] = 'any'
     rule = mix_rule(**{k: mix[k] for k in _RULE if mix.get(k) is not None})
     _check_loader(loader, rule)
+    if unlabelled:
+        _refuse_what_needs_labels(cfg, rule, mix)
     _check_phases(cfg, rule, mix)
     read_any_address(cfg, KEY)
     dataset: dict[str, Any] = {'type': 'synthaug_plugins.MixedDataset', 'real': loader['dataset'], 'stores': _stores(mix)}
     if rule.mode == 'concat':
         dataset['concat'] = True
+    if unlabelled and mix.get('partner') != 'class':
+        dataset['labels'] = False
     dataset |= {k: mix[k] for k in ('sources', 'source_root', 'soft_labels') if mix.get(k) is not None}
     if _keeps_bgr(cfg):
         dataset['channel_order'] = 'bgr'
@@ -112,6 +119,18 @@ def _check_loader(loader: Any, rule: MixRule) -> None:
         )
     if rule.mode in ('per_batch', 'two_stream'):
         rule.synthetic_of(loader['batch_size'])
+
+
+def _refuse_what_needs_labels(cfg: Config, rule: MixRule, mix: dict[str, Any]) -> None:
+    kind = type_name(cfg['model'])
+    if rule.weighs:
+        what = f'mode {rule.mode!r}' if rule.synthetic_weight == 1 else f'synthetic_weight = {rule.synthetic_weight}'
+        raise RecipeError(
+            f'synthaug: mix: {what} weighs the loss of each image, and {kind} has no loss of single images.',
+            "Use mode 'per_batch' with ratio=(real, synthetic), or 'per_sample' with alpha, and leave synthetic_weight out.",
+        )
+    if mix.get('soft_labels') is not None:
+        raise RecipeError(f'synthaug: mix: soft_labels have no effect: {kind} learns without labels.', 'Remove soft_labels.')
 
 
 def _check_phases(cfg: Config, rule: MixRule, mix: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.mixing.batch_sampler import MixBatchSampler
 from synthaug_plugins.registry import HOOKS
 
 _KEY = 'synthaug_mix'
@@ -19,7 +18,7 @@ class MixResumeHook(Hook):
     """Goes on with the batches that a run without the interruption would have had.
 
     Stock MMEngine runs an epoch that was interrupted from its first batch again, and without `randomness.seed` in another
-    order. With a `MixBatchSampler` the seeds of the batches come from the checkpoint, and an epoch-based loop continues
+    order. With a `MixBatchSampler` or a `PromptGroupSampler` the seeds of the batches come from the checkpoint, and an epoch-based loop continues
     after the last batch of it; iteration-based loops do so by themselves. What an augmentation draws at random after a
     resume still differs, as in stock MMEngine.
     """
@@ -67,6 +66,6 @@ class MixResumeHook(Hook):
         sampler.resume_at(runner.epoch, done)
 
     @staticmethod
-    def _sampler(runner: Runner) -> MixBatchSampler | None:
+    def _sampler(runner: Runner) -> Any:
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
-        return sampler if isinstance(sampler, MixBatchSampler) else None
+        return sampler if hasattr(sampler, 'resume_at') else None  # one of ours

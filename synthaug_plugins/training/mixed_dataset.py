@@ -52,6 +52,7 @@ class MixedDataset(Dataset):
         soft_labels: `dict(column=..., blend=1.0, temperature=None)`: synthetic samples get (1 - blend) * one-hot + blend * the
             column's class probabilities, real ones their one-hot label. With a temperature T the column holds logits z, and
             the probabilities are softmax(z / T).
+        labels: whether labels are used. False, for learning without labels: class names need not agree, and synthetic images carry no label.
         channel_order: of real images that are kept in memory ('rgb' or 'bgr'); files are loaded by the pipeline instead.
 
     Raises:
@@ -66,6 +67,7 @@ class MixedDataset(Dataset):
         sources: str | None = None,
         source_root: str | None = None,
         soft_labels: Mapping[str, Any] | None = None,
+        labels: bool = True,
         channel_order: str = 'rgb',
     ) -> None:
         if sources is not None and sources not in SOURCES:
@@ -82,22 +84,23 @@ class MixedDataset(Dataset):
         if len({repr(leaf.pipeline) for leaf in self._leaves}) > 1 and not _equal_pipelines(real):
             raise RecipeError('The parts of the real dataset have different pipelines.', 'Give them the same one; synthetic images run through it too.')
         _refuse_file_backends(self._leaves)
-        for leaf in self._leaves:
+        for leaf in self._leaves if labels else ():
             refuse_turned_folders(leaf)
         self._vouched = source_root is not None
         self._source_roots = [normal_path(source_root)] if source_root else _image_roots(self._leaves)
         first = self.dataset.get_data_info(0)
         if not isinstance(first.get('gt_label', 0), int | np.integer):
             raise RecipeError(f'The real images have labels like {first["gt_label"]!r}.', 'Mixing needs one class per image, or none.')
+        self._labels = labels and 'gt_label' in first
         self._in_memory: np.ndarray | None = None if 'img_path' in first else np.empty_like(first['img'])
         self._channel_order = channel_order
         self._real: RealImages | None = None
         classes = self.metainfo.get('classes')
-        if classes is None and 'gt_label' in first:
+        if classes is None and self._labels:
             raise DataError('The real dataset does not name its classes, so their order cannot be checked.', 'Set metainfo=dict(classes=[...]) in its config.')
         self._n_classes = len(classes) if classes else 0
         in_memory = self._in_memory is not None
-        found = [read_records(spec, classes if 'gt_label' in first else None, self._soft) for spec in stores]
+        found = [read_records(spec, classes if self._labels else None, self._soft) for spec in stores]
         self.synthetic = Synthetic([admit(r, sources, self._scan, in_memory, self._vouched) for r in found], self.offset)
         self._length = self.synthetic.end if concat else self.offset
         self._check_sizes()
@@ -120,7 +123,9 @@ class MixedDataset(Dataset):
         if index < self.offset:
             return self.dataset.get_data_info(index)
         records, row = self.synthetic.locate(index)
-        info: dict[str, Any] = {'gt_label': int(records.labels[row]), 'sample_idx': index}
+        info: dict[str, Any] = {'sample_idx': index}
+        if self._labels:
+            info['gt_label'] = int(records.labels[row])
         if self._in_memory is None:
             info['img_path'] = records.uri(row)
         else:
@@ -186,7 +191,7 @@ class MixedDataset(Dataset):
         with _random_streams_untouched():
             real, other = (_input_shape(self.dataset[i]) for i in (0, self.offset - 1))
             if real is None or real != other:
-                return  # several views, or sizes that vary among real images too
+                return  # sizes that vary among real images too
             for number, records in enumerate(self.records):
                 made = _input_shape(self._through_pipeline(int(self.synthetic.first[number])))
                 if made != real:
@@ -226,9 +231,11 @@ def _random_streams_untouched() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def _input_shape(item: Any) -> tuple[int, ...] | None:
-    """Shape of a packed sample's image, or None where there are several views."""
+def _input_shape(item: Any) -> tuple[Any, ...] | None:
+    """Shape of a packed sample's image, with several views those of all; None if it is no tensor."""
     inputs = item.get('inputs') if isinstance(item, dict) else None
+    if isinstance(inputs, list) and inputs and all(isinstance(view, torch.Tensor) for view in inputs):
+        return tuple(tuple(view.shape) for view in inputs)
     return tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import MissingExtra, RecipeError, nearest
 
 FILE_BACKEND_OPTIONS = ('backend_args', 'file_client_args')
 
@@ -39,6 +41,24 @@ def type_name(cfg: Mapping[str, Any]) -> str:
     """A config entry's class name without scope: 'mmpretrain.LinearClsHead', or the class itself, gives 'LinearClsHead'."""
     kind = cfg.get('type', '')
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def learns_without_labels(cfg: Any) -> bool:
+    """Whether the recipe's model is one of MMPretrain's self-supervised ones, or derived from them.
+
+    Raises:
+        MissingExtra: mmcv is not installed, and the model is no plain classifier.
+    """
+    model = cfg.get('model') or {}
+    if type_name(model) in ('', 'ImageClassifier'):
+        return False
+    if importlib.util.find_spec('mmcv') is None:
+        raise MissingExtra('mmcv', 'mmcv', 'MMPretrain')
+    from mmpretrain.models import BaseSelfSupervisor
+    from mmpretrain.registry import MODELS
+
+    cls = model['type'] if inspect.isclass(model['type']) else MODELS.get(model['type'])
+    return inspect.isclass(cls) and issubclass(cls, BaseSelfSupervisor)
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
+from synthaug_plugins.training.key_queue import check_queue
 
 if TYPE_CHECKING:
     import pluggy
@@ -125,6 +126,7 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
         raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
     changes: dict[str, Any] = {'resume': True, 'load_from': None if resume is True else str(resume)} if resume else {}
+    check_queue(cfg, launcher)
     with _failures_told(work_dir):
         runner = _build_runner(cfg, work_dir, launcher, changes)
         if resume is True and find_latest_checkpoint(str(work_dir)) is None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.evaluation.recipe_text import NAME, check_keys, names_in, recipe_file
+from synthaug_plugins.evaluation.recipe_text import NAME, check_keys, names_in
+from synthaug_plugins.recipes import recipe_file
 
 KINDS = {'store': 'generate', 'words': 'learn', 'embeddings': 'learn', 'erasure': 'learn', 'minority': 'learn'}
 """What can be made -> folder of the shipped recipes that say how."""

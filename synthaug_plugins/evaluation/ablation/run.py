@@ -17,11 +17,11 @@ from synthaug_plugins.evaluation.ablation.making import RECORD, Making
 from synthaug_plugins.evaluation.ablation.table import ABOUT, CLASSES_CSV, CSV, MARKDOWN, class_tables, tail_said, write_tables
 from synthaug_plugins.evaluation.compare import check_arms, check_jobs, command_of
 from synthaug_plugins.evaluation.compare import run as run_comparison
-from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.parts import Parts
 from synthaug_plugins.evaluation.protocol import Comparison, read_comparison
 from synthaug_plugins.evaluation.recipe_text import fill
 from synthaug_plugins.evaluation.report import Overview, write_report
+from synthaug_plugins.own_folder import alone, refuse_foreign
 
 REPORT = 'report.html'
 _OWN_FILES = frozenset({'.lock', 'draws', 'made', RECORD, CSV, CLASSES_CSV, MARKDOWN, CURVES_CSV, PICTURE, REPORT})

@@ -29,9 +29,9 @@ from synthaug_plugins.evaluation.fewshot.table import Result, write_tables
 from synthaug_plugins.evaluation.fewshot.task import Fitted, Labelled, Task, linear
 from synthaug_plugins.evaluation.fewshot.tuning import REAL, RESULT, Setting, tuned_heads
 from synthaug_plugins.evaluation.fingerprint import versions
-from synthaug_plugins.evaluation.folder import alone, refuse_foreign
 from synthaug_plugins.evaluation.parts import Parts
 from synthaug_plugins.mixing.records import read_records
+from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.reader import read_uri

@@ -1,4 +1,4 @@
-"""A folder that one comparison or study has for itself."""
+"""A folder that one comparison, study or training has for itself."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ def refuse_foreign(out: Path, own: Collection[str], kind: str) -> None:
 
 
 @contextmanager
-def alone(out: Path, kind: str) -> Iterator[None]:
-    """Refuse (RecipeError) a second process in the same folder: both would train into the same run. The system frees the lock on death."""
+def alone(out: Path, kind: str, option: str = '--out') -> Iterator[None]:
+    """Refuse (RecipeError) a second process in the same folder: both would train into the same run. The system frees the lock on death.
+
+    Args:
+        kind: what runs there, such as 'comparison'.
+        option: of the command line, which names another folder.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with open(out / '.lock', 'w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecipeError(f'Another {kind} is running in {str(out)!r}.', 'Wait for it, or give another folder with --out.') from None
+            raise RecipeError(f'Another {kind} is running in {str(out)!r}.', f'Wait for it, or give another folder with {option}.') from None
         yield
