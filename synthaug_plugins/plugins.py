@@ -24,6 +24,7 @@ BUILT_IN = {
     'transform': 'synthaug_plugins.training.transform_plugin',
     'frozen_bn': 'synthaug_plugins.training.frozen_bn_plugin',
     'clip': 'synthaug_plugins.training.clip_plugin',
+    'train_on': 'synthaug_plugins.training.train_on_plugin',
 }
 
 

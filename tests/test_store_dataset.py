@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,21 @@ from synthaug_plugins.store.store import Store
 compat.apply()
 
 from mmengine.registry import DATASETS, init_default_scope  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
 CLASSES = ('cat', 'dog', 'owl')
 
 
-def store_of(folder: Path, prompts: Sequence[str | None] = ('a', 'b'), per_class: int = 4, block_size: int = 5) -> Store:
-    """Grey images, `per_class` of each class, told the prompts in turn; every seventh try is rejected."""
-    store = Store.create(folder, Plan(CLASSES, make_blocks(CLASSES, per_class, block_size=block_size), {}), {})
+def store_of(
+    folder: Path,
+    prompts: Sequence[str | None] = ('a', 'b'),
+    per_class: int = 4,
+    block_size: int = 5,
+    classes: Sequence[str] = CLASSES,
+    color: tuple[int, int, int] | None = None,
+) -> Store:
+    """Grey images (or of one colour), `per_class` of each class, told the prompts in turn; every seventh try is rejected."""
+    store = Store.create(folder, Plan(tuple(classes), make_blocks(classes, per_class, block_size=block_size), {}), {})
     for block in store.plan.blocks:
         rows: list[Row] = []
         for part in block.parts:
@@ -34,7 +44,8 @@ def store_of(folder: Path, prompts: Sequence[str | None] = ('a', 'b'), per_class
                 kept = number % 7 != 3
                 prompt = prompts[(part.first + made) % len(prompts)]
                 request = Request(request_id(part, number), part.label, part.class_name, number, None, prompt)
-                image = encode(np.full((8, 8, 3), 20 * part.label + number, np.uint8), 'png', 100)
+                pixels = np.full((8, 8, 3), 20 * part.label + number if color is None else color, np.uint8)
+                image = encode(pixels, 'png', 100)
                 rows.append(Row(request, 'kept' if kept else 'rejected', None if kept else 'dull', 'png', image, {'score': float(number)}))
                 made, number = made + kept, number + 1
         store.publish(block, rows, keep_rejected=True)
@@ -63,3 +74,59 @@ def test_groups_are_refused_where_images_have_no_prompt(tmp_path: Path) -> None:
     bare = store_of(tmp_path / 'bare', [None])
     with pytest.raises(RecipeError, match=r'12 of 12 .* generate them from prompts'):
         dataset_of(bare).prompt_groups()
+
+
+def shown(dataset: Any) -> list[tuple[str, int]]:
+    return [(info['img_path'], info['gt_label']) for info in map(dataset.get_data_info, range(len(dataset)))]
+
+
+def test_prompts_are_those_of_the_subset(tmp_path: Path) -> None:
+    dataset = dataset_of(store_of(tmp_path / 's', ['x', 'y', 'z']), indices=[5, 4, 9, -1])
+    assert dataset.prompt_groups().tolist() == [0, 1, 0, 1]  # told y, x, y, x: each class begins with x
+    assert dataset.get_subset([2, 3, 0]).prompt_groups().tolist() == [0, 1, 0]
+
+
+def test_a_record_costs_fourteen_bytes_and_copies_share_them(tmp_path: Path) -> None:
+    dataset = dataset_of(store_of(tmp_path / 's'))
+    records = dataset._records
+    assert records.labels.itemsize + records.places.itemsize == 14
+    assert records.ids.nbytes == records.sources.nbytes == 0
+    assert copy.deepcopy(dataset)._records is records
+
+
+def test_subsets_and_copies_are_data_sets_of_their_own(tmp_path: Path) -> None:
+    dataset = dataset_of(store_of(tmp_path / 's'))
+    every = shown(dataset)
+    assert [label for _, label in every] == [0] * 4 + [1] * 4 + [2] * 4 == dataset.get_gt_labels().tolist()
+    assert shown(dataset.get_subset([7, 0, -1])) == [every[7], every[0], every[11]]
+    assert shown(dataset.get_subset(3)) == every[:3]
+    assert shown(dataset.get_subset(-2)) == every[-2:]
+    assert shown(dataset_of(store_of(tmp_path / 't'), indices=2)) == [(path.replace('/s/', '/t/'), label) for path, label in every[:2]]
+    assert shown(pickle.loads(pickle.dumps(dataset))) == shown(copy.deepcopy(dataset)) == every
+    assert dataset.get_data_info(-1) == {**dataset.get_data_info(11), 'sample_idx': 11}
+    assert dataset.get_cat_ids(4) == [1]
+    with pytest.raises(IndexError):
+        dataset.get_data_info(12)
+    part = copy.deepcopy(dataset)
+    part.get_subset_(range(2))
+    assert (len(part), len(dataset)) == (2, 12)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_stock_wrappers_and_loaders_take_it(tmp_path: Path, workers: int) -> None:
+    store = store_of(tmp_path / 's')
+    one = {'type': 'synthaug_plugins.StoreDataset', 'store': str(store.folder), 'pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'PackInputs'}]}
+    init_default_scope('mmpretrain')
+    wrapped = {
+        'repeated': ({'type': 'RepeatDataset', 'times': 2, 'dataset': one}, 24),
+        'joined': ({'type': 'ConcatDataset', 'datasets': [one, one]}, 24),
+        'balanced': ({'type': 'ClassBalancedDataset', 'oversample_thr': 0.5, 'dataset': one}, 24),
+        'folded': ({'type': 'KFoldDataset', 'num_splits': 3, 'dataset': one}, 8),
+    }
+    for name, (cfg, n) in wrapped.items():
+        assert len(DATASETS.build(cfg)) == n, name
+    loader = {'batch_size': 4, 'num_workers': workers, 'dataset': one, 'sampler': {'type': 'DefaultSampler', 'shuffle': True}, 'num_batch_per_epoch': 2}
+    batches = list(Runner.build_dataloader(loader, seed=0))
+    assert [len(batch['inputs']) for batch in batches] == [4, 4]
+    for batch in batches:  # the pixels say the class, see store_of
+        assert [int(image.max()) // 20 for image in batch['inputs']] == [int(sample.gt_label) for sample in batch['data_samples']]

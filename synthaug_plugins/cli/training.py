@@ -18,6 +18,7 @@ def train(
     work_dir: Annotated[Path, typer.Option(help='Where checkpoints and logs go.', show_default=False)],
     mix: Annotated[Path | None, typer.Option(metavar='STORE', help='Mix this store into the training set.')] = None,
     alpha: Annotated[float | None, typer.Option(help='Probability that a sample is synthetic, 0 to 1.')] = None,
+    store: Annotated[Path | None, typer.Option(metavar='STORE', help="Train on this store alone, in the place of the recipe's training set.")] = None,
     cfg_options: CfgOptions = None,
     resume: Annotated[bool, typer.Option(help='Go on from the newest checkpoint in the work folder.')] = False,
     launcher: Launcher = 'none',
@@ -25,10 +26,12 @@ def train(
     """Train a stock MMPretrain recipe, with synthetic images mixed in if asked for. The recipe file stays as it is.
 
     synthaug train mmpretrain::resnet/resnet18_8xb16_cifar10.py --work-dir runs/a --mix stores/x --alpha 0.3
+
+    synthaug train mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py --work-dir runs/b --store stores/x
     """
     from synthaug_plugins.training.run import train as run
 
-    run(_configured(recipe, mix, alpha, cfg_options), work_dir, resume, launcher)
+    run(_configured(recipe, mix, alpha, cfg_options, store), work_dir, resume, launcher)
 
 
 @app.command(rich_help_panel='Train')
@@ -54,6 +57,7 @@ def explain(
     recipe: Recipe,
     mix: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     alpha: Annotated[float | None, typer.Option(help='As for train.')] = None,
+    store: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     cfg_options: CfgOptions = None,
 ) -> None:
     """Print what a short recipe becomes: plain registry entries that any MMPretrain launcher runs.
@@ -62,10 +66,10 @@ def explain(
     """
     from synthaug_plugins.training.run import explain as text
 
-    print(text(_configured(recipe, mix, alpha, cfg_options)))
+    print(text(_configured(recipe, mix, alpha, cfg_options, store)))
 
 
-def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None) -> Any:
+def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None, store: Path | None = None) -> Any:
     """The trainer config that the plugins made of a recipe and the command line."""
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
@@ -78,8 +82,27 @@ def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options:
         extra['mix'] = {'store': str(mix)}
     if alpha is not None:
         extra.setdefault('mix', {})['alpha'] = alpha
+    if store is not None:
+        extra['train_on'] = {'store': str(store)}
     register_nouns()
     return configure(load_recipe(find_recipe(recipe, 'train'), parse_options(cfg_options)), get_plugin_manager(), extra)
+
+
+@app.command(rich_help_panel='Train')
+def export_backbone(
+    checkpoint: Annotated[Path, typer.Argument(help='A checkpoint that training wrote.', show_default=False)],
+    to: Annotated[str, typer.Option(help='Whose names the weights get: mmdet, mmseg, timm or torchvision.')],
+    out: Annotated[Path, typer.Option(help='The new file: .pth; for timm and torchvision also .safetensors.')],
+    ema: Annotated[bool, typer.Option('--ema', help='Take the average that an EMAHook kept.')] = False,
+    name: Annotated[str | None, typer.Option(help='The model of timm or torchvision that they are for; default: by their shapes.')] = None,
+) -> None:
+    """Write a trained backbone (ResNet, DeiT, ViT) for another library, checked against its model, and print how it loads there.
+
+    synthaug export-backbone runs/pretrain/epoch_90.pth --to torchvision --out resnet50.pth
+    """
+    from synthaug_plugins.training.export_backbone import export_backbone as run
+
+    print(run(checkpoint, to, out, ema, name))
 
 
 @app.command(rich_help_panel='Train')

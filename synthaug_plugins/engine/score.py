@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image
 
 from synthaug_plugins import __version__
@@ -23,6 +22,7 @@ from synthaug_plugins.engine.scored import Scored, scored
 from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS, build_strict
+from synthaug_plugins.store.index import STORED, sorted_by_id
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.scores import scores_path
@@ -205,12 +205,8 @@ def _real_images(recipe: Mapping[str, Any], store: Store) -> RealImages | None:
 
 
 def _rows(store: Store, rejected: bool) -> list[dict[str, Any]]:
-    table = store.index()
-    usable = pc.is_valid(table['offset'])
-    if not rejected:
-        usable = pc.and_(usable, pc.equal(table['verdict'], KEPT))
     columns = ['id', 'label', 'source', 'prompt', 'seed', 'params', 'shard', 'offset', 'size', 'sha256']
-    rows = table.select(columns).filter(usable).sort_by('id').to_pylist()
+    rows = sorted_by_id(store.index(columns, STORED if rejected else KEPT)).to_pylist()
     if not rows:
         raise StoreError(f'The store {str(store.folder)!r} has no image to score.', 'Generate some, or look at rejected ones with --rejected.')
     return rows

@@ -13,8 +13,10 @@ from PIL import Image
 
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import select
+from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
 
 STRENGTHS = ('t0', 'sigma')
@@ -33,9 +35,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         store names is not shown, a sentence or None), `classes` (how many there are), `rows`: class `name`, `source` (a data
         URI or None), `cells` (a list of data URIs per column).
     """
-    table = store.index()
-    wanted = ['id', 'label', 'source', 'params', 'verdict', 'shard', 'offset', 'size', 'sha256']
-    records = [r for r in table.select(wanted).to_pylist() if r['verdict'] == 'kept' and r['offset'] is not None]
+    records = store.index(['id', 'label', 'source', 'params', 'shard', 'offset', 'size', 'sha256'], KEPT).to_pylist()
     for record in records:
         record['params'] = json.loads(record['params'])
     strength, columns = _strengths(records)
@@ -140,7 +140,7 @@ def counts(store: Store, uses: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     chosen = []
     for name, spec in uses:
         arguments = spec if isinstance(spec, Mapping) else {'where': spec}
-        selection = select(store, **{**arguments, 'allow_empty': True})
+        selection = select(store, **{**arguments, 'allow_empty': True}, columns=['id'])
         chosen.append({'name': name, 'select': selection.text if spec else None, 'n': selection.table.num_rows})
     return {
         'store': str(store.folder),
@@ -155,8 +155,8 @@ def counts(store: Store, uses: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def is_pixel_art(store: Store) -> bool:
     """Whether images are so small that they must be enlarged with hard edges to be seen."""
-    first = next((r for r in store.index().select(['id', 'shard', 'offset', 'size', 'sha256']).to_pylist() if r['offset'] is not None), None)
-    if first is None:
+    stored = store.index(['id', 'shard', 'offset', 'size', 'sha256'], STORED)
+    if not len(stored):
         return False
-    size = Image.open(io.BytesIO(StoreReader(store.folder).read_image(first))).size
+    size = Image.open(io.BytesIO(StoreReader(store.folder).read_image(stored.slice(0, 1).to_pylist()[0]))).size
     return bool(np.max(size) <= 64)

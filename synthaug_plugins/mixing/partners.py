@@ -139,7 +139,8 @@ class Walk:
         if (store, lap) not in self._orders:
             for old in [key for key in self._orders if key[0] == store and key[1] < lap - 1]:
                 del self._orders[old]
-            self._orders[store, lap] = draws.permutation(int(self.sizes[store]), self.seed, draws.ORDER, store, lap)
+            order = draws.permutation(int(self.sizes[store]), self.seed, draws.ORDER, store, lap)
+            self._orders[store, lap] = order.astype(np.min_scalar_type(len(order)))
         return self._orders[store, lap]
 
 

@@ -1,6 +1,7 @@
 """The synthetic records that a training run may draw, as arrays: where each lies, its label and its source.
 
-Arrow and NumPy columns only: millions of records cost tens of bytes each, and forked workers share them.
+Arrow and NumPy columns only, in types no wider than a store needs: a record costs about thirty bytes and the length of its source's name, and forked
+workers share them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import pyarrow.compute as pc
 
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.mixing.soft_labels import SoftLabels, SoftTargets, read_soft_targets
+from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import image_uri
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
 
 _SPEC_KEYS = ('store', 'weight', 'select')
+_COLUMNS = ('id', 'label', 'source', 'shard', 'offset', 'size')
 _SELECT_KEYS = ('where', 'top_k', 'by', 'sample', 'seed', 'allow_empty')
 
 
@@ -59,8 +62,8 @@ class Records:
         folder: the store.
         weight: its share of the draws.
         classes: its class names in label order.
-        labels: (M,) int64.
-        places: (M, 3) int64: shard, offset, size of each image.
+        labels: (M,) int16, or int32 for more classes than that holds.
+        places: (M,) of `shard`, `offset`, `size`: where each image lies.
         ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
         soft_labels: their class probabilities, or None.
         description: what was selected, with counts per class, for the log.
@@ -85,21 +88,44 @@ class Records:
 
     def uri(self, row: int) -> str:
         """The address of a record's image, as LoadImageFromFile takes it."""
-        return image_uri(self.folder, *self.places[row].tolist())
+        return image_uri(self.folder, *self.places[row].item())
 
     def keep(self, mask: np.ndarray) -> Records:
         """The records where `mask` is true."""
-        chosen = pa.array(mask)
-        soft = None if self.soft_labels is None else self.soft_labels.keep(mask)
+        return self.take(np.flatnonzero(mask))
+
+    def take(self, rows: np.ndarray) -> Records:
+        """Some of the records, in the order of their numbers `rows`."""
+        chosen = pa.array(rows, pa.int64())
         return replace(
             self,
-            labels=self.labels[mask],
-            places=self.places[mask],
-            ids=self.ids.filter(chosen),
-            sources=self.sources.filter(chosen),
-            soft_labels=soft,
-            prompts=None if self.prompts is None else self.prompts.filter(chosen),
+            labels=self.labels[rows],
+            places=self.places[rows],
+            ids=self.ids.take(chosen),
+            sources=self.sources.take(chosen),
+            soft_labels=None if self.soft_labels is None else self.soft_labels.take(rows),
+            prompts=None if self.prompts is None else self.prompts.take(chosen),
         )
+
+    def nameless(self) -> Records:
+        """The same without ids and sources, most of what a record costs: a training on a store alone asks for neither."""
+        return replace(self, ids=pa.nulls(len(self)), sources=pa.nulls(len(self)))
+
+    def with_prompts(self) -> Records:
+        """The same with their prompts, read from the store where they are not here."""
+        if self.prompts is not None:
+            return self
+        table = Store.open(self.folder).index(['prompt', 'shard', 'offset'], STORED, encoded=['prompt'])
+        # What lies in one place of one shard is one image.
+        theirs = (table['shard'].to_numpy().astype(np.int64) << 42) + table['offset'].to_numpy()
+        mine = (self.places['shard'].astype(np.int64) << 42) + self.places['offset']
+        order = np.argsort(theirs)
+        rows = order[np.searchsorted(theirs, mine, sorter=order)]
+        return replace(self, prompts=table['prompt'].combine_chunks().take(pa.array(rows, pa.int64())))
+
+    def __deepcopy__(self, memo: Any) -> Records:
+        """Itself: nothing in it ever changes, and millions of records are not copied with a data set."""
+        return self
 
     def prompt_groups(self) -> np.ndarray:
         """The number of each record's prompt: (M,) int64, equal for equal texts, counted from 0 in the order in which they first come.
@@ -107,9 +133,9 @@ class Records:
         Raises:
             RecipeError: a record has no prompt.
         """
-        prompts = self.prompts
-        lacking = len(self) if prompts is None else prompts.null_count
-        if prompts is None or lacking:
+        prompts = self.with_prompts().prompts
+        assert prompts is not None
+        if lacking := prompts.null_count:
             cure = "Leave them out: select='prompt is not null'." if lacking < len(self) else 'Use other images, or generate them from prompts (TextToImage).'
             raise RecipeError(f'{lacking} of {len(self)} selected records of {self.folder!r} have no prompt, so they belong to no group.', cure)
         numbers = prompts.indices.to_numpy()
@@ -136,22 +162,35 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
     if classes is not None:
         store.check_classes(classes)
     chosen = spec['select'] if isinstance(spec['select'], dict) else {'where': spec['select']}
-    selection = select(store, **chosen)
+    told = ('prompt',) if prompts else ()
+    selection = select(store, **chosen, columns=[*_COLUMNS, *told, *(() if soft_labels is None else soft_labels.columns)], encoded=told)
     table = selection.table.combine_chunks()
-    places = np.stack([table[name].to_numpy().astype(np.int64) for name in ('shard', 'offset', 'size')], axis=1)
-    return Records(
+    records = Records(
         folder=os.path.abspath(store.folder),
         weight=spec['weight'],
         classes=tuple(store.classes),
-        labels=table['label'].to_numpy().astype(np.int64),
-        places=places,
+        labels=table['label'].to_numpy().astype(np.int16 if len(store.classes) <= np.iinfo(np.int16).max else np.int32),
+        places=_places(table),
         ids=table['id'].combine_chunks(),
         sources=table['source'].combine_chunks(),
-        soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes)),
+        soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes), store.score_column_names),
         description=selection.describe(),
         made_from=_made_from(store),
-        prompts=table['prompt'].combine_chunks().dictionary_encode() if prompts else None,
+        prompts=table['prompt'].combine_chunks() if prompts else None,
     )
+    del selection, table
+    pa.default_memory_pool().release_unused()  # before workers are forked
+    return records
+
+
+def _places(table: pa.Table) -> np.ndarray:
+    """(M,) of shard, offset and size: 12 bytes a record, 16 where a shard is longer than 4 GiB."""
+    columns = {name: table[name].to_numpy() for name in ('shard', 'offset', 'size')}
+    wide = len(table) and columns['offset'].max() > np.iinfo(np.uint32).max
+    places = np.empty(len(table), [('shard', np.int32), ('offset', np.int64 if wide else np.uint32), ('size', np.uint32)])
+    for name, values in columns.items():
+        places[name] = values
+    return places
 
 
 def _made_from(store: Store) -> str | None:
@@ -169,9 +208,10 @@ class Groups:
 
     @classmethod
     def of(cls, keys: np.ndarray, n_groups: int) -> Groups:
-        """Group records by `keys`: (M,) int64; a key below 0 belongs to no group."""
+        """Group records by `keys`: (M,) whole numbers; a key below 0 belongs to no group."""
         order = np.argsort(keys, kind='stable')
-        return cls(order, np.searchsorted(keys[order], np.arange(n_groups + 1)))
+        start = np.searchsorted(keys[order], np.arange(n_groups + 1))
+        return cls(order.astype(np.min_scalar_type(len(order))), start)
 
     def count(self, groups: np.ndarray) -> np.ndarray:
         """Members of each asked group: (N,) int64; 0 for a group below 0."""

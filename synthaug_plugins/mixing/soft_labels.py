@@ -7,7 +7,7 @@ With the target t = (1 - blend) * one_hot(y) + blend * q, cross-entropy -sum_k t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class SoftLabels:
     column: str
     blend: float = 1.0
     temperature: float | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column, and the one that may hold its labels, where a teacher's largest logits alone were stored."""
+        return (self.column, self.column.removesuffix(_LOGITS) + _CLASSES)
 
 
 def check_soft_labels(given: Mapping[str, Any] | None) -> SoftLabels | None:
@@ -81,13 +86,13 @@ class SoftTargets:
         dense[self.classes[row]] = self.values[row]
         return dense
 
-    def keep(self, mask: np.ndarray) -> SoftTargets:
-        """Those where `mask` is true."""
-        return SoftTargets(self.values[mask], None if self.classes is None else self.classes[mask], self.n_classes)
+    def take(self, rows: np.ndarray) -> SoftTargets:
+        """Those of some records, in that order."""
+        return SoftTargets(self.values[rows], None if self.classes is None else self.classes[rows], self.n_classes)
 
 
-def read_soft_targets(table: pa.Table, options: SoftLabels, n_classes: int) -> SoftTargets:
-    """The soft labels of selected records.
+def read_soft_targets(table: pa.Table, options: SoftLabels, n_classes: int, known: Callable[[], Iterable[str]] | None = None) -> SoftTargets:
+    """The soft labels of selected records; `known` says which columns there are, to offer them where one is missing.
 
     Logits become softmax(z / T). Where a teacher's k largest were stored, their labels stand in the column that ends in
     '_classes' instead of '_logits'; the softmax goes over these k and all other classes have probability 0.
@@ -97,6 +102,8 @@ def read_soft_targets(table: pa.Table, options: SoftLabels, n_classes: int) -> S
             sum to 1; labels that are no classes, or repeated; probabilities where a temperature asks for logits, or the other way round.
     """
     name = options.column
+    if name not in table.column_names:
+        raise RecipeError(f'soft_labels: the store has no column {name!r}.', nearest(name, table.column_names if known is None else known()))
     if options.temperature is None:
         values = _matrix(table, name, n_classes).astype(np.float32)
         if not _are_probabilities(values):
@@ -104,7 +111,7 @@ def read_soft_targets(table: pa.Table, options: SoftLabels, n_classes: int) -> S
                 f'soft_labels: the lists in {name!r} are not probabilities that sum to 1.', 'Score the store again; if they are logits, add temperature=2.0.'
             )
         return SoftTargets(values, None, n_classes)
-    classes_name = name.removesuffix(_LOGITS) + _CLASSES
+    classes_name = options.columns[1]
     classes = _matrix(table, classes_name, None) if classes_name in table.column_names and classes_name != name else None
     logits = _matrix(table, name, None if classes is not None else n_classes, classes_name)
     if not np.isfinite(logits).all():
@@ -142,8 +149,6 @@ def _check_classes(classes: np.ndarray, logits: np.ndarray, name: str, n_classes
 
 def _matrix(table: pa.Table, name: str, length: int | None, classes_name: str = '') -> np.ndarray:
     """A column of lists of one length (`length`, if given) as (M, length) array."""
-    if name not in table.column_names:
-        raise RecipeError(f'soft_labels: the store has no column {name!r}.', nearest(name, table.column_names))
     column = table[name].combine_chunks()
     kind = column.type
     if not is_list(kind):

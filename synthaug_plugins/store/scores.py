@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,22 @@ def parts_folder(path: Path) -> Path:
     return path.with_name(f'{UNFINISHED}{path.stem}')
 
 
-def join_scores(table: pa.Table, path: Path) -> pa.Table:
-    """The index `table` with the columns of a scores file beside it, null where an image has no score.
+def join_scores(table: pa.Table, path: Path, columns: Sequence[str]) -> pa.Table:
+    """The index `table` with columns of a scores file beside it, null where an image has no score.
+
+    Args:
+        table: with the columns `SCORE_KEYS`.
+        columns: of the file.
 
     Raises:
         StoreError: a damaged file, or a column that the table has already.
     """
-    scores = read_parquet(path, _CURE)
+    scores = read_parquet(path, _CURE, [*SCORE_KEYS, *columns])
     place = pc.index_in(table['id'], value_set=scores['id'])
     # A block that was made again has the same ids; scores of images that changed since are not theirs.
     same = pc.equal(scores['sha256'].take(place), table['sha256'])
     place = pc.if_else(pc.fill_null(same, False), place, pa.scalar(None, place.type))
-    for name in scores.column_names:
-        if name in SCORE_KEYS:
-            continue
+    for name in columns:
         if name.lower() in {c.lower() for c in table.column_names}:
             raise StoreError(f'{str(path)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
         table = table.append_column(name, scores[name].take(place))

@@ -8,19 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from synthaug_plugins.errors import RecipeError, first_line, nearest
+from synthaug_plugins.store.index import STORED, sorted_by_id
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
-from synthaug_plugins.store.table import is_list
+from synthaug_plugins.store.table import INDEX_SCHEMA, is_list
 
 _CONNECTION: dict[str, str | bool | int | float | list[str]] = {
     'enable_external_access': False,
@@ -28,6 +28,7 @@ _CONNECTION: dict[str, str | bool | int | float | list[str]] = {
     'autoload_known_extensions': False,
     'threads': 1,
 }
+_TOLD = 40  # classes; a log that counts a thousand of them one by one tells nobody anything
 
 
 class UnknownColumn(RecipeError):
@@ -39,7 +40,7 @@ class Selection:
     """Records to train on.
 
     Attributes:
-        table: their rows, sorted by id: index columns, `shard`, score columns.
+        table: their rows, sorted by id: index columns, `shard`, score columns; or those that were asked for.
         where: the condition, None for all.
         counts: selected rows by class name, zeros included.
         considered: rows that could have been selected (their image is stored, and kept unless `rejected`).
@@ -58,6 +59,8 @@ class Selection:
         """For a run's log: the choice, and counts per class."""
         missing = f'; {self.undecided} left out since a value is missing' if self.undecided else ''
         per_class = ', '.join(f'{name} {n}' for name, n in self.counts.items())
+        if len(self.counts) > _TOLD:
+            per_class = f'{len(self.counts)} classes, {min(self.counts.values())} to {max(self.counts.values())} each'
         return f'{self.text}: {len(self.table)} of {self.considered} images{missing} ({per_class})'
 
 
@@ -71,6 +74,8 @@ def select(
     seed: int = 0,
     rejected: bool = False,
     allow_empty: bool = False,
+    columns: Collection[str] | None = None,
+    encoded: Sequence[str] = (),
 ) -> Selection:
     """Select records of a store. First the condition, then the best per class, then the sample per class.
 
@@ -84,6 +89,7 @@ def select(
         seed: of the sample.
         rejected: whether rejected rows whose image is stored may be selected too.
         allow_empty: whether a class that the plan makes images for may be left without any.
+        columns, encoded: what the selection's table holds, see `Store.index`. Default: all columns, as they are.
 
     Returns: the selection, rows sorted by id.
 
@@ -96,11 +102,7 @@ def select(
     >>> select(store, top_k=0.5, by='clip_p', sample=100, seed=1)                               # doctest: +SKIP
     """
     _check_options(top_k, by, sample)
-    table = store.index()
-    usable = pc.is_valid(table['offset'])
-    if not rejected:
-        usable = pc.and_(usable, pc.equal(table['verdict'], KEPT))
-    table = table.filter(usable).sort_by('id')
+    table = sorted_by_id(store.index(_needed(columns, where, by), STORED if rejected else KEPT, encoded))
     considered, undecided = len(table), 0
     steps = [where or 'all']
     if where is not None and considered:  # a store without rows has no score columns yet
@@ -129,7 +131,17 @@ def select(
         names = ', '.join(repr(name) for name in empty[:8]) + (f' and {len(empty) - 8} more' if len(empty) > 8 else '')
         cure = 'Finish the store first.' if waiting else 'Loosen the condition, or allow it (allow_empty=True; --allow-empty).'
         raise RecipeError(f'The selection {text!r} from {str(store.folder)!r} leaves no image for {names}.', cure)
+    if columns is not None:
+        table = table.select([name for name in table.column_names if name in columns])
     return Selection(table, where, counts, considered, undecided, text)
+
+
+def _needed(columns: Collection[str] | None, *expressions: str | None) -> set[str] | None:
+    """The columns to read for a table of `columns`, chosen by the expressions; None for all."""
+    words = {word.lower() for text in expressions for word in re.findall(r'\w+', text or '')}
+    if columns is None or words & {'columns', 'images'}:  # COLUMNS('clip.*') and the row as a whole name none
+        return None
+    return {'id', 'label', *columns, *words}
 
 
 def _check_options(top_k: int | float | None, by: str | None, sample: int | None) -> None:
@@ -145,22 +157,24 @@ def _check_options(top_k: int | float | None, by: str | None, sample: int | None
 
 
 def _top(table: pa.Table, score: pa.Array, top_k: int | float) -> pa.Table:
-    keep = np.zeros(len(table), bool)
-    valid = score.is_valid().to_numpy(zero_copy_only=False)
-    values = score.to_numpy(zero_copy_only=False)
-    labels = table['label'].to_numpy()
-    for label in np.unique(labels):
-        rows = np.flatnonzero((labels == label) & valid)
-        n = top_k if isinstance(top_k, int) else int(np.ceil(top_k * len(rows)))
-        keep[rows[np.argsort(-values[rows], kind='stable')[:n]]] = True
+    keep = score.is_valid().to_numpy(zero_copy_only=False).copy()
+    labels, values = table['label'].to_numpy()[keep], score.to_numpy(zero_copy_only=False)[keep]
+    keep[keep] = _first_of_each(labels, -values, lambda n: np.full_like(n, top_k) if isinstance(top_k, int) else np.ceil(top_k * n))
     return table.filter(pa.array(keep))
 
 
 def _sampled(table: pa.Table, sample: int, seed: int) -> pa.Table:
     draw = np.array([hashlib.sha256(f'{seed}/{i}'.encode()).digest()[:8] for i in table['id'].to_pylist()], dtype='S8').view('>u8')
-    labels = table['label'].to_numpy()
-    keep = [rows[np.argsort(draw[rows], kind='stable')[:sample]] for label in np.unique(labels) for rows in [np.flatnonzero(labels == label)]]
-    return table.take(pa.array(np.sort(np.concatenate(keep)))) if keep else table
+    return table.filter(pa.array(_first_of_each(table['label'].to_numpy(), draw, lambda n: np.full_like(n, sample))))
+
+
+def _first_of_each(labels: np.ndarray, key: np.ndarray, wanted: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of every label the rows with the smallest keys, as many as `wanted` says of its number of rows; ties go by row: (N,) bool."""
+    count = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
+    first = np.zeros(len(labels), bool)
+    first[np.lexsort((key, labels))] = rank < np.repeat(wanted(count), count)
+    return first
 
 
 def values_of(store: Store, table: pa.Table, text: str, option: str) -> pa.Array:
@@ -183,7 +197,7 @@ def values_of(store: Store, table: pa.Table, text: str, option: str) -> pa.Array
         raise RecipeError(f'{option} = {text!r} is not one SQL expression: {first_line(error)}.', "Write it like clip_p > 0.5 and class = 'cat'.") from error
     names = pa.array(store.classes, pa.string()).take(table['label'].combine_chunks())
     view = table.append_column('class', names).append_column('class_name', names)
-    known = list(view.column_names)
+    known: list[str] = []
     view = _for_sql(view, text).append_column('__row', pa.array(np.arange(len(table))))
     with duckdb.connect(':memory:', config=_CONNECTION) as connection:
         connection.execute('set python_enable_replacements = false')  # no Python variable stands in for a table
@@ -199,6 +213,7 @@ def values_of(store: Store, table: pa.Table, text: str, option: str) -> pa.Array
             query = f'select __row, value from (select __row, ({text}\n) as value from {source}) order by __row'
             result = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
+            known += [*INDEX_SCHEMA.names, 'shard', 'class', 'class_name', *store.score_column_names()]
             raise _explained(error, text, option, known, store) from error
     if len(result) != len(table):
         raise RecipeError(f'{option} = {text!r} gives {len(result)} values for {len(table)} images.', 'Use an expression with one value per image.')

@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
+from synthaug_plugins.store.index import read_blocks
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
 from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, scores_path, write_scores
@@ -99,6 +100,11 @@ class Store:
         folder = Path(folder).expanduser()
         return cls(folder, *read_card(folder))
 
+    @staticmethod
+    def is_one(folder: str | Path) -> bool:
+        """Whether a folder looks like a store; it may still be damaged."""
+        return (Path(folder).expanduser() / CARD).is_file()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the right to write. The kernel frees it when the process ends, however it ends.
@@ -159,21 +165,25 @@ class Store:
         if not self._left:  # looking at the folder after every block would cost a pass over all of them each time
             self._write_info()
 
-    def index(self) -> pa.Table:
-        """All rows of all finished blocks, in the order of the blocks.
+    def index(self, columns: Collection[str] | None = None, only: str | None = None, encoded: Sequence[str] = ()) -> pa.Table:
+        """Rows of all finished blocks, in the order of the blocks.
 
         Columns: those of `INDEX_SCHEMA`, `shard` (int32), then score columns, null where a row has none.
+
+        Args:
+            columns, only, encoded: what to read, see `index.read_blocks`; with millions of rows ask for no more than you need.
 
         Raises:
             StoreError: a damaged index or scores file, or two score columns of the same name.
         """
-        tables = [INDEX_SCHEMA.empty_table().append_column('shard', pa.array([], pa.int32()))]
-        for number in sorted(self.finished()):
-            part = read_index(index_path(self.folder, number))
-            tables.append(part.add_column(len(INDEX_SCHEMA), 'shard', pa.array([number] * len(part), pa.int32())))
-        table = pa.concat_tables(tables, promote_options='permissive').combine_chunks()
-        for path in self.score_files():
-            table = join_scores(table, path)
+        wanted = None if columns is None else {c.lower() for c in columns}
+        scores = {path: [c for c in column_names(path) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for path in self.score_files()}
+        keys = set(SCORE_KEYS) if any(scores.values()) else set()
+        table = read_blocks(self.folder, self.finished(), None if wanted is None else wanted | keys, only, encoded)
+        for path, names in scores.items():
+            table = join_scores(table, path, names) if names else table
+        if wanted is not None:
+            table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
 
     def counts(self) -> dict[str, dict[str, Any]]:
@@ -183,7 +193,7 @@ class Store:
             result[part.class_name]['target'] += part.target
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
-            part = read_index(index_path(self.folder, number), scores=False)
+            part = read_index(index_path(self.folder, number), ['label', 'reason'])
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
         for (label, reason), n in tried.items():
             entry = result[self.classes[label]]
@@ -216,7 +226,7 @@ class Store:
         path = scores_path(self.folder, name)
         known: dict[str, str] = {}
         for number in sorted(self.finished()):
-            part = read_index(index_path(self.folder, number), scores=False)
+            part = read_index(index_path(self.folder, number), SCORE_KEYS)
             known.update(zip(part['id'].to_pylist(), part['sha256'].to_pylist(), strict=True))
         write_scores(path, table, known, self.score_column_names(besides=name), made_by)
 
@@ -259,7 +269,7 @@ class Store:
         """What timm's `wds/` reader wants to know: the shards that hold kept images, and how many each."""
         lengths = {}
         for number in sorted(self.finished()):
-            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number), scores=False)['verdict'], KEPT)).as_py()
+            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number), ['verdict'])['verdict'], KEPT)).as_py()
             if kept:
                 lengths[shard_path(self.folder, number).name] = kept
         split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,19 @@ _DIGEST, _MADE_BY = b'synthaug.content_sha256', b'synthaug.made_by'
 _COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
-def read_parquet(path: Path, cure: str = 'Run verify, then repair.', columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file of the store, page checksums verified; all columns or those named.
+def read_parquet(
+    path: Path, cure: str = 'Run verify, then repair.', columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None
+) -> pa.Table:
+    """A Parquet file of the store, page checksums verified; all columns, those named, or those that `columns` chooses of the file's schema.
 
     Raises:
-        StoreError: missing or damaged.
+        StoreError: missing or damaged; or what `columns` raises.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=None if columns is None else list(columns))
+            chosen = columns(file.schema_arrow) if callable(columns) else columns
+            # A file is small; where many are read, that is done side by side (`index.read_blocks`).
+            return file.read(columns=None if chosen is None else list(chosen), use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error, cure) from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
+from synthaug_plugins.training.head_classes import check_head
 from synthaug_plugins.training.key_queue import check_queue
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
         extra_options: laid over the recipe's own, key by key, such as `{'mix': {'alpha': 0.2}}` from the command line.
 
     Raises:
-        RecipeError: an option that no plugin knows, or one that is wrong.
+        RecipeError: an option that no plugin knows, or one that is wrong; a store whose classes are not as many as the head's.
     """
     from mmengine.config import ConfigDict
 
@@ -91,6 +92,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
         known = [name for names in plugin_manager.hook.synthaug_option_names() for name in names]
         left = next(iter(options))
         raise RecipeError(f'{KEY}: no plugin reads {left!r}.', nearest(left, known))
+    check_head(cfg)
     return cfg
 
 

@@ -22,6 +22,9 @@ from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug
 class StoreDataset(BaseDataset):
     """The selected records of a store as an ordinary MMPretrain data set; beside real images, use `mix` instead.
 
+    A record costs 14 bytes (up to 32,767 classes and shards of 4 GiB; soft labels aside): there is no list of dicts, and what a pipeline starts from is
+    made when it is asked for. Copies and subsets share what they can, workers that are forked all of it.
+
     Args:
         store: folder of the store.
         select: a condition such as 'clip_p > 1/10', or a dict, see `records.check_store_spec`. Default: every image that was kept.
@@ -30,12 +33,14 @@ class StoreDataset(BaseDataset):
             out. Default: all are used.
         soft_labels: `dict(column=..., blend=1.0, temperature=None)`: every sample gets (1 - blend) * one-hot + blend * the column's probabilities
             as `gt_score`, see `mixing.soft_labels`.
-        **options: options of BaseDataset (pipeline, lazy_init, ...).
+        **options: options of BaseDataset (pipeline, indices, ...).
 
     Raises:
         StoreError, RecipeError: as `records.read_records`.
         DataError: nothing is left, or the store was made from other images of the same names.
     """
+
+    _fully_initialized: bool
 
     def __init__(
         self,
@@ -47,28 +52,65 @@ class StoreDataset(BaseDataset):
         **options: Any,
     ) -> None:
         self._soft = check_soft_labels(soft_labels)
-        records = read_records({'store': store, 'select': select}, classes, self._soft, prompts=True)
+        records = read_records({'store': store, 'select': select}, classes, self._soft)
         print_log(records.description, logger='current')
         if variants_of is not None and records.sources.null_count < len(records):
             records = _variants(records, variants_of)
-        self._records = records
+        self._records = records.nameless()
         super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': records.classes}, **options)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """Addresses and labels of the records."""
+    def full_init(self) -> None:
+        """Nothing is read here: a store is known once the data set is built. `indices` are taken."""
+        if not self._fully_initialized:
+            self._fully_initialized = True
+            if self._indices is not None:
+                self.get_subset_(self._indices)
+
+    def __len__(self) -> int:
+        self.full_init()
+        return len(self._records)
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """What the pipeline starts from: `img_path`, `gt_label`, with soft labels `gt_score` (K,) float32, and `sample_idx`. Raises IndexError."""
+        self.full_init()
         records = self._records
-        infos: list[dict[str, Any]] = []
-        for row, label in enumerate(records.labels.tolist()):
-            info: dict[str, Any] = {'img_path': records.uri(row), 'gt_label': label}
-            if self._soft is not None and records.soft_labels is not None:
-                target = self._soft.blend * records.soft_labels.of(row)
-                target[label] += 1 - self._soft.blend
-                info['gt_score'] = target.astype(np.float32)
-            infos.append(info)
-        return infos
+        label = int(records.labels[idx])
+        info: dict[str, Any] = {'img_path': records.uri(idx), 'gt_label': label, 'sample_idx': int(idx) % len(records)}
+        if self._soft is not None and records.soft_labels is not None:
+            target = self._soft.blend * records.soft_labels.of(idx)
+            target[label] += 1 - self._soft.blend
+            info['gt_score'] = target.astype(np.float32)
+        return info
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The class of an image, as class-balancing wrappers ask for it."""
+        self.full_init()
+        return [int(self._records.labels[idx])]
+
+    def get_gt_labels(self) -> np.ndarray:
+        """The labels of all images: (N,) int64."""
+        self.full_init()
+        return self._records.labels.astype(np.int64)
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keep the first (below 0: the last) `indices` images, or those of these numbers."""
+        self.full_init()
+        every = np.arange(len(self._records))
+        if isinstance(indices, int):
+            self._records = self._records.take(every[:indices] if indices >= 0 else every[indices:])
+        else:
+            self._records = self._records.take(every[np.asarray(indices, np.int64)])
+
+    def get_subset(self, indices: int | Sequence[int]) -> StoreDataset:
+        """A data set of some of the images, as `get_subset_` chooses them."""
+        self.full_init()
+        other = self._copy_without_annotation()
+        other.get_subset_(indices)
+        return other
 
     def prompt_groups(self) -> np.ndarray:
-        """The number of each image's prompt: (N,) int64, equal for equal texts. Raises RecipeError where an image has none."""
+        """The number of each image's prompt: (N,) int64, equal for equal texts; prompts are read now. Raises RecipeError where an image has none."""
+        self.full_init()
         return self._records.prompt_groups()
 
 

@@ -174,7 +174,7 @@ def study(
     where = choose_device(device)
     options = {**source, **(prompts or {}), 'classes': list(train.classes), 'cache': cache, 'device': str(where)}
     setting = Setting(data, options, None if store is None else str(store), select, steps, 0 if val else val_shots, sources is not None)
-    teacher = store is not None and 'teacher_logits' in Store.open(store).index().column_names
+    teacher = store is not None and 'teacher_logits' in Store.open(store).score_column_names()
 
     started = time.monotonic()
     with alone(out, 'few-shot study'):

@@ -1,0 +1,57 @@
+"""Whether the stores that a recipe trains on have as many classes as its head: seen in the config, before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.recipe_edit import preprocessor
+
+
+def check_head(cfg: Any) -> None:
+    """Refuse (RecipeError) a recipe whose head has another number of classes than a store that it trains on: with more, some never have an image, and
+    with fewer a label has no output. A recipe without such a head (self-supervised, say) needs no classes; a store that is not there is refused when
+    it is opened."""
+    wanted = head_classes(cfg)
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    if wanted is None or not isinstance(dataset, Mapping):
+        return
+    for folder in dict.fromkeys(_stores(dataset)):
+        if Store.is_one(folder) and (n := len(Store.open(folder).classes)) != wanted:
+            raise RecipeError(
+                f'The store {folder!r} has {n} classes, and the recipe has a head for {wanted} (model.head.num_classes).',
+                f"Give a store of {wanted} classes, or set model.head.num_classes={n} (on a store alone: synthaug.train_on.num_classes='store').",
+            )
+
+
+def head_classes(cfg: Any) -> int | None:
+    """The number of classes of the recipe's head, or None where it says none."""
+    number = ((cfg.get('model') or {}).get('head') or {}).get('num_classes')
+    return number if isinstance(number, int) else None
+
+
+def set_head_classes(cfg: Any, n: int) -> None:
+    """Give head, its loss and the preprocessor `n` classes, wherever they say a number of them.
+
+    Raises:
+        RecipeError: the head says none.
+    """
+    if head_classes(cfg) is None:
+        raise RecipeError("synthaug: train_on: num_classes='store' needs a head with num_classes, and this recipe has none.", 'Leave num_classes out.')
+    head = cfg['model']['head']
+    for part in (head, head.get('loss') or {}, preprocessor(cfg)):
+        if part.get('num_classes') is not None:
+            part['num_classes'] = n
+
+
+def _stores(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """The folders of all stores that a training set's config names: of StoreDataset and MixedDataset, in wrappers too."""
+    if isinstance(dataset.get('store'), str):
+        yield dataset['store']
+    for spec in dataset.get('stores') or []:
+        yield spec['store']
+    for part in (dataset.get('real'), dataset.get('dataset'), *(dataset.get('datasets') or [])):
+        if isinstance(part, Mapping):
+            yield from _stores(part)
