@@ -25,7 +25,6 @@ from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.recipes import ROOT
 from synthaug_plugins.store.export import export_imagefolder
-from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure, load_recipe, train
 
 from mmengine.config import Config  # isort: skip
@@ -55,12 +54,13 @@ def moco(data: Path, iterations: int = 4, batch_size: int = 8, loop: str = 'iter
 # --- MoCo v2 on a store
 
 
-def test_loss_of_moco_on_a_store_equals_the_loss_on_the_exported_folder(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    export_imagefolder(Store.open(world / 'free'), tmp_path / 'folder')
+def test_loss_of_moco_on_a_store_equals_the_loss_on_the_exported_folder(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store', per_class=9, sources=None, classes=('two', 'one', 'three', 'four'))  # folders stand in another order
+    export_imagefolder(store, tmp_path / 'folder')
     on_folder = run(moco(tmp_path / 'folder'), tmp_path / 'a')
     cfg = moco(tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline
-    cfg.train_dataloader.dataset = {'type': 'synthaug_plugins.StoreDataset', 'store': str(world / 'free'), 'pipeline': pipeline}
+    cfg.train_dataloader.dataset = {'type': 'synthaug_plugins.StoreDataset', 'store': str(store.folder), 'pipeline': pipeline}
     on_store = run(cfg, tmp_path / 'b')
     assert on_store.losses == on_folder.losses
     assert len(set(on_store.losses)) == 4
