@@ -80,6 +80,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
     from mmengine.config import ConfigDict
 
     cfg = copy.deepcopy(cfg)
+    _unmark_functions(cfg)
     own = cfg.pop(KEY, None) or {}
     if not isinstance(own, Mapping):
         raise RecipeError(f'{KEY} = {own!r} is not a dict.', f"Write {KEY} = dict(mix=dict(store='stores/name')).")
@@ -101,6 +102,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items() if k != '_scope_'}
     return type(value)(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _unmark_functions(cfg: Config) -> None:
+    """Take the `_scope_` marks of package bases out of the loaders' functions: MMEngine would call these with the mark as an argument."""
+    for loader in (cfg.get(f'{name}_dataloader') for name in ('train', 'val', 'test')):
+        for function in ('collate_fn', 'worker_init_fn'):
+            if loader and isinstance(loader.get(function), dict):
+                loader[function].pop('_scope_', None)
 
 
 def explain(cfg: Config) -> str:
