@@ -86,6 +86,7 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
         RecipeError: an option that no plugin knows, or one that is wrong; a store whose classes are not as many as the head's.
     """
     cfg = copy.deepcopy(cfg)
+    _unmark_functions(cfg)
     options = own_options(cfg)
     cfg.pop(KEY, None)
     for key, value in (extra_options or {}).items():
@@ -119,6 +120,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items() if k != '_scope_'}
     return type(value)(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _unmark_functions(cfg: Config) -> None:
+    """Take the `_scope_` marks of package bases out of the loaders' functions: MMEngine would call these with the mark as an argument."""
+    for loader in (cfg.get(f'{name}_dataloader') for name in ('train', 'val', 'test')):
+        for function in ('collate_fn', 'worker_init_fn'):
+            if loader and isinstance(loader.get(function), dict):
+                loader[function].pop('_scope_', None)
 
 
 def explain(cfg: Config) -> str:
