@@ -119,7 +119,7 @@ def test_a_start_that_mmengine_would_load_in_part_is_refused(tmp_path: Path) -> 
     cfg = load_recipe(find_recipe('digits_resnet', 'train'))
     save_backbone({'conv1.weight': torch.zeros(16, 3, 3, 3)}, tmp_path / 'half.pth')
     cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'half.pth'), 'prefix': 'backbone.'}
-    with pytest.raises(SynthAugError, match='bn1.weight is no such weight in the checkpoint'):
+    with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
         check_start(cfg)
 
 
