@@ -55,6 +55,15 @@ def load_backbone(checkpoint: str | Path, ema: bool = False) -> dict[str, torch.
     return found
 
 
+def averages(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint holds two sets of weights: what the optimiser left, and the average of an EMAHook.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return isinstance(read_checkpoint(checkpoint).get(_EMA), Mapping)
+
+
 def save_backbone(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """Write a backbone's weights, whole or not at all, as a file for `init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')`.
 
