@@ -313,6 +313,8 @@ def apply() -> list[str]:
     """Mend every fault that is present; called before a trainer recipe is read. Returns the names of the shims used."""
     # mmcv-lite says at every start that it lacks a layer which no classifier here uses.
     warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``', category=UserWarning)
+    # mmcv's colour jitter says so in every loader process, though nothing but alpha was given.
+    warnings.filterwarnings('ignore', message="Only use 'alpha' for pillow backend", category=UserWarning)
     used = []
     for shim in SHIMS:
         if shim.present():

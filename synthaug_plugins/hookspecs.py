@@ -8,7 +8,7 @@ per sample or per iteration: for that, register an MMEngine hook, transform or g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -33,6 +33,16 @@ def synthaug_register(registries: Registries) -> None:
     """Add nouns that a config can name. Called once, before the first recipe is read; the only way to add them.
 
     registries: the registries by name, such as `registries.generators`.
+    """
+
+
+@hookspec(firstresult=True)
+def synthaug_stages(cfg: Config, options: dict[str, Any]) -> Sequence[Mapping[str, Any]] | None:  # type: ignore[empty-body]
+    """Name the trainings that a recipe consists of, where it is not one itself. Called once per recipe, before any `synthaug_configure`.
+
+    cfg: the recipe, `synthaug` key included; not to be changed.
+    options: a copy of that key's dict.
+    Returns the stages in order, each a dict as the built-in plugin `stages` documents them, or nothing.
     """
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 from synthaug_plugins.errors import RecipeError
 
 
-def refuse_foreign(out: Path, own: Collection[str], kind: str) -> None:
+def refuse_foreign(out: Path, own: Collection[str], kind: str, option: str = '--out') -> None:
     """Refuse (RecipeError) a folder that holds anything but files of the names `own`: runs written into a folder of images would become a class.
 
     Args:
         kind: what the folder should be, such as 'comparison'.
+        option: of the command line, which names another folder.
     """
     if out.exists() and not out.is_dir():
-        raise RecipeError(f'{str(out)!r} is not a folder.', 'Give another folder with --out.')
+        raise RecipeError(f'{str(out)!r} is not a folder.', f'Give another folder with {option}.')
     foreign = sorted(p.name for p in out.iterdir() if p.name not in own and not p.name.startswith('.partial-')) if out.exists() else []
     if foreign:
         raise RecipeError(f'The folder {str(out)!r} is not empty and not a {kind}: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')

@@ -24,6 +24,8 @@ BUILT_IN = {
     'transform': 'synthaug_plugins.training.transform_plugin',
     'frozen_bn': 'synthaug_plugins.training.frozen_bn_plugin',
     'clip': 'synthaug_plugins.training.clip_plugin',
+    'exact_resume': 'synthaug_plugins.training.exact_resume_plugin',
+    'stages': 'synthaug_plugins.training.stages_plugin',
     'train_on': 'synthaug_plugins.training.train_on_plugin',
 }
 

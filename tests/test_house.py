@@ -16,11 +16,11 @@ from conftest import REPO
 
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
-    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder', 'own_folder', 'device'},
+    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder', 'own_folder', 'device', 'model_parts'},
     1: {'diffusion', 'store', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
     2: {'models', 'annotations', 'mixing'},
     3: {'learning', 'generators', 'curation'},
-    4: {'engine', 'training'},
+    4: {'engine', 'training', 'timm'},
     5: {'evaluation'},
     6: {'plugins', 'cli', 'doctor', 'inventory'},
 }
@@ -33,6 +33,7 @@ STRANGERS = {
         'generators': {'curation', 'learning'},
         'curation': {'generators'},
         'mixing': {'models', 'generators'},
+        'timm': {'models', 'generators', 'learning', 'curation'},
     },
     **{'diffusion': {'weights'}, 'store': {'weights'}},
 }
@@ -41,6 +42,7 @@ FOREIGN = {
     'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
     'mixing': {'torch', 'mmpretrain', 'diffusers', 'timm'},
     'prompts': {'PIL', 'mmengine', 'mmpretrain', 'pyarrow', 'diffusers'},
+    'timm': {'mmpretrain', 'mmcv', 'diffusers'},
 }
 
 

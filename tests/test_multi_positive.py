@@ -14,15 +14,16 @@ from test_self_supervised import moco
 from test_store_dataset import store_of
 
 from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.recipes import ROOT
 from synthaug_plugins.training.multi_positive import MultiPositiveHead, turn_of_each
 from synthaug_plugins.training.prompt_group_sampler import PromptGroupSampler
-from synthaug_plugins.training.run import load_recipe
+from synthaug_plugins.training.run import configure, load_recipe
 
 from mmengine.config import Config  # isort: skip
 from mmengine.dataset import DefaultSampler, InfiniteSampler  # isort: skip
 from mmengine.hooks import Hook  # isort: skip
-from mmengine.registry import HOOKS  # isort: skip
+from mmengine.registry import DATASETS, HOOKS, init_default_scope  # isort: skip
 
 PROMPTS = ('a', 'b', 'c', 'd', 'e')  # three classes, 20 images of each: 12 images of each prompt
 
@@ -173,6 +174,22 @@ def test_batches_of_an_endless_sampler_and_of_epochs_of_a_set_length_go_on_throu
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         sampler([0, 0, 0, 0, 1, 1, 1, 1], **options)
+
+
+def test_a_part_of_the_images_keeps_its_prompts(prompted: Path) -> None:
+    init_default_scope('mmpretrain')
+    whole, part = (DATASETS.build({**recipe(prompted).train_dataloader.dataset, 'indices': indices}) for indices in (None, [3, 4, 8]))
+    together = [whole.prompt_groups()[i] for i in (3, 4, 8)]
+    assert [part[i]['data_samples'].prompt_group for i in range(3)] == part.prompt_groups().tolist()
+    assert [a == b for a in together for b in together] == [a == b for a in part.prompt_groups() for b in part.prompt_groups()]
+    subset = whole.get_subset([3, 4])
+    assert len(subset.prompt_groups()) == 2
+    assert len(whole.prompt_groups()) == 60
+
+
+def test_real_images_have_no_prompts_to_be_mixed_by(prompted: Path) -> None:
+    with pytest.raises(RecipeError, match='images are learned from by their prompts, and real ones have none'):
+        configure(recipe(prompted, synthaug={'mix': {'store': str(prompted)}}), get_plugin_manager())
 
 
 def test_images_without_prompts_and_data_sets_without_them_are_refused(tmp_path: Path, prompted: Path) -> None:

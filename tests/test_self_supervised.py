@@ -25,7 +25,6 @@ from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.recipes import ROOT
 from synthaug_plugins.store.export import export_imagefolder
-from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure, load_recipe, train
 
 from mmengine.config import Config  # isort: skip
@@ -55,17 +54,32 @@ def moco(data: Path, iterations: int = 4, batch_size: int = 8, loop: str = 'iter
 # --- MoCo v2 on a store
 
 
-def test_loss_of_moco_on_a_store_equals_the_loss_on_the_exported_folder(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    export_imagefolder(Store.open(world / 'free'), tmp_path / 'folder')
+def test_loss_of_moco_on_a_store_equals_the_loss_on_the_exported_folder(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store', per_class=9, sources=None, classes=('two', 'one', 'three', 'four'))  # folders stand in another order
+    export_imagefolder(store, tmp_path / 'folder')
     on_folder = run(moco(tmp_path / 'folder'), tmp_path / 'a')
     cfg = moco(tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline
-    cfg.train_dataloader.dataset = {'type': 'synthaug_plugins.StoreDataset', 'store': str(world / 'free'), 'pipeline': pipeline}
+    cfg.train_dataloader.dataset = {'type': 'synthaug_plugins.StoreDataset', 'store': str(store.folder), 'pipeline': pipeline}
     on_store = run(cfg, tmp_path / 'b')
     assert on_store.losses == on_folder.losses
     assert len(set(on_store.losses)) == 4
     weights = [r.runner.model.state_dict() for r in (on_store, on_folder)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[1])
+
+
+def test_the_published_recipe_trains_on_a_store(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = load_recipe(ROOT / 'train' / 'pretrain_mocov2.py', {**PARTS, 'train_dataloader.batch_size': 4})
+    assert (cfg.model.queue_len, cfg.model.momentum, cfg.model.head.temperature, cfg.optim_wrapper.optimizer.lr) == (65536, 0.001, 0.2, 0.03)
+    cfg.train_dataloader.update(num_batch_per_epoch=2)
+    cfg.train_dataloader.dataset.store = str(world / 'free')
+    cfg.train_dataloader.dataset.pipeline[1].transforms[0][0].scale = 32
+    cfg.model.backbone.update(depth=18)
+    cfg.model.neck.in_channels, cfg.model.queue_len = 512, 64
+    cfg.train_cfg.max_epochs, cfg.default_hooks.checkpoint, cfg.log_level, cfg.custom_hooks = 1, None, 'WARNING', [{'type': 'Recorder'}]
+    runner = train(configure(cfg, get_plugin_manager()), tmp_path / 'run')
+    assert np.isfinite(next(h for h in runner.hooks if isinstance(h, Recorder)).losses).all()
+    assert runner.optim_wrapper.param_groups[0]['initial_lr'] == pytest.approx(0.03 * 4 / 256)
 
 
 @pytest.mark.parametrize(

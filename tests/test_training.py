@@ -219,7 +219,7 @@ def test_swaps_that_could_leak_or_mislabel_are_refused(world: Path) -> None:  # 
 
 def test_mmpretrains_own_recipes_load_by_name_and_configure(world: Path) -> None:  # noqa: F811
     store = str(world / 'variants')
-    cfg = load_recipe('mmpretrain::resnet/resnet18_8xb16_cifar10.py', {'train_dataloader.batch_size': 4})
+    cfg = load_recipe('mmpretrain::resnet/resnet18_8xb16_cifar10.py', {'train_dataloader.batch_size': 4, 'model.head.num_classes': 4})
     done = configure(cfg, get_plugin_manager(), {'mix': {'store': store, 'alpha': 0.25}, 'frozen_bn': {}})
     assert done.train_dataloader.batch_size == 4
     assert done.train_dataloader.dataset.real.type == 'CIFAR10'

@@ -24,14 +24,14 @@ import io
 import tarfile
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-STRIPS_SEEN, STRIPS = 36, 40
-"""Of CIFAR-10: strips (500 images each, every class alike) in `seen`, and in `seen` and `val` together."""
+CIFAR10_PARTS = {'seen': 36, 'val': 4}
+"""Of CIFAR-10: strips (500 images each, every class alike) of each part."""
 
 
 def halves(names: list[str], seed: int) -> tuple[set[str], set[str]]:
@@ -63,10 +63,10 @@ def images_of(archive: Path) -> list[str]:
         return [entry.filename for entry in opened.infolist() if not entry.is_dir()]
 
 
-def strips(folder: Path, count: int) -> Iterator[np.ndarray]:
-    """The first `count` strips of CIFAR-10's train images, each (500, 32, 32, 3) uint8."""
+def strips(folder: Path, count: int, split: str = 'train') -> Iterator[np.ndarray]:
+    """The first `count` strips of CIFAR's images of a split, each (500, 32, 32, 3) uint8; the last of a split may hold fewer."""
     found = 0
-    for archive in sorted(folder.glob('train-*.tar'), key=lambda path: int(path.stem.split('-')[1])):
+    for archive in sorted(folder.glob(f'{split}-*.tar'), key=lambda path: int(path.stem.split('-')[1])):
         with tarfile.open(archive) as opened:
             for member in opened:
                 file = opened.extractfile(member)
@@ -75,17 +75,18 @@ def strips(folder: Path, count: int) -> Iterator[np.ndarray]:
                 found += 1
                 yield np.asarray(Image.open(io.BytesIO(file.read())).convert('RGB')).reshape(-1, 32, 32, 3)
     if found < count:
-        raise SystemExit(f'{folder} holds {found} strips of train images, {count} are wanted. Add the next train-*.tar.')
+        raise SystemExit(f'{folder} holds {found} strips of {split} images, {count} are wanted. Add the next {split}-*.tar.')
 
 
-def unpack_cifar(folder: Path, out: Path) -> None:
-    """`seen` and `val` as PNG (the strips are lossless, the images have no files of their own)."""
+def unpack_cifar(folder: Path, out: Path, parts: Mapping[str, int] = CIFAR10_PARTS, split: str = 'train') -> None:
+    """Write a split's first strips as PNG (they are lossless, the images have no files of their own): part of `out` -> its number of strips, in order."""
     with np.load(folder / 'index.npz') as index:
-        labels, names, classes = (index[key] for key in ('train_labels', 'train_names', 'classes'))
+        labels, names, classes = (index[key] for key in (f'{split}_labels', f'{split}_names', 'classes'))
+    of_strips = [part for part, count in parts.items() for _ in range(count)]
     place = 0
-    for k, strip in enumerate(strips(folder, STRIPS)):
+    for part, strip in zip(of_strips, strips(folder, len(of_strips), split), strict=True):
         for pixels in strip:
-            path = out / ('seen' if k < STRIPS_SEEN else 'val') / classes[labels[place]].decode() / f'{Path(names[place].decode()).stem}.png'
+            path = out / part / classes[labels[place]].decode() / f'{Path(names[place].decode()).stem}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path, compress_level=1)
             place += 1

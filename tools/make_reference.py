@@ -26,6 +26,9 @@ from synthaug_plugins.learning.minority_options import LevelTraining
 from synthaug_plugins.learning.options import EDMTraining
 from synthaug_plugins.learning.words_options import WordTraining
 from synthaug_plugins.plugins import BUILT_IN
+from synthaug_plugins.timm import MixClassificationTask, MixedImageDataset, MixedTarget, create_mixed_dataset, create_mixed_loader
+from synthaug_plugins.timm import launch as timm_launch
+from synthaug_plugins.timm.options import OPTIONS as LAUNCHER_OPTIONS
 
 compat.apply()  # the entries of the trainer's side load MMPretrain
 TARGET = Path(__file__).parents[1] / 'docs' / 'reference.md'
@@ -107,6 +110,10 @@ def page() -> str:
     for key, module in BUILT_IN.items():
         plugin = importlib.import_module(module)
         parts += [f'### {key}', inspect.cleandoc(plugin.__doc__ or ''), options_table(plugin.OPTIONS)]
+    parts += ['## timm', '### python -m synthaug_plugins.timm.launch', f'```text\n{timm_launch.__doc__}```']
+    parts.append(options_table({f'--synthaug-{name}': text for name, (text, _) in LAUNCHER_OPTIONS.items()}))
+    for thing in (create_mixed_dataset, MixedImageDataset, create_mixed_loader, MixedTarget, MixClassificationTask):
+        parts += [f'### {thing.__name__}', text(thing)]
     parts += ['## Registry entries', *entries(), '## Hooks', inspect.cleandoc(hookspecs.__doc__ or '')]
     for name, hook in vars(hookspecs).items():
         if name.startswith('synthaug_'):

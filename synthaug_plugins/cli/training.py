@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from synthaug_plugins import compat
 from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_options
 from synthaug_plugins.errors import RecipeError
+
+if TYPE_CHECKING:
+    from synthaug_plugins.training.stages import Stage
 
 
 @app.command(rich_help_panel='Train')
@@ -28,10 +32,19 @@ def train(
     synthaug train mmpretrain::resnet/resnet18_8xb16_cifar10.py --work-dir runs/a --mix stores/x --alpha 0.3
 
     synthaug train mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py --work-dir runs/b --store stores/x
+
+    A recipe with stages trains one after the other, each in its folder below the work folder; killed, the same command goes on.
+
+    synthaug train pretrain_then_finetune_digits --work-dir runs/b
     """
     from synthaug_plugins.training.run import train as run
+    from synthaug_plugins.training.stage_run import train_stages
 
-    run(_configured(recipe, mix, alpha, cfg_options, store), work_dir, resume, launcher)
+    stages = _stages(recipe, mix, alpha, cfg_options, store)
+    if stages[0].single:
+        run(stages[0].cfg, work_dir, resume, launcher)
+    else:
+        train_stages(stages, work_dir, launcher)
 
 
 @app.command(rich_help_panel='Train')
@@ -42,13 +55,13 @@ def test(
     cfg_options: CfgOptions = None,
     launcher: Launcher = 'none',
 ) -> None:
-    """Evaluate a checkpoint on the recipe's test set.
+    """Evaluate a checkpoint on the recipe's test set; of a recipe with stages, on that of the last one.
 
     synthaug test my_recipe.py runs/a/epoch_10.pth --work-dir runs/a-test
     """
     from synthaug_plugins.training.run import test as run
 
-    for name, value in run(_configured(recipe, None, None, cfg_options), checkpoint, work_dir, launcher).items():
+    for name, value in run(_stages(recipe, None, None, cfg_options)[-1].cfg, checkpoint, work_dir, launcher).items():
         print(f'{name}: {value}')
 
 
@@ -59,21 +72,41 @@ def explain(
     alpha: Annotated[float | None, typer.Option(help='As for train.')] = None,
     store: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     cfg_options: CfgOptions = None,
+    out: Annotated[Path | None, typer.Option(metavar='FOLDER', help='Write the stages of a recipe into a new folder, a file each.')] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Of a recipe with stages: where the stages' folders will be; default work_dirs/<recipe name>.")] = None,
 ) -> None:
     """Print what a short recipe becomes: plain registry entries that any MMPretrain launcher runs.
 
     synthaug explain my_recipe.py > explicit.py
+
+    The stages of a recipe become a file each, to be trained in order.
+
+    synthaug explain pretrain_then_finetune_digits --out explicit
     """
     from synthaug_plugins.training.run import explain as text
+    from synthaug_plugins.training.stage_text import stage_texts, write_stages
+    from synthaug_plugins.training.stages import check_stages
 
-    print(text(_configured(recipe, mix, alpha, cfg_options, store)))
+    stages = _stages(recipe, mix, alpha, cfg_options, store)
+    if stages[0].single:
+        if out is not None or work_dir is not None:
+            raise RecipeError(f'{recipe!r} has no stages, which --out and --work-dir are for.', 'Redirect what is printed: synthaug explain ... > file.py')
+        print(text(stages[0].cfg))
+        return
+    check_stages(stages, data_too=False)
+    folder = work_dir or Path('work_dirs') / Path(recipe).stem
+    if out is None:
+        print('\n'.join(f'# ===== {name}\n{content}' for name, content in stage_texts(stages, folder).items()))
+        return
+    for path in write_stages(stages, out, folder):
+        print(path)
 
 
-def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None, store: Path | None = None) -> Any:
-    """The trainer config that the plugins made of a recipe and the command line."""
+def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None, store: Path | None = None) -> Sequence[Stage]:
+    """The trainings that the plugins made of a recipe and the command line."""
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
-    from synthaug_plugins.training.run import configure, load_recipe
+    from synthaug_plugins.training.stages import read_stages
 
     if alpha is not None and not 0 <= alpha <= 1:
         raise RecipeError(f'--alpha {alpha} is outside [0, 1].', 'It is the probability that a sample is synthetic.')
@@ -85,7 +118,24 @@ def _configured(recipe: str, mix: Path | None, alpha: float | None, cfg_options:
     if store is not None:
         extra['train_on'] = {'store': str(store)}
     register_nouns()
-    return configure(load_recipe(find_recipe(recipe, 'train'), parse_options(cfg_options)), get_plugin_manager(), extra)
+    return read_stages(find_recipe(recipe, 'train'), parse_options(cfg_options), get_plugin_manager(), extra)
+
+
+@app.command(rich_help_panel='Train')
+def export_backbone(
+    checkpoint: Annotated[Path, typer.Argument(help='A checkpoint that training wrote.', show_default=False)],
+    to: Annotated[str, typer.Option(help='Whose names the weights get: mmdet, mmseg, timm or torchvision.')],
+    out: Annotated[Path, typer.Option(help='The new file: .pth; for timm and torchvision also .safetensors.')],
+    ema: Annotated[bool, typer.Option('--ema', help='Take the average that an EMAHook kept.')] = False,
+    name: Annotated[str | None, typer.Option(help='The model of timm or torchvision that they are for; default: by their shapes.')] = None,
+) -> None:
+    """Write a trained backbone (ResNet, DeiT, ViT) for another library, checked against its model, and print how it loads there.
+
+    synthaug export-backbone runs/pretrain/epoch_90.pth --to torchvision --out resnet50.pth
+    """
+    from synthaug_plugins.training.export_backbone import export_backbone as run
+
+    print(run(checkpoint, to, out, ema, name))
 
 
 @app.command(rich_help_panel='Train')

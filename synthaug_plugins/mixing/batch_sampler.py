@@ -24,6 +24,13 @@ from synthaug_plugins.registry import DATA_SAMPLERS
 Entry = int | tuple[int, float]
 
 
+def reseed(sampler: Any, seed: int) -> None:
+    """Give a sampler another seed, from its first index on."""
+    sampler.seed = seed
+    if isinstance(sampler, InfiniteSampler):
+        sampler.indices = sampler._indices_of_rank()  # its only generator may have started with the old seed
+
+
 @DATA_SAMPLERS.register_module()
 class MixBatchSampler:
     """Batches of real and synthetic indices around the recipe's own sampler.
@@ -111,9 +118,7 @@ class MixBatchSampler:
         if dict(seeds) == self.seeds():
             return False
         if seeds['sampler'] is not None:
-            self.sampler.seed = seeds['sampler']
-        if isinstance(self.sampler, InfiniteSampler):
-            self.sampler.indices = self.sampler._indices_of_rank()  # its only generator may have started with the old seed
+            reseed(self.sampler, seeds['sampler'])
         self._draw_with(seeds['mix'])  # type: ignore[arg-type]
         self._stream, self._passes = None, 0
         return True

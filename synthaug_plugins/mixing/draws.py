@@ -13,6 +13,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 # What a draw decides; two draws about the same position must not share a stream.
 SWAP, STORE, MEMBER, ORDER, REAL = 1, 2, 3, 4, 5
+SAMPLE, STEP = 11, 12
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

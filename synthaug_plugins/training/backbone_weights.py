@@ -39,7 +39,7 @@ def load_backbone(checkpoint: str | Path, ema: bool = False) -> dict[str, torch.
         ModelError: no such file, one that cannot be read, one without a backbone, or `ema` where no average was kept.
     """
     name = str(checkpoint)
-    content = _read(Path(checkpoint).expanduser(), name)
+    content = read_checkpoint(checkpoint)
     averaged = isinstance(content.get(_EMA), Mapping)
     if ema and not averaged:
         raise ModelError(f'The checkpoint {name!r} holds no average of weights.', "Leave out ema, or train with custom_hooks=[dict(type='EMAHook')].")
@@ -53,6 +53,15 @@ def load_backbone(checkpoint: str | Path, ema: bool = False) -> dict[str, torch.
             'Give a checkpoint of an MMPretrain model, such as training wrote; weights of timm and torchvision have other names.',
         )
     return found
+
+
+def averages(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint holds two sets of weights: what the optimiser left, and the average of an EMAHook.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return isinstance(read_checkpoint(checkpoint).get(_EMA), Mapping)
 
 
 def save_backbone(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
@@ -157,10 +166,16 @@ def _as_loaded(state: dict[str, Any], module: torch.nn.Module) -> dict[str, Any]
     return state
 
 
-def _read(path: Path, name: str) -> dict[str, Any]:
+def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
+    """All that a checkpoint holds, tensors mapped. No code in it runs.
+
+    Raises:
+        ModelError: no such file, or one that cannot be read.
+    """
     compat.apply()
     import torch
 
+    path, name = Path(checkpoint).expanduser(), str(checkpoint)
     if not path.is_file():
         raise ModelError(f'The checkpoint {name!r} does not exist.', 'Give a .pth file on this machine; one from the network is downloaded first.')
     try:

@@ -12,8 +12,8 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.errors import MissingExtra, ModelError, RecipeError, nearest
+from synthaug_plugins.model_parts import named_matches
 from synthaug_plugins.registry import MODELS
-from synthaug_plugins.training.named import named_matches
 
 _LAST_STAGE = r'layer4\.\d+\.conv[123]'
 LORA_DEFAULTS = {'r': 8, 'alpha': 16, 'dropout': 0.0, 'targets': None}

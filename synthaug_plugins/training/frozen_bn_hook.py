@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.model_parts import find_batch_norms
 from synthaug_plugins.registry import HOOKS
-from synthaug_plugins.training.named import named_matches
 
 
 @HOOKS.register_module()
@@ -61,15 +61,3 @@ class FrozenBNHook(Hook):
         """Put the layers back into eval mode."""
         for module in self._frozen:
             module.eval()
-
-
-def find_batch_norms(model: Any, modules: Sequence[str] | None) -> list[_BatchNorm]:
-    """The BatchNorm layers of a model whose names the expressions find (all, for None); none for a model that has none.
-
-    Raises:
-        RecipeError: an expression finds none of them, or is not valid.
-    """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    if not found or modules is None:
-        return list(found.values())
-    return [module for _, module in named_matches(modules, found, 'frozen_bn')]

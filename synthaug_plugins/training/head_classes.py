@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.recipe_edit import preprocessor
 
 
@@ -14,6 +13,8 @@ def check_head(cfg: Any) -> None:
     """Refuse (RecipeError) a recipe whose head has another number of classes than a store that it trains on: with more, some never have an image, and
     with fewer a label has no output. A recipe without such a head (self-supervised, say) needs no classes; a store that is not there is refused when
     it is opened."""
+    from synthaug_plugins.store.store import Store  # loads what `synthaug --help` can do without
+
     wanted = head_classes(cfg)
     dataset = (cfg.get('train_dataloader') or {}).get('dataset')
     if wanted is None or not isinstance(dataset, Mapping):

@@ -28,6 +28,7 @@ def check_queue(cfg: Any, launcher: str) -> None:
         return
     length = 65536 if length is None else length
     batches = loader.get('batch_sampler') or {}
+    batches = {'drop_last': batches.get('drop_last'), **(batches.get('base') or batches)}  # within SeededBatches
     endless = type_name(loader.get('sampler') or {}) in ('InfiniteSampler', 'ReplacementSampler')
     if not (endless or loader.get('drop_last') or batches.get('drop_last') or type_name(batches) == 'PromptGroupSampler'):
         raise RecipeError(f'{type_name(model)} wants batches of one size, and the last one of an epoch may be shorter.', 'Set train_dataloader.drop_last=True.')

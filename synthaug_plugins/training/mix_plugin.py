@@ -111,6 +111,8 @@ def _stores(mix: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_loader(loader: Any, rule: MixRule) -> None:
+    if type_name(loader.get('batch_sampler') or {}) == 'PromptGroupSampler':
+        raise RecipeError('synthaug: mix has no place here: images are learned from by their prompts, and real ones have none.', 'Remove mix.')
     if loader.get('batch_sampler') is not None:
         raise RecipeError('synthaug: mix composes the batches, but train_dataloader has a batch_sampler already.', 'Remove it from the recipe, or remove mix.')
     if loader.get('sampler') is None or loader.get('batch_size') is None:

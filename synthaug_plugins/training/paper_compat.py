@@ -12,8 +12,8 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner import Runner
 
 from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.model_parts import find_batch_norms
 from synthaug_plugins.registry import HOOKS, PARAM_SCHEDULERS
-from synthaug_plugins.training.frozen_bn_hook import find_batch_norms
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.training.store_dataset import StoreDataset
@@ -20,12 +23,24 @@ class PromptDataset(StoreDataset):
     """
 
     def __init__(self, **options: Any) -> None:
+        self._group_of: np.ndarray | None = None
         super().__init__(**options)
-        self._group_of = self.prompt_groups()
+        self.prompt_groups()  # refused here, and read before there are workers
+
+    def prompt_groups(self) -> np.ndarray:
+        """As `StoreDataset.prompt_groups`, read once."""
+        if self._group_of is None:
+            self._group_of = super().prompt_groups()
+        return self._group_of
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """As `StoreDataset.get_subset_`."""
+        super().get_subset_(indices)
+        self._group_of = None
 
     def prepare_data(self, idx: int) -> Any:
         """A packed sample with its group."""
         item = super().prepare_data(idx)
         if item is not None:  # a random transform may refuse an image
-            item['data_samples'].set_field(int(self._group_of[idx]), 'prompt_group', field_type='metainfo')
+            item['data_samples'].set_field(int(self.prompt_groups()[idx]), 'prompt_group', field_type='metainfo')
         return item

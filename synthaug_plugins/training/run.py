@@ -15,6 +15,7 @@ from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
 from synthaug_plugins.training.head_classes import check_head
 from synthaug_plugins.training.key_queue import check_queue
+from synthaug_plugins.training.processes import join, wrapper_without_gpu
 
 if TYPE_CHECKING:
     import pluggy
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 KEY = 'synthaug'
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 _MMPRETRAIN = 'mmpretrain::'
 
 
@@ -46,11 +46,19 @@ def load_recipe(recipe: str | Path, cfg_options: Mapping[str, Any] | None = None
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it may raise anything
         raise RecipeError(f'The recipe {str(recipe)!r} cannot be read: {type(error).__name__}: {error}.', 'Correct the file.') from error
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(dict(cfg_options))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecipeError(f'The options {sorted(cfg_options)} do not fit {str(recipe)!r}: {error}.', 'Correct the dotted keys.') from error
+    return lay_over(cfg, cfg_options or {}, str(recipe))
+
+
+def lay_over(cfg: Config, cfg_options: Mapping[str, Any], recipe: str) -> Config:
+    """Set values of a config that was read by dotted key, and return it.
+
+    Raises:
+        RecipeError: they do not fit; `recipe` is named.
+    """
+    try:
+        cfg.merge_from_dict(dict(cfg_options))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise RecipeError(f'The options {sorted(cfg_options)} do not fit {recipe!r}: {error}.', 'Correct the dotted keys.') from error
     return cfg
 
 
@@ -77,13 +85,10 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
     Raises:
         RecipeError: an option that no plugin knows, or one that is wrong; a store whose classes are not as many as the head's.
     """
-    from mmengine.config import ConfigDict
-
     cfg = copy.deepcopy(cfg)
-    own = cfg.pop(KEY, None) or {}
-    if not isinstance(own, Mapping):
-        raise RecipeError(f'{KEY} = {own!r} is not a dict.', f"Write {KEY} = dict(mix=dict(store='stores/name')).")
-    options = _plain(own.to_dict() if isinstance(own, ConfigDict) else own)
+    _unmark_functions(cfg)
+    options = own_options(cfg)
+    cfg.pop(KEY, None)
     for key, value in (extra_options or {}).items():
         mine = options.get(key)
         options[key] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, Mapping) else copy.deepcopy(value)
@@ -96,11 +101,33 @@ def configure(cfg: Config, plugin_manager: pluggy.PluginManager, extra_options: 
     return cfg
 
 
+def own_options(cfg: Config) -> dict[str, Any]:
+    """A copy of the recipe's `synthaug` dict; empty if it has none.
+
+    Raises:
+        RecipeError: it is no dict.
+    """
+    from mmengine.config import ConfigDict
+
+    own = cfg.get(KEY) or {}
+    if not isinstance(own, Mapping):
+        raise RecipeError(f'{KEY} = {own!r} is not a dict.', f"Write {KEY} = dict(mix=dict(store='stores/name')).")
+    return dict(_plain(own.to_dict() if isinstance(own, ConfigDict) else own))
+
+
 def _plain(value: Any) -> Any:
     """Plain dicts and lists all the way down, without the `_scope_` marks of package bases."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items() if k != '_scope_'}
     return type(value)(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _unmark_functions(cfg: Config) -> None:
+    """Take the `_scope_` marks of package bases out of the loaders' functions: MMEngine would call these with the mark as an argument."""
+    for loader in (cfg.get(f'{name}_dataloader') for name in ('train', 'val', 'test')):
+        for function in ('collate_fn', 'worker_init_fn'):
+            if loader and isinstance(loader.get(function), dict):
+                loader[function].pop('_scope_', None)
 
 
 def explain(cfg: Config) -> str:
@@ -187,8 +214,6 @@ def _build_runner(cfg: Config, work_dir: str | Path, launcher: str, changes: Map
     """The Runner of a configured recipe, with the loader settings that MMPretrain's own tools add."""
     if importlib.util.find_spec('mmcv') is None:
         raise MissingExtra('mmcv', 'mmcv', 'MMPretrain')
-    if launcher not in LAUNCHERS:
-        raise RecipeError(f'The launcher {launcher!r} is unknown.', nearest(launcher, LAUNCHERS))
     compat.apply()
     import torch
     from mmengine.registry import RUNNERS
@@ -197,8 +222,9 @@ def _build_runner(cfg: Config, work_dir: str | Path, launcher: str, changes: Map
     cfg = copy.deepcopy(cfg)
     if cfg.get(KEY):
         raise RecipeError(f'The recipe still holds its {KEY} dict, which MMEngine would ignore.', 'Pass it through configure first.')
+    join(launcher, (cfg.get('env_cfg') or {}).get('dist_cfg'))
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    cfg.update(changes)
+    cfg.update({**changes, **wrapper_without_gpu(cfg, launcher)})
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if loader is not None:

@@ -23,7 +23,8 @@ class StoreDataset(BaseDataset):
     """The selected records of a store as an ordinary MMPretrain data set; beside real images, use `mix` instead.
 
     A record costs 14 bytes (up to 32,767 classes and shards of 4 GiB; soft labels aside): there is no list of dicts, and what a pipeline starts from is
-    made when it is asked for. Copies and subsets share what they can, workers that are forked all of it.
+    made when it is asked for. Copies and subsets share what they can, workers that are forked all of it. Images are numbered as those of the exported
+    folder would be: by class name, then by id.
 
     Args:
         store: folder of the store.
@@ -56,7 +57,7 @@ class StoreDataset(BaseDataset):
         print_log(records.description, logger='current')
         if variants_of is not None and records.sources.null_count < len(records):
             records = _variants(records, variants_of)
-        self._records = records.nameless()
+        self._records = _in_order_of_folders(records).nameless()
         super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': records.classes}, **options)
 
     def full_init(self) -> None:
@@ -112,6 +113,12 @@ class StoreDataset(BaseDataset):
         """The number of each image's prompt: (N,) int64, equal for equal texts; prompts are read now. Raises RecipeError where an image has none."""
         self.full_init()
         return self._records.prompt_groups()
+
+
+def _in_order_of_folders(records: Records) -> Records:
+    """Class by class in the order of their names, as data sets of class folders number their images: so a store trains as its exported folder does."""
+    place = np.argsort(np.argsort(records.classes))[records.labels]
+    return records if (np.diff(place) >= 0).all() else records.take(np.argsort(place, kind='stable'))
 
 
 def _variants(records: Records, real: Mapping[str, Any]) -> Records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from synthaug_plugins.errors import RecipeError, nearest
 
@@ -27,3 +27,17 @@ def named_matches(patterns: Sequence[str], named: Mapping[str, T], option: str) 
             raise RecipeError(f'{option}: {pattern!r} is found in none of the {len(named)} names that it could mean.', nearest(pattern, named))
         found |= hits
     return list(found.items())
+
+
+def find_batch_norms(model: Any, modules: Sequence[str] | None) -> list[Any]:
+    """The BatchNorm layers of a model whose names the expressions find (all, for None); none for a model that has none.
+
+    Raises:
+        RecipeError: an expression finds none of them, or is not valid.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    if not found or modules is None:
+        return list(found.values())
+    return [module for _, module in named_matches(modules, found, 'frozen_bn')]

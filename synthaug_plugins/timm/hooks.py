@@ -1,0 +1,141 @@
+"""What stands in train.py in the place of timm's `create_dataset`, `create_loader` and `ClassificationTask`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from types import ModuleType
+from typing import Any
+
+from mmengine.logging import print_log
+
+from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.timm.loader import create_mixed_loader
+from synthaug_plugins.timm.mixed_dataset import MixedImageDataset
+from synthaug_plugins.timm.options import Options
+from synthaug_plugins.timm.script import HOOKS
+from synthaug_plugins.timm.task import MixClassificationTask
+
+_CURE = 'Use the unchanged train.py of the installed timm.'
+_STREAMS = ('wds', 'tfds', 'hfids')
+
+
+class Hooks:
+    """Extends one run of train.py. What can be checked is checked on creation, before train.py builds its model.
+
+    Args:
+        script: the loaded train.py.
+        args: its parsed command line.
+        options: what the launcher was asked for.
+
+    Raises:
+        RecipeError, StoreError, DataError: options of train.py that exclude mixing; stores that do not fit the training images.
+    """
+
+    def __init__(self, script: ModuleType, args: argparse.Namespace, options: Options) -> None:
+        self.options, self.args = options, args
+        self.theirs = {name: getattr(script, name) for name in HOOKS}
+        self.used: set[str] = set()
+        check_args(args, options)
+        self._dataset: MixedImageDataset | None = None
+        if options.stores:
+            real = self.theirs['create_dataset'](
+                args.dataset, root=args.data_dir or args.data, split=args.train_split, is_training=True, class_map=args.class_map
+            )
+            self._dataset = MixedImageDataset(real, options.stores, **options.data)
+            self._check_head()
+        for name in HOOKS:
+            setattr(script, name, getattr(self, name))
+
+    def create_dataset(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """timm's for validation; for training the set that was mixed before the model was built."""
+        if self._dataset is None or not kwargs.get('is_training'):
+            return self.theirs['create_dataset'](name, *args, **kwargs)
+        asked = (name, kwargs.get('root'), kwargs.get('split'), kwargs.get('class_map'))
+        if args or asked != self._training_set():
+            raise RecipeError(f'train.py asks for the training set {asked}, and its options say {self._training_set()}.', _CURE)
+        if hasattr(self._dataset.real, 'input_img_mode'):
+            self._dataset.image_mode = self._dataset.real.input_img_mode = kwargs.get('input_img_mode', 'RGB')
+        self.used.add('create_dataset')
+        return self._dataset
+
+    def create_loader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """timm's for every dataset but the mixed one."""
+        if self._dataset is None or dataset is not self._dataset:
+            return self.theirs['create_loader'](dataset, *args, **kwargs)
+        self.used.add('create_loader')
+        targets = 'mixed' if self.options.rule.weighs or self.options.soft else 'labels'
+        loader = create_mixed_loader(self._dataset, *args, **{**kwargs, **self.options.mix, 'targets': targets})
+        loader.batch_sampler.before_first_batch = self.check_used
+        return loader
+
+    def ClassificationTask(self, *args: Any, **kwargs: Any) -> Any:
+        """timm's task with loss weights, soft labels and frozen BatchNorm."""
+        self.used.add('ClassificationTask')
+        return MixClassificationTask(*args, **{**kwargs, **self.options.task, 'soft_labels': self.options.soft, 'weighs': self.options.rule.weighs})
+
+    def check_used(self) -> None:
+        """Refuse (RecipeError) to train where train.py went past a hook: it would train without what was asked for."""
+        needed = [*(HOOKS[:2] if self.options.stores else ()), *(HOOKS[2:] if self.options.needs_task else ())]
+        missed = [name for name in needed if name not in self.used]
+        if missed:
+            raise RecipeError(f'train.py did not call {" and ".join(missed)}, so it does not train as asked.', _CURE)
+
+    # --- within
+
+    def _training_set(self) -> tuple[Any, ...]:
+        args = self.args
+        return args.dataset, args.data_dir or args.data, args.train_split, args.class_map
+
+    def _check_head(self) -> None:
+        assert self._dataset is not None
+        n_classes, outputs = len(self._dataset.classes), self.args.num_classes
+        if outputs is not None and outputs < n_classes:
+            raise RecipeError(f'--num-classes {outputs} is less than the {n_classes} classes of the training images.', f'Give --num-classes {n_classes}.')
+        if self.options.soft and outputs != n_classes:
+            raise RecipeError(f'Soft labels over {n_classes} classes do not fit --num-classes {outputs}.', f'Give --num-classes {n_classes}.')
+        print_log(
+            f'{self._dataset.offset} real images and {self._dataset.synthetic.end - self._dataset.offset} synthetic ones, mode {self.options.rule.mode}.',
+            logger='current',
+        )
+
+
+def check_args(args: argparse.Namespace, options: Options) -> None:
+    """Refuse (RecipeError) options of train.py that exclude what the launcher was asked for."""
+    mixes = getattr(args, 'mixup', 0) > 0 or getattr(args, 'cutmix', 0) > 0 or getattr(args, 'cutmix_minmax', None) is not None
+    alone = 'Leave it out.'
+    resume = getattr(args, 'resume', '')
+    if resume and not os.path.isfile(resume):
+        raise DataError(f'--resume: there is no checkpoint {resume!r}.', 'Paths count from the folder in which the launcher is started.')
+    found: list[tuple[bool, str, str]] = [
+        (getattr(args, 'task', '') == 'multilabel', '--task multilabel: mixing needs one class per image', alone),
+    ]
+    if options.stores:
+        prefix = args.dataset.partition('/')[0].lower() if '/' in args.dataset else ''
+        found += [
+            (prefix in _STREAMS, f'--dataset {args.dataset} reads its images as a stream', 'Use a folder of images, or torch/ or hfds/.'),
+            (bool(getattr(args, 'naflex_loader', False)), '--naflex-loader composes batches in its own way', alone),
+            (getattr(args, 'train_img_sizes', None) is not None, '--train-img-sizes composes batches in its own way', alone),
+            (bool(getattr(args, 'aug_splits', 0)), '--aug-splits takes each image several times', alone),
+            (bool(getattr(args, 'aug_repeats', 0)), '--aug-repeats takes each image several times', alone),
+            (bool(getattr(args, 'use_multi_epochs_loader', False)), '--use-multi-epochs-loader', 'Leave it out: persistent workers do the same.'),
+            (not (args.data_dir or args.data), 'No --data-dir names the real images', 'Give --data-dir FOLDER.'),
+        ]
+        if options.rule.mode in ('per_batch', 'two_stream'):
+            options.rule.synthetic_of(args.batch_size)
+        if options.rule.mode == 'phased':
+            total = sum(epochs for _, epochs in options.mix['phases'])
+            found.append((total != args.epochs, f'the phases last {total} epochs, --epochs {args.epochs}', 'Make the two equal.'))
+    why = 'soft labels' if options.soft else 'loss weights' if options.rule.weighs else ''
+    if why:
+        found.append((mixes, f'Mixup and CutMix blend images whose {why} differ', 'Leave --mixup and --cutmix out, or use a mode without weights.'))
+    if options.needs_task:
+        kind = why or 'frozen BatchNorm'
+        found.append((getattr(args, 'kd_model_name', None) is not None, f'--kd-model-name computes a loss of its own, without {kind}', 'Leave it out.'))
+    if options.soft:
+        found.append((getattr(args, 'loss', None) not in (None, 'ce', 'bce', 'poly'), f'--loss {getattr(args, "loss", None)} takes no soft labels', 'Use ce.'))
+    if options.task.get('frozen_bn') is not None:
+        found.append((bool(getattr(args, 'torchscript', False)), '--torchscript hides the BatchNorm layers that are to be frozen', alone))
+    for wrong, what, cure in found:
+        if wrong:
+            raise RecipeError(f'{what}, which --synthaug-* options cannot extend.' if cure == alone else f'{what}.', cure)
