@@ -129,6 +129,8 @@ def test_modes_without_weights_keep_plain_labels_so_that_mixup_works(stand_in: P
         (['MIX', '--synthaug-store-weights', '1', '2'], '2 shares for 1 stores'),
         (['MIX', '--synthaug-freeze-affine'], 'no meaning without --synthaug-frozen-bn'),
         (['MIX', '--synthaug-soft-labels', 'clip_p', '--num-classes', '4'], "'clip_p' holds double, not lists"),
+        (['MIX', '--data-dir', '/nowhere'], "The training set '' in '/nowhere', split 'train', cannot be read"),
+        (['MIX', '--synthaug-classes', 'a', 'b'], 'The class names differ'),
         (['MIX', '--num-classes', '3'], '--num-classes 3 is less than the 4 classes'),
         (['MIX', '--synthaug-mode', 'two_stream', '--mixup', '0.1'], 'Mixup and CutMix blend images whose loss weights differ'),
         (['MIX', '--synthaug-weight', '0.5', '--kd-model-name', 'resnet18'], '--kd-model-name computes a loss of its own'),

@@ -36,6 +36,8 @@ from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.weights import CARD, load_weights, model_folder, read_config, save_model
 
+MODEL = 'model'
+"""In a training's folder: the model, for `generator.model` of a generation recipe."""
 _LOSS_VALUES, _FEWEST = 2**18, 16
 """Without a GPU the loss per noise level is taken from so many pixel values: 256 small images, 21 of 64 pixels in RGB, 16 at least."""
 _SIGMAS = np.exp(np.linspace(np.log(0.005), np.log(80), 24)).tolist()
@@ -63,8 +65,7 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         Stopped: Ctrl-C.
     """
     folder, where = Path(out).expanduser(), choose_device(device)
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
+    _refuse_no_data(recipe)
     real_images = RealImages(recipe['data'])
     classes = list(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
@@ -76,6 +77,30 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
             print(f'{images.enlarged} of {len(images.labels)} images are smaller than the model and were enlarged.', file=sys.stderr)
         ours.remember_data(images.sha256)
         return _Learning(recipe, folder, images, where).train(quiet)
+
+
+def save_stand_in(recipe: Mapping[str, Any], folder: Path, classes: Sequence[str]) -> None:
+    """Write a model of zeros in place of the one that a training will give: what uses it can be checked before there is any.
+
+    Args:
+        recipe: complete.
+        folder: in place of `MODEL` of the training.
+        classes: of the images.
+
+    Raises:
+        RecipeError: the recipe names no data.
+    """
+    _refuse_no_data(recipe)
+    config = model_config(recipe, list(recipe['classes'] or classes), 0.5)
+    with torch.device('meta'):
+        weights = build_denoiser(config).state_dict()
+    zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in weights.items()}
+    save_model(folder, config, zeros, {'what': 'stand-in without training'})
+
+
+def _refuse_no_data(recipe: Mapping[str, Any]) -> None:
+    if recipe['data'] is None:
+        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
 
 
 def _how_far(folder: Path, recipe: Mapping[str, Any]) -> str:
@@ -101,7 +126,7 @@ def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int
     if not (training / MARK).is_file():
         raise RecipeError(f'{str(training)!r} holds no training.', 'Give the folder that `synthaug learn edm` wrote, not its model folder.')
     check_new_folder(folder)
-    model = model_folder(str(training / 'model'))
+    model = model_folder(str(training / MODEL))
     parameters = reconstruct(load_snapshots(training / 'checkpoints'), std, step)
     weights = {**load_weights(model), **{k: v.half() for k, v in parameters.items()}}
     card = json.loads((model / CARD).read_text(encoding='utf-8'))
@@ -170,7 +195,7 @@ class _Learning:
         """Write the model folder, the loss per noise level and, last, a sheet of samples for averaged weights."""
         losses = [(e['images_shown'], e['loss']) for e in self.log]
         trained = Trained(dict(weights), losses, images_shown, images_shown // self.options.batch_size)
-        save_trained(self.folder / 'model', self.config, trained, self._card(trained))
+        save_trained(self.folder / MODEL, self.config, trained, self._card(trained))
         if self._denoiser is None:
             self._denoiser = build_denoiser(self.config).to(self.device).eval().requires_grad_(False)
         self._denoiser.load_state_dict(dict(weights))

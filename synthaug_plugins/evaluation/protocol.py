@@ -11,7 +11,7 @@ from typing import Any
 
 from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.evaluation.ablation.curves import Curve, read_curves
-from synthaug_plugins.evaluation.ablation.entries import DRAW_NAMES, Made, needed, read_made
+from synthaug_plugins.evaluation.ablation.entries import COMMON_NAMES, DRAW_NAMES, Made, needed, read_made
 from synthaug_plugins.evaluation.recipe_text import check_keys, fill
 from synthaug_plugins.few_shot import check_imbalance
 from synthaug_plugins.recipes import recipe_file
@@ -149,7 +149,8 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
     if data is not None:
         recipe['data'] = data
     draws = _check_draws(recipe)
-    keep = [*DRAW_NAMES, *(recipe.get('made') or {})] if draws else ['seed']
+    reserved = [*DRAW_NAMES, *COMMON_NAMES] if draws else ['seed']
+    keep = [*reserved, *(recipe.get('made') or {})] if draws else reserved
     for name in named:
         if name in keep:
             raise RecipeError(f'values names {name!r}, which has a meaning of its own in braces.', 'Use another name.')
@@ -173,7 +174,7 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
         shots=shots,
         imbalance=recipe.get('imbalance'),
         data=recipe.get('data'),
-        made=needed(read_made(recipe.get('made') or {}, path, keep[:2] + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
+        made=needed(read_made(recipe.get('made') or {}, path, reserved + list(named)), [recipe.get('cfg_options'), recipe['arms'], recipe.get('search')]),
         curves=read_curves(recipe.get('curves') or {}, [arm.name for arm in arms], shots),
     )
 

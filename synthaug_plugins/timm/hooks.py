@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError, RecipeError, first_line
 from synthaug_plugins.timm.loader import create_mixed_loader
 from synthaug_plugins.timm.mixed_dataset import MixedImageDataset
 from synthaug_plugins.timm.options import Options
@@ -39,9 +39,12 @@ class Hooks:
         check_args(args, options)
         self._dataset: MixedImageDataset | None = None
         if options.stores:
-            real = self.theirs['create_dataset'](
-                args.dataset, root=args.data_dir or args.data, split=args.train_split, is_training=True, class_map=args.class_map
-            )
+            name, root, split, class_map = self._training_set()
+            try:
+                real = self.theirs['create_dataset'](name, root=root, split=split, is_training=True, class_map=class_map)
+            except (RuntimeError, OSError, AssertionError, ImportError, ValueError) as error:  # timm and torchvision say it with any of these
+                what = f'The training set {name!r} in {root!r}, split {split!r}, cannot be read: {first_line(error)}.'
+                raise DataError(what, 'Correct --data-dir, --dataset or --train-split.') from error
             self._dataset = MixedImageDataset(real, options.stores, **options.data)
             self._check_head()
         for name in HOOKS:
@@ -72,6 +75,7 @@ class Hooks:
     def ClassificationTask(self, *args: Any, **kwargs: Any) -> Any:
         """timm's task with loss weights, soft labels and frozen BatchNorm."""
         self.used.add('ClassificationTask')
+        self.check_used()  # the loader stands by now; had another set gone into it, nothing of ours would run again
         return MixClassificationTask(*args, **{**kwargs, **self.options.task, 'soft_labels': self.options.soft, 'weighs': self.options.rule.weighs})
 
     def check_used(self) -> None:

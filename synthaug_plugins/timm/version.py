@@ -8,7 +8,7 @@ from packaging.version import Version
 from synthaug_plugins.errors import RecipeError
 
 TIMM_VERSIONS = '>=1.0.31,<1.1'
-"""From the first version with `criterion_kwargs` in `ClassificationTask` and batch schedules in `create_loader`; run with 1.0.31."""
+"""From the first version whose `ClassificationTask` takes `criterion_kwargs`; run with 1.0.31, the newest there is."""
 
 
 def check_timm_version() -> str:

@@ -27,10 +27,11 @@ def check_queue(cfg: Any, launcher: str) -> None:
     if type_name(model) not in ('MoCo', 'DenseCL') or batch_size is None:
         return
     length = 65536 if length is None else length
-    batches = loader.get('batch_sampler') or {}
-    batches = {'drop_last': batches.get('drop_last'), **(batches.get('base') or batches)}  # within SeededBatches
+    outer = loader.get('batch_sampler') or {}
+    batches = outer.get('base') or outer  # SeededBatches stands around another
     endless = type_name(loader.get('sampler') or {}) in ('InfiniteSampler', 'ReplacementSampler')
-    if not (endless or loader.get('drop_last') or batches.get('drop_last') or type_name(batches) == 'PromptGroupSampler'):
+    whole = type_name(batches) == 'PromptGroupSampler' or any(part.get('drop_last') for part in (loader, outer, batches))
+    if not (endless or whole):
         raise RecipeError(f'{type_name(model)} wants batches of one size, and the last one of an epoch may be shorter.', 'Set train_dataloader.drop_last=True.')
     processes = int(os.environ.get(_PROCESSES.get(launcher, ''), 1))
     if length % (batch_size * processes):

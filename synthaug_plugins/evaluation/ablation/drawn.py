@@ -33,6 +33,7 @@ class Drawn:
         val, test: folders of the images to choose on and to report on.
         names: what the names in braces stand for.
         imbalance: with it, shots are of the largest class, and the smallest has 1/imbalance of them.
+        data: the folder that the draw comes from.
     """
 
     shots: int
@@ -43,6 +44,7 @@ class Drawn:
     test: Path
     names: Mapping[str, str] = field(default_factory=dict)
     imbalance: float | None = None
+    data: Path | None = None
 
     @property
     def label(self) -> str:
@@ -83,7 +85,7 @@ def copy_draw(parts: Parts, shots: Shots, k: int, seed: int, out: Path, imbalanc
     """
     folder = out / f'{shots_label(k, imbalance)}-{seed}'
     val = parts.val.root if parts.val else folder / 'val'
-    drawn = Drawn(k, seed, parts.train.classes, folder / 'train', val, parts.test.root, imbalance=imbalance)
+    drawn = Drawn(k, seed, parts.train.classes, folder / 'train', val, parts.test.root, imbalance=imbalance, data=parts.root)
     copies = {drawn.train: shots.train}
     if parts.val is None:
         for name, ids in shots.val.items():
@@ -109,4 +111,10 @@ def _check_equal(images: RealImages, ids: Mapping[str, Sequence[str]], target: P
 
 def plain_names(drawn: Drawn, places: Mapping[str, Any]) -> dict[str, str]:
     """What the names in braces stand for in a draw: its numbers, and where things lie."""
-    return {'seed': str(drawn.seed), 'shots': str(drawn.shots), **{name: str(place) for name, place in places.items()}}
+    return {
+        'seed': str(drawn.seed),
+        'shots': str(drawn.shots),
+        'train': str(drawn.train),
+        'data': str(drawn.data),
+        **{name: str(place) for name, place in places.items()},
+    }

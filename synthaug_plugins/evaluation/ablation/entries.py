@@ -11,19 +11,31 @@ from synthaug_plugins.errors import RecipeError, nearest
 from synthaug_plugins.evaluation.recipe_text import NAME, check_keys, names_in
 from synthaug_plugins.recipes import recipe_file
 
-KINDS = {'store': 'generate', 'words': 'learn', 'embeddings': 'learn', 'erasure': 'learn', 'minority': 'learn'}
+KINDS = {
+    'store': 'generate',
+    'words': 'learn',
+    'embeddings': 'learn',
+    'erasure': 'learn',
+    'minority': 'learn',
+    'denoiser': 'learn',
+    'training': 'train',
+}
 """What can be made -> folder of the shipped recipes that say how."""
 
 MADE_KEYS = {
-    'kind': 'store (images), words (learned class words), embeddings (one learned for each image), erasure (concepts erased from the model) or minority '
-    '(a classifier of how rare an image is)',
-    'recipe': 'the generation or learning recipe: a path relative to this file, or a shipped recipe by name',
-    'cfg_options': 'changes to that recipe, as dotted keys; {name} is where something lies that is made above',
-    'once': 'True: made once for all draws, without any real image, such as an erasure. Default False: made for each draw, from its shots alone and '
-    'with its seed',
+    'kind': 'store (images), words (learned class words), embeddings (one learned for each image), erasure (concepts erased from the model), minority '
+    '(a classifier of how rare an image is), denoiser (a diffusion model, as `synthaug learn edm` trains it) or training (a trainer recipe, with stages or '
+    'without; {name} is the file with its backbone)',
+    'recipe': 'the generation, learning or trainer recipe: a path relative to this file, or a shipped recipe by name',
+    'cfg_options': 'changes to that recipe, as dotted keys; {name} is where something lies that is made above, {train} the images of the draw, {data} the '
+    'data folder',
+    'once': 'True: made once for all draws, without any real image, such as an erasure, or from images of its own, such as {data}/seen: one that is '
+    'a validation or test image, byte for byte, is refused. Default False: made for each draw, from its shots alone and with its seed',
 }
-DRAW_NAMES = ('seed', 'shots')
+DRAW_NAMES = ('seed', 'shots', 'train')
 """Names in braces that every draw has."""
+COMMON_NAMES = ('data',)
+"""Names in braces that all draws share."""
 _FOLLOWS = ('data', 'seed')
 
 
@@ -73,16 +85,16 @@ def read_made(made: Mapping[str, Any], path: Path, taken: Sequence[str]) -> tupl
             raise RecipeError(
                 f'{where} lacks a recipe, or has a value of the wrong kind.', f'recipe: {MADE_KEYS["recipe"]}; cfg_options: a dict; once: True or False.'
             )
-        for key in _FOLLOWS:
-            if key in options and not once:
+        for key in options:
+            if not once and (key in _FOLLOWS or key.split('.')[-2:] == ['randomness', 'seed']):
                 raise RecipeError(f'{where}.cfg_options sets {key}, which follows from the draw.', 'Remove it.')
         uses = names_in(options)
-        for other in sorted(uses - set(DRAW_NAMES)):
+        for other in sorted(uses - {*DRAW_NAMES, *COMMON_NAMES}):
             if other not in found:
-                raise RecipeError(f'{where} names {{{other}}}, which is not made before it.', nearest(other, [*found, *DRAW_NAMES]))
-        if once and not all(other in found and found[other].once for other in uses):
+                raise RecipeError(f'{where} names {{{other}}}, which is not made before it.', nearest(other, [*found, *DRAW_NAMES, *COMMON_NAMES]))
+        if once and not all(other in COMMON_NAMES or (other in found and found[other].once) for other in uses):
             raise RecipeError(f'{where} is made once, but names {sorted(uses)}, which differ by draw.', 'Remove once=True, or make those once too.')
-        found[name] = Made(name, kind, recipe_file(recipe, path, KINDS[kind], f'{where}.recipe'), options, once, uses - set(DRAW_NAMES))
+        found[name] = Made(name, kind, recipe_file(recipe, path, KINDS[kind], f'{where}.recipe'), options, once, uses - {*DRAW_NAMES, *COMMON_NAMES})
     return tuple(found.values())
 
 

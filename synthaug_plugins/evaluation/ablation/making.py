@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,79 +15,17 @@ from typing import Any
 import pluggy
 import torch
 
-from synthaug_plugins.engine.generate import generate
-from synthaug_plugins.engine.learn_embeddings import FOLDER as EMBEDDINGS
-from synthaug_plugins.engine.learn_embeddings import learn_image_embeddings
-from synthaug_plugins.engine.learn_embeddings import save_stand_in as save_embeddings_stand_in
-from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_recipe, prepare_embeddings
-from synthaug_plugins.engine.learn_erasure import FOLDER as ERASURES
-from synthaug_plugins.engine.learn_erasure import learn_erasure
-from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
-from synthaug_plugins.engine.learn_minority import FOLDER as CLASSIFIER
-from synthaug_plugins.engine.learn_minority import learn_minority
-from synthaug_plugins.engine.learn_minority import save_stand_in as save_minority_stand_in
-from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe, prepare_minority
-from synthaug_plugins.engine.learn_words import WORDS, learn_class_words, save_stand_in
-from synthaug_plugins.engine.learn_words_recipe import load_words_recipe, prepare_words
-from synthaug_plugins.engine.recipe import load_recipe, prepare
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, plain_names
 from synthaug_plugins.evaluation.ablation.entries import Made
+from synthaug_plugins.evaluation.ablation.kinds import MAKES
+from synthaug_plugins.evaluation.ablation.unseen import HeldOut, refuse_seen
 from synthaug_plugins.evaluation.recipe_text import fill, names_in
 from synthaug_plugins.store.card import recipe_differences
 from synthaug_plugins.store.files import write_whole
-from synthaug_plugins.store.plan import Plan, make_blocks
-from synthaug_plugins.store.store import Store
 
 RECORD = 'made.json'
 """What was made, from which recipes, and what of it is finished."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How a kind of thing is made.
-
-    Attributes:
-        load: (recipe file, options by dotted key) -> complete recipe; refuses what is wrong.
-        make: (complete recipe, folder, device, hooks, quiet); goes on where a killed call stopped.
-        gives: what is meant by its name: a file in its folder, or '' for the folder.
-        stand_in: (complete recipe, place, classes): checks all that can be known before it is made, and writes something of its form to the place that its
-            name stands for. None: what would use it is checked without.
-    """
-
-    load: Callable[[str, Mapping[str, Any]], dict[str, Any]]
-    make: Callable[[Mapping[str, Any], Path, str, pluggy.HookRelay | None, bool], object]
-    gives: str
-    stand_in: Callable[[Mapping[str, Any], Path, tuple[str, ...]], object] | None
-
-
-def _store_stand_in(recipe: Mapping[str, Any], place: Path, classes: tuple[str, ...]) -> None:
-    prepare(recipe)
-    Store.create(place, Plan(classes, make_blocks(classes, 1), {}), {})
-
-
-_KINDS = {
-    'store': _Kind(load_recipe, lambda recipe, folder, device, hook, quiet: generate(recipe, folder, device, hook, quiet), '', _store_stand_in),
-    'words': _Kind(
-        load_words_recipe,
-        lambda recipe, folder, device, hook, quiet: learn_class_words(recipe, folder, device, quiet),
-        WORDS,
-        lambda recipe, place, classes: save_stand_in(prepare_words(recipe), place),
-    ),
-    'embeddings': _Kind(
-        load_embeddings_recipe,
-        lambda recipe, folder, device, hook, quiet: learn_image_embeddings(recipe, folder, device, quiet),
-        EMBEDDINGS,
-        lambda recipe, place, classes: save_embeddings_stand_in(prepare_embeddings(recipe), place),
-    ),
-    'minority': _Kind(
-        load_minority_recipe,
-        lambda recipe, folder, device, hook, quiet: learn_minority(recipe, folder, device, quiet),
-        CLASSIFIER,
-        lambda recipe, place, classes: save_minority_stand_in(prepare_minority(recipe), place, classes),
-    ),
-    'erasure': _Kind(load_erasure_recipe, lambda recipe, folder, device, hook, quiet: learn_erasure(recipe, folder, device, quiet), ERASURES, None),
-}
 
 
 class Making:
@@ -98,16 +36,23 @@ class Making:
         classes: names in label order.
         out: `out/made/<name>` or `out/made/<name>/<draw>` are the places; `out/made.json` is the record.
         device: 'auto', 'cpu', 'cuda', ...
-        hook: the plugin manager's hooks.
+        manager: the plugin manager.
         quiet: no progress bars.
         progress: takes one line per finished thing.
     """
 
     def __init__(
-        self, made: Sequence[Made], classes: Sequence[str], out: Path, device: str, hook: pluggy.HookRelay | None, quiet: bool, progress: Callable[[str], None]
+        self,
+        made: Sequence[Made],
+        classes: Sequence[str],
+        out: Path,
+        device: str,
+        manager: pluggy.PluginManager | None,
+        quiet: bool,
+        progress: Callable[[str], None],
     ) -> None:
         self.made, self.classes, self.out = tuple(made), tuple(classes), out
-        self.device, self.hook, self.quiet, self.progress = device, hook, quiet, progress
+        self.device, self.manager, self.quiet, self.progress = device, manager, quiet, progress
 
     def check(self) -> None:
         """Refuse recipes that are wrong in themselves, before anything is written; `stand_ins` does the rest.
@@ -115,7 +60,7 @@ class Making:
         Raises:
             RecipeError: an unknown key, a value out of range; or `out` holds things made by other recipes, and the keys that differ are named.
         """
-        self._recipes = {entry.name: self._recipe(entry, None) for entry in self.made}
+        self._recipes = {entry.name: _recorded(self._recipe(entry, None)) for entry in self.made}
         self._record = self._read_record()
         for name, recipe in self._recipes.items():
             before = self._record['recipes'].get(name)
@@ -126,7 +71,7 @@ class Making:
 
     def with_names(self, drawn: Drawn, stand_ins: Mapping[str, str] | None = None) -> Drawn:
         """A draw that knows where its things lie; `stand_ins` takes the place of some."""
-        places = {entry.name: self._place(entry, drawn) / _KINDS[entry.kind].gives for entry in self.made}
+        places = {entry.name: self._place(entry, drawn) / MAKES[entry.kind].gives for entry in self.made}
         return replace(drawn, names=plain_names(drawn, {**places, **(stand_ins or {})}))
 
     @contextmanager
@@ -141,17 +86,34 @@ class Making:
         Raises:
             RecipeError, DataError, ModelError: what the recipes' own commands would refuse before they load any weights.
         """
-        without = {entry.name for entry in self.made if _KINDS[entry.kind].stand_in is None}
+        without = {entry.name for entry in self.made if MAKES[entry.kind].stand_in is None}
         with TemporaryDirectory() as folder:
             places: dict[str, str] = {}
             for entry in self.made:
-                write = _KINDS[entry.kind].stand_in
+                write = MAKES[entry.kind].stand_in
                 if write is None:
                     continue
                 place = places[entry.name] = f'{folder}/{entry.name}'
                 kept = {key: value for key, value in entry.cfg_options.items() if not names_in(value) & without}
-                write(self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places)), Path(place), self.classes)
+                write(self._recipe(replace(entry, cfg_options=kept), self.with_names(drawn, places)), Path(place), self.classes, self.manager)
             yield places
+
+    def refuse_seen(self, draws: Sequence[Drawn], places: Mapping[str, str]) -> None:
+        """Refuse what would be made from images that it must not see; the images are read.
+
+        Args:
+            draws: all of them.
+            places: of `stand_ins`.
+
+        Raises:
+            DataError: a validation or test image of a draw, byte for byte.
+            RecipeError: a training whose images are not those of its draw, or cannot be known.
+        """
+        held_out = HeldOut(folder for drawn in draws for folder in (drawn.val, drawn.test))
+        for entry in self.made:
+            of = draws[:1] if entry.once else draws if entry.kind == 'training' else ()  # all else is made from the shots of its draw by itself
+            for drawn in of:
+                refuse_seen(entry.name, MAKES[entry.kind].reads(self._recipe(entry, self.with_names(drawn, places)), self.manager), held_out)
 
     def make(self, drawn: Drawn) -> None:
         """Make what a draw needs and does not have.
@@ -168,7 +130,7 @@ class Making:
             self._record['recipes'][entry.name] = self._recipes[entry.name]
             self._record['finished'] = sorted(set(self._record['finished']) - self._made_from(entry, drawn))
             self._write_record()
-            _KINDS[entry.kind].make(self._recipe(entry, self.with_names(drawn)), place, self.device, self.hook, self.quiet)
+            MAKES[entry.kind].make(self._recipe(entry, self.with_names(drawn)), place, self.device, self.manager, self.quiet)
             self._record['finished'] = sorted({*self._record['finished'], key})
             self._write_record()
             gc.collect()  # models hold cycles: their memory is free before the next one loads
@@ -197,10 +159,9 @@ class Making:
         options = fill(entry.cfg_options, drawn.names) if drawn else dict(entry.cfg_options)
         if not entry.once:
             options |= {'data': str(drawn.train), 'seed': drawn.seed} if drawn else {'data': '{train}', 'seed': 0}
-        recipe = _KINDS[entry.kind].load(entry.recipe, options)
-        if entry.once and entry.kind != 'erasure' and recipe['data'] is not None:  # of an erasure it names the classes, and no image is read
-            what = f'made.{entry.name} is made once, without any real image, but its data is {recipe["data"]!r}.'
-            raise RecipeError(what, 'Remove once=True: each draw then makes it from its own shots. Or set data to None.')
+        recipe = MAKES[entry.kind].load(entry.recipe, options)
+        if entry.kind == 'training':  # it may be of other classes: a backbone knows none
+            return recipe
         if entry.once and recipe['classes'] is None:
             recipe['classes'] = list(self.classes)
         if recipe['classes'] is not None and tuple(recipe['classes']) != self.classes:
@@ -218,3 +179,8 @@ class Making:
 
     def _write_record(self) -> None:
         write_whole(self.out / RECORD, (json.dumps(self._record, indent=1, ensure_ascii=False) + '\n').encode())
+
+
+def _recorded(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without where it was read from."""
+    return {key: value for key, value in recipe.items() if not key.startswith('_')}

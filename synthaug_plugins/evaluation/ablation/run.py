@@ -15,6 +15,7 @@ from synthaug_plugins.evaluation.ablation.curves import CURVES_CSV, OF_LARGEST, 
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw, shots_label
 from synthaug_plugins.evaluation.ablation.making import RECORD, Making
 from synthaug_plugins.evaluation.ablation.table import ABOUT, CLASSES_CSV, CSV, MARKDOWN, class_tables, tail_said, write_tables
+from synthaug_plugins.evaluation.ablation.trained import check_start
 from synthaug_plugins.evaluation.compare import check_arms, check_jobs, command_of
 from synthaug_plugins.evaluation.compare import run as run_comparison
 from synthaug_plugins.evaluation.parts import Parts
@@ -42,7 +43,7 @@ def ablate(
     """Run a compare recipe that draws shots: for each number of shots and each seed draw, make what the arms need, train and test all arms.
 
     What is finished is not done again: a killed call goes on. Generators and learning see copies of the shots in `out/draws` and nothing else.
-    Everything that can be known to be wrong is refused before the first learning begins. `out` receives draws/, made/<name>/ (words, erasures, stores),
+    Everything that can be known to be wrong is refused before the first learning begins. `out` receives draws/, made/<name>/ (words, stores, backbones...),
     <k>-shot/ (a comparison each, see `compare`; <k>-shot-imbalance-<ratio>/ of a long tail), and after each of them table.csv, table.md, classes.csv (of a long
     tail), curves.csv, curves.png and report.html anew.
 
@@ -73,15 +74,18 @@ def ablate(
     parts = Parts.of(comparison.data, out)
     imbalance = comparison.imbalance
     chosen = parts.draws(comparison.shots, comparison.seeds, imbalance=imbalance)
-    making = Making(comparison.made, parts.train.classes, out, device, plugin_manager.hook, quiet, progress)
+    making = Making(comparison.made, parts.train.classes, out, device, plugin_manager, quiet, progress)
     making.check()
     command = command_of(comparison, out, jobs)
     results: list[dict[str, Any]] = []
     with alone(out, 'comparison'):
         drawn = {key: copy_draw(parts, shots, *key, out / 'draws', imbalance) for key, shots in chosen.items()}
         with making.stand_ins(drawn[min(comparison.shots), comparison.seeds[0]]) as places:
+            making.refuse_seen(list(drawn.values()), places)
             for k in comparison.shots:
-                check_arms(comparison, plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
+                fixed, searches = check_arms(comparison, plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
+                for side in [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]:
+                    check_start(next(iter(side.configs.values())))
         for number, k in enumerate(comparison.shots, 1):
             draws: dict[int, Drawn] = {}
             for seed in comparison.seeds:

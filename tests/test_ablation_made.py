@@ -1,0 +1,131 @@
+"""Comparisons that make models and trained backbones: from images of their own, from stores, and from the draws; none sees what it is measured on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from test_ablation import change, files, nouns, recipe, run, write_data  # noqa: F401
+
+from synthaug_plugins.engine.learn_recipe import load_learn_recipe
+from synthaug_plugins.errors import SynthAugError
+from synthaug_plugins.evaluation.ablation.trained import check_start
+from synthaug_plugins.recipes import find_recipe
+from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
+from synthaug_plugins.training.run import load_recipe
+
+RECIPE = """
+train = 'digits_resnet'
+shots = [1]
+seeds = [0]
+_small = {'model.backbone.stem_channels': 4, 'model.backbone.base_channels': 4}
+_steps = {'train_cfg.max_iters': 2, 'param_scheduler': [], 'train_dataloader.batch_size': 4}
+cfg_options = {**_small, **_steps, 'train_cfg.val_interval': 2, 'model.head.in_channels': 32}
+_train = {**_small, **_steps, 'model.head.in_channels': 32, 'model.head.num_classes': 2, 'data_preprocessor.num_classes': 2}
+made = dict(
+    denoiser=dict(
+        kind='denoiser',
+        recipe='edm_digits',
+        cfg_options={
+            'data': '{data}/seen', 'training.images_shown': 16, 'training.batch_size': 8, 'model.network.channels': 8,
+            'samples.per_class': 1, 'samples.num_steps': 2,
+        },
+        once=True,
+    ),
+    store=dict(kind='store', recipe='edm_digits', cfg_options={'generator.model': '{denoiser}', 'generator.sampler.num_steps': 2, 'per_class': 2}, once=True),
+    on_store=dict(kind='training', recipe='pretrain_resnet_digits', cfg_options={**_train, 'synthaug.train_on.store': '{store}'}, once=True),
+    on_seen=dict(kind='training', recipe='digits_resnet', cfg_options={
+        **_train, 'train_dataloader.dataset.data_root': '{data}/seen', 'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None,
+        'train_cfg.val_interval': 1000,
+    }, once=True),
+    on_shots=dict(kind='training', recipe='pretrain_resnet_digits', cfg_options={
+        **_train, 'synthaug.train_on': None, 'train_dataloader.dataset.data_root': '{train}',
+    }),
+)
+
+
+def _from(name):
+    return dict(cfg_options={'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='{' + name + '}', prefix='backbone.')})
+
+
+arms = dict(scratch=dict(), on_store=_from('on_store'), on_seen=_from('on_seen'), on_shots=_from('on_shots'))
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / 'data', train=range(100), test=range(1400, 1440), val=range(1200, 1240), seen=range(100, 160))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / 'study.py'
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
+    results = run(study, data)
+    made = tmp_path / 'out' / 'made'
+    assert json.loads((made / 'denoiser' / 'model' / 'config.json').read_text())['classes'] == ['three', 'two']
+    assert {arm['steps'] for arm in results[0]['arms']} == {2}
+    # each is the backbone of its own training, not the one that every training starts with
+    backbones = {name: load_backbone(made / name / 'backbone.pth') for name in ('on_store', 'on_seen', 'on_shots/1-shot-0')}
+    weights = [state['conv1.weight'] for state in backbones.values()]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    runs = [Config.fromfile(path) for path in (tmp_path / 'out' / '1-shot').rglob('*.py')]
+    starts = {cfg.model.backbone.get('init_cfg', {}).get('checkpoint') for cfg in runs if isinstance(cfg.model.backbone.get('init_cfg', {}), dict)}
+    assert starts >= {str(made / name / 'backbone.pth') for name in backbones}
+
+    # killed after the trainings: all that is finished stays as it is
+    before = files(made)
+    shutil.rmtree(tmp_path / 'out' / '1-shot')
+    run(study, data)
+    assert files(made) == before
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'says'),
+    [
+        (
+            "cfg_options={\n            'data': '{data}/seen',",
+            "cfg_options={\n            'data': '{data}/val',",
+            'made.denoiser sees 11 validation or test images',
+        ),
+        ("'data': '{data}/seen', ", '', 'The recipe names no images'),
+        ("'train_dataloader.dataset.data_root': '{data}/seen'", "'train_dataloader.dataset.data_root': '{data}/test'", 'made.on_seen sees'),
+        ("'{train}',\n", "'{data}/seen',\n", 'is none of the draw.*once=True'),
+        ("'synthaug.train_on.store': '{store}'", "'synthaug.train_on.stor': '{store}'", "train_on has no option 'stor'"),
+        ("'synthaug.train_on': None, ", "'synthaug.train_on': None, 'randomness.seed': 3, ", 'randomness.seed, which follows from the draw'),
+        (
+            "on_seen=dict(kind='training', recipe='digits_resnet', cfg_options={\n        **_train,",
+            "on_seen=dict(kind='training', recipe='digits_resnet', "
+            "cfg_options={\n        **_train, 'model.backbone.base_channels': 8, 'model.head.in_channels': 64,",
+            r'layer1\.0\.conv1\.weight is \(8, 4, 3, 3\) in the checkpoint and \(4, 4, 3, 3\)',
+        ),
+    ],
+)
+def test_what_it_must_not_see_or_cannot_use_is_said_before_anything_is_made(study: Path, data: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(SynthAugError, match=says):
+        run(change(study, old, new), data)
+    assert not (study.parent / 'out' / 'made').exists()
+
+
+def test_a_start_that_mmengine_would_load_in_part_is_refused(tmp_path: Path) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    save_backbone({'conv1.weight': torch.zeros(16, 3, 3, 3)}, tmp_path / 'half.pth')
+    cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'half.pth'), 'prefix': 'backbone.'}
+    with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
+        check_start(cfg)
+
+
+def test_the_small_model_of_the_study_is_small() -> None:
+    from synthaug_plugins.diffusion.networks import parameter_count
+    from synthaug_plugins.engine.learn_recipe import model_config
+
+    learn = load_learn_recipe(find_recipe('edm_cifar10_small', 'learn'))
+    assert 1_000_000 < parameter_count(model_config(learn, [str(i) for i in range(10)], 0.5)) < 1_500_000
