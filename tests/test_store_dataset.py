@@ -44,7 +44,7 @@ def store_of(
                 kept = number % 7 != 3
                 prompt = prompts[(part.first + made) % len(prompts)]
                 request = Request(request_id(part, number), part.label, part.class_name, number, None, prompt)
-                pixels = np.full((8, 8, 3), 20 * part.label + number if color is None else color, np.uint8)
+                pixels = np.full((8, 8, 3), (20 * part.label + number) % 256 if color is None else color, np.uint8)
                 image = encode(pixels, 'png', 100)
                 rows.append(Row(request, 'kept' if kept else 'rejected', None if kept else 'dull', 'png', image, {'score': float(number)}))
                 made, number = made + kept, number + 1

@@ -107,7 +107,8 @@ def test_a_set_that_is_a_store_already_keeps_its_type_and_options(store: Store) 
     cfg = load_recipe(RESNET50)
     cfg.train_dataloader.dataset = {'type': 'mine.OwnStoreDataset', 'store': 'old', 'select': 'old', 'own': 1, 'pipeline': []}
     made = configured(cfg, store, num_classes='store', validate=False).train_dataloader.dataset
-    assert (made.type, made.store, made.select, made.own) == ('mine.OwnStoreDataset', str(store.folder), None, 1)
+    assert made == {'type': 'mine.OwnStoreDataset', 'store': str(store.folder), 'select': 'old', 'own': 1, 'pipeline': []}
+    assert configured(cfg, store, select='new', num_classes='store', validate=False).train_dataloader.dataset.select == 'new'
 
 
 # --- what is refused

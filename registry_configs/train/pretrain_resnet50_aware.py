@@ -4,7 +4,8 @@ synthaug train pretrain_resnet50_aware --store stores/cifar100_names --work-dir 
 
 As published: AdamW with lr 1e-4 and weight decay 0.9, batch 512, 90 epochs, cosine, random crops and flips. Begun from weights of ImageNet-1K, the
 published lr is 1e-5: optim_wrapper.optimizer.lr=1e-5 \
-    model.backbone.init_cfg="dict(type='Pretrained', checkpoint='resnet50.pth', prefix='backbone.')"
+    model.backbone.init_cfg="{'type': 'Pretrained', 'checkpoint': 'resnet50.pth', 'prefix': 'backbone.'}"
+MMEngine loads what fits of a file and leaves the rest out; as a stage (`synthaug.stages`) with `init`, weights that do not fit are refused.
 
 The paper does not say the size of the crops; 224 is ours. The cosine is taken step by step.
 """

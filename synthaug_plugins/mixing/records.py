@@ -121,7 +121,10 @@ class Records:
         mine = (self.places['shard'].astype(np.int64) << 42) + self.places['offset']
         order = np.argsort(theirs)
         rows = order[np.searchsorted(theirs, mine, sorter=order)]
-        return replace(self, prompts=table['prompt'].combine_chunks().take(pa.array(rows, pa.int64())))
+        prompts = table['prompt'].combine_chunks().take(pa.array(rows, pa.int64()))
+        del table
+        pa.default_memory_pool().release_unused()
+        return replace(self, prompts=prompts)
 
     def __deepcopy__(self, memo: Any) -> Records:
         """Itself: nothing in it ever changes, and millions of records are not copied with a data set."""

@@ -109,8 +109,8 @@ def _words(category: str) -> str:
 def _imagenet(synsets: str) -> Iterator[ClassName]:
     """ImageNet's classes by WordNet id. MMPretrain's simple names call two pairs of classes alike: those get their first WordNet lemma."""
     simple, full = _categories('IMAGENET_SIMPLE_CATEGORIES'), _categories('IMAGENET_CATEGORIES')
-    index = {synset: i for i, synset in enumerate(_package_file('timm', f'data/_info/{_ALL_SYNSETS}').read_text().split())}
-    for synset in _package_file('timm', f'data/_info/{synsets}').read_text().split():
+    index = {synset: i for i, synset in enumerate(package_file('timm', f'data/_info/{_ALL_SYNSETS}').read_text().split())}
+    for synset in package_file('timm', f'data/_info/{synsets}').read_text().split():
         i = index[synset]
         name = simple[i] if simple.count(simple[i]) == 1 else full[i].split(',')[0]
         text, _, hint = name.replace(' / ', ' or ').partition(' (')
@@ -123,14 +123,14 @@ _ALL_SYNSETS = 'imagenet_synsets.txt'
 @lru_cache(maxsize=1)
 def _category_lists() -> dict[str, tuple[str, ...]]:
     # The file alone: importing mmpretrain.datasets would load torch, MMCV and all of MMPretrain.
-    return {k: v for k, v in runpy.run_path(str(_package_file('mmpretrain', 'datasets/categories.py'))).items() if isinstance(v, tuple)}
+    return {k: v for k, v in runpy.run_path(str(package_file('mmpretrain', 'datasets/categories.py'))).items() if isinstance(v, tuple)}
 
 
 def _categories(name: str) -> tuple[str, ...]:
     return _category_lists()[name]
 
 
-def _package_file(package: str, file: str) -> Path:
+def package_file(package: str, file: str) -> Path:
     """A data file of an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     path = Path((spec.submodule_search_locations or [''])[0], file) if spec else None

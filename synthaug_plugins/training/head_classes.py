@@ -28,8 +28,9 @@ def check_head(cfg: Any) -> None:
 
 
 def head_classes(cfg: Any) -> int | None:
-    """The number of classes of the recipe's head, or None where it says none."""
-    number = ((cfg.get('model') or {}).get('head') or {}).get('num_classes')
+    """The number of classes of the recipe's head (of the model itself, where a library makes both), or None where it says none."""
+    model = cfg.get('model') or {}
+    number = (model.get('head') or model).get('num_classes')
     return number if isinstance(number, int) else None
 
 
@@ -41,7 +42,7 @@ def set_head_classes(cfg: Any, n: int) -> None:
     """
     if head_classes(cfg) is None:
         raise RecipeError("synthaug: train_on: num_classes='store' needs a head with num_classes, and this recipe has none.", 'Leave num_classes out.')
-    head = cfg['model']['head']
+    head = cfg['model'].get('head') or cfg['model']
     for part in (head, head.get('loss') or {}, preprocessor(cfg)):
         if part.get('num_classes') is not None:
             part['num_classes'] = n

@@ -114,16 +114,19 @@ def _by_stage(given: Mapping[str, Any], names: Sequence[str], recipe: str) -> di
 
 def _read(entry: Mapping[str, Any], number: int, beside: Path, options: Mapping[str, Any], plugin_manager: pluggy.PluginManager) -> Stage:
     recipe = recipe_file(entry['recipe'], beside, 'train', 'recipe')
-    cfg = load_recipe(recipe, {**(entry.get('cfg_options') or {}), **options})
-    own = own_options(cfg)
-    if plugin_manager.hook.synthaug_stages(cfg=cfg, options=own) is not None:
+    cfg = load_recipe(recipe)
+    if plugin_manager.hook.synthaug_stages(cfg=cfg, options=own_options(cfg)) is not None:
         raise RecipeError(f'{recipe!r} has stages itself.', 'Write its stages into this list.')
-    laid = dict(entry.get('synthaug') or {})
-    if 'exact_resume' not in own:
-        laid.setdefault('exact_resume', {})  # a killed stage goes on as if nothing had been
+    cfg = lay_over(cfg, entry.get('cfg_options') or {}, recipe)
+    own = {'exact_resume': {}, **own_options(cfg)}  # a killed stage goes on as if nothing had been
+    for key, value in (entry.get('synthaug') or {}).items():
+        mine = own.get(key)
+        own[key] = {**mine, **value} if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    cfg[KEY] = own
+    cfg = lay_over(cfg, options, recipe)  # the command line has the last word
     return Stage(
         entry['name'],
-        configure(cfg, plugin_manager, laid),
+        configure(cfg, plugin_manager),
         entry.get('init') or None,
         number > 0,
         bool(entry.get('ema')),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
@@ -57,8 +58,10 @@ class StoreDataset(BaseDataset):
         print_log(records.description, logger='current')
         if variants_of is not None and records.sources.null_count < len(records):
             records = _variants(records, variants_of)
-        self._records = _in_order_of_folders(records).nameless()
-        super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': records.classes}, **options)
+        self._records = _in_order_of_folders(records.nameless())
+        del records
+        pa.default_memory_pool().release_unused()  # the names of millions of images, before workers are forked
+        super().__init__(metainfo={**(options.pop('metainfo', None) or {}), 'classes': self._records.classes}, **options)
 
     def full_init(self) -> None:
         """Nothing is read here: a store is known once the data set is built. `indices` are taken."""

@@ -77,10 +77,10 @@ def _open(given: Mapping[str, Any]) -> Store:
 
 
 def _exchange(cfg: Config, leaf: Any, given: Mapping[str, Any], store: Store) -> None:
-    """Make the config of a data set one of the store, in place. One that names a store already keeps its type and other options."""
+    """Make the config of a data set one of the store, in place. One that names a store already keeps its type and what is not given."""
     mine = {key: given[key] for key in ('store', 'select', 'soft_labels') if given.get(key) is not None}
     if leaf.get('store') is not None:
-        leaf.update({'select': None, 'soft_labels': None} | mine)
+        leaf.update(mine)
         return
     pipeline = list(leaf.get('pipeline') or [])
     if not any(type_name(step).startswith('Load') for step in pipeline):
