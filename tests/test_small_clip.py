@@ -117,6 +117,26 @@ def test_captions_of_the_same_class_are_no_negatives_and_satellites_alone_are_tu
     assert turned.min() >= 0 and turned.max() <= 1
 
 
+def write_strips(folder: Path, **counts: int) -> dict[str, np.ndarray]:
+    """A pack as CIFAR's: so many strips of 4 images for each split, in one tar, with names and labels beside it."""
+    folder.mkdir(parents=True)
+    rng, index = np.random.default_rng(0), {}
+    splits = {split: rng.integers(0, 256, (count, 4 * 32, 32, 3), np.uint8) for split, count in counts.items()}
+    for split, strips in splits.items():
+        with tarfile.open(folder / f'{split}-0.tar', 'w') as archive:
+            for k, strip in enumerate(strips):
+                file = io.BytesIO()
+                Image.fromarray(strip).save(file, 'webp', lossless=True)
+                member = tarfile.TarInfo(f'{k:02d}.webp')
+                member.size = file.tell()
+                file.seek(0)
+                archive.addfile(member, file)
+        count = 4 * len(strips)
+        index |= {f'{split}_names': np.array([f'{split}_{i}.png'.encode() for i in range(count)]), f'{split}_labels': np.arange(count) % 2}
+    np.savez(folder / 'index.npz', classes=np.array([b'cat', b'dog']), **index)
+    return splits
+
+
 def test_the_parts_of_the_few_shot_data_are_disjoint_and_keep_their_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unpack = importlib.import_module('fewshot_data')
     packs = tmp_path / 'packs'
@@ -127,19 +147,7 @@ def test_the_parts_of_the_few_shot_data_are_disjoint_and_keep_their_bytes(monkey
                 for label in ('a', 'b'):
                     for i in range(8):
                         archive.writestr(f'{split}/{label}/{i}.jpg', f'{name} {split} {label} {i}')
-    (packs / 'cifar10').mkdir()
-    rng = np.random.default_rng(0)
-    strips = rng.integers(0, 256, (40, 4 * 32, 32, 3), np.uint8)
-    with tarfile.open(packs / 'cifar10' / 'train-0.tar', 'w') as archive:
-        for k, strip in enumerate(strips):
-            file = io.BytesIO()
-            Image.fromarray(strip).save(file, 'webp', lossless=True)
-            member = tarfile.TarInfo(f'{k:02d}.webp')
-            member.size = file.tell()
-            file.seek(0)
-            archive.addfile(member, file)
-    names, labels = np.array([f'x_{i}.png'.encode() for i in range(160)]), np.arange(160) % 2
-    np.savez(packs / 'cifar10' / 'index.npz', train_labels=labels, train_names=names, classes=np.array([b'cat', b'dog']))
+    strips = write_strips(packs / 'cifar10', train=40)['train']
 
     monkeypatch.setattr(sys, 'argv', ['', '--packs', str(packs), '--out', str(tmp_path / 'out')])
     unpack.main()
@@ -149,6 +157,23 @@ def test_the_parts_of_the_few_shot_data_are_disjoint_and_keep_their_bytes(monkey
         assert len(seen) == len(train) == 4 and not seen & train
     assert files['eurosat/test/b/3.jpg'].read_text() == 'eurosat test b 3' and files['caltech10/train/a/0.jpg'].read_text() == 'caltech10 train a 0'
     assert sum(name.startswith('cifar10/seen/') for name in files) == 36 * 4 and sum(name.startswith('cifar10/val/') for name in files) == 4 * 4
-    assert np.array_equal(np.asarray(Image.open(files['cifar10/seen/dog/x_1.png'])), strips[0, 32:64])
+    assert np.array_equal(np.asarray(Image.open(files['cifar10/seen/dog/train_1.png'])), strips[0, 32:64])
+    with pytest.raises(SystemExit, match='exists'):
+        unpack.main()
+
+
+def test_the_parts_of_the_pre_training_data_are_disjoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unpack = importlib.import_module('pretraining_data')
+    cifar10 = write_strips(tmp_path / 'packs' / 'cifar10', train=52, test=10)
+    monkeypatch.setattr(sys, 'argv', ['', '--packs', str(tmp_path / 'packs'), '--out', str(tmp_path / 'out')])
+    with pytest.raises(SystemExit, match=r'cifar100 holds no index\.npz'):
+        unpack.main()
+    assert not (tmp_path / 'out').exists()
+    write_strips(tmp_path / 'packs' / 'cifar100', train=4, test=2)
+    unpack.main()
+    names = {part: {path.name for path in (tmp_path / 'out' / 'cifar10' / part).rglob('*.png')} for part in ('seen', 'train', 'val', 'test')}
+    assert {part: len(of) for part, of in names.items()} == {'seen': 160, 'train': 40, 'val': 8, 'test': 40}
+    assert len(set().union(*names.values())) == 248
+    assert np.array_equal(np.asarray(Image.open(tmp_path / 'out' / 'cifar10' / 'train' / 'dog' / 'train_161.png')), cifar10['train'][40, 32:64])
     with pytest.raises(SystemExit, match='exists'):
         unpack.main()

@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument('--all-test', action='store_true', help='all 10,000 test images of CIFAR-10, not 5,000')
     args = parser.parse_args()
     for name in ('cifar10', 'cifar100'):
+        if not (args.packs / name / 'index.npz').is_file():
+            raise SystemExit(f'{args.packs / name} holds no index.npz. Give the folder that holds cifar10/ and cifar100/ with --packs.')
+        if (args.out / name).exists():
+            raise SystemExit(f'{args.out / name} exists. Remove it, or give another folder with --out.')
+    for name in ('cifar10', 'cifar100'):
         packs, out = args.packs / name, args.out / name
-        if not (packs / 'index.npz').is_file():
-            raise SystemExit(f'{packs} holds no index.npz. Give the folder that holds cifar10/ and cifar100/ with --packs.')
-        if out.exists():
-            raise SystemExit(f'{out} exists. Remove it, or give another folder with --out.')
         cifar10 = name == 'cifar10'
         # CIFAR-100 here is a few-shot pack: its strips hold what there is.
         fewshot_data.unpack_cifar(packs, out, TRAIN_PARTS if cifar10 else {'train': 4}, 'train')
