@@ -111,6 +111,7 @@ DATA_SAMPLERS = Registry('data sampler', parent=mm.DATA_SAMPLERS, scope=SCOPE, l
 TRANSFORMS = Registry('transform', parent=mm.TRANSFORMS, scope=SCOPE, locations=_TRAINING)
 MODELS = Registry('model', parent=mm.MODELS, scope=SCOPE, locations=_TRAINING)
 HOOKS = Registry('hook', parent=mm.HOOKS, scope=SCOPE, locations=_TRAINING)
+LOOPS = Registry('loop', parent=mm.LOOPS, scope=SCOPE, locations=_TRAINING)
 PARAM_SCHEDULERS = Registry('parameter scheduler', parent=mm.PARAM_SCHEDULERS, scope=SCOPE, locations=_TRAINING)
 
 
