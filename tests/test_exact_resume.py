@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 from test_mix import recipe, world  # noqa: F401
+from test_multi_positive import PROMPTS
+from test_multi_positive import recipe as prompt_recipe
+from test_store_dataset import store_of
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
@@ -52,6 +55,16 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(world: Path, tmp_pat
     unbroken = bits(train(cfg, tmp_path / 'unbroken'))
     resumed = bits(train(cfg, tmp_path / 'resumed', resume=tmp_path / 'unbroken' / 'iter_5.pth'))
     assert same(resumed, unbroken)
+
+
+@pytest.mark.parametrize('loop', ['epoch', 'iter'])
+def test_batches_of_prompts_resume_to_the_bit_too(tmp_path: Path, loop: str) -> None:
+    store = store_of(tmp_path / 'store', PROMPTS, per_class=20, block_size=60).folder
+    cfg = prompt_recipe(Path(store), loop, synthaug={'exact_resume': {}})
+    cfg.default_hooks.checkpoint = {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 4}
+    cfg = configure(cfg, get_plugin_manager())
+    unbroken = bits(train(cfg, tmp_path / 'unbroken'))
+    assert same(bits(train(cfg, tmp_path / 'resumed', resume=tmp_path / 'unbroken' / 'iter_4.pth')), unbroken)
 
 
 def test_loader_processes_change_no_bit_and_without_it_a_resume_does(world: Path, tmp_path: Path) -> None:  # noqa: F811
