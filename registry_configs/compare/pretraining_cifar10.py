@@ -1,4 +1,4 @@
-"""Does pre-training on synthetic images help where real ones are few? CIFAR-10, a small diffusion model of it, supervised and MoCo v2. An hour of two cores.
+"""Does pre-training on synthetic images help where real ones are few? CIFAR-10, a small diffusion model of it, supervised and MoCo v2. About an hour of two cores.
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10 --data runs/pretraining-data/cifar10 --out runs/pretraining --jobs 2
@@ -25,9 +25,18 @@ seeds = [0, 1]
 
 # A quarter of the arithmetic: the first stage looks at every second pixel.
 _narrow = {'model.backbone.strides': (2, 2, 2, 2), 'train_dataloader.num_workers': 1}
-cfg_options = {**_narrow, 'val_dataloader.num_workers': 1, 'test_dataloader.num_workers': 1}
+_finetuning = 400
+cfg_options = {
+    **_narrow,
+    'val_dataloader.num_workers': 1,
+    'test_dataloader.num_workers': 1,
+    'train_cfg.max_iters': _finetuning,
+    'train_cfg.val_interval': _finetuning // 4,
+    'default_hooks.checkpoint.interval': _finetuning // 4,
+    'param_scheduler.1.end': _finetuning,
+}
 
-_steps = 800
+_steps = 600
 _length = {'train_cfg.max_iters': _steps, 'default_hooks.checkpoint.interval': _steps}
 _supervised = {**_narrow, **_length, 'param_scheduler.1.end': _steps}
 _mocov2 = {**_narrow, **_length, 'param_scheduler.0.end': _steps}
@@ -35,6 +44,9 @@ _on_store = {'synthaug': dict(train_on=dict(store='{store}'))}
 _on_seen = {'train_dataloader.dataset.data_root': '{data}/seen'}
 
 made = dict(
+    supervised_real=dict(kind='training', recipe='pretrain_resnet_cifar10', cfg_options={**_supervised, **_on_seen}, once=True),
+    mocov2_real=dict(kind='training', recipe='pretrain_mocov2_cifar10', cfg_options={**_mocov2, **_on_seen}, once=True),
+    longer=dict(kind='training', recipe='pretrain_resnet_cifar10', cfg_options={**_supervised, 'train_dataloader.dataset.data_root': '{train}'}),
     denoiser=dict(kind='denoiser', recipe='edm_cifar10_small', cfg_options={'data': '{data}/seen'}, once=True),
     store=dict(
         kind='store',
@@ -49,9 +61,6 @@ made = dict(
     ),
     supervised_synthetic=dict(kind='training', recipe='pretrain_resnet_cifar10', cfg_options={**_supervised, **_on_store}, once=True),
     mocov2_synthetic=dict(kind='training', recipe='pretrain_mocov2_cifar10', cfg_options={**_mocov2, **_on_store}, once=True),
-    supervised_real=dict(kind='training', recipe='pretrain_resnet_cifar10', cfg_options={**_supervised, **_on_seen}, once=True),
-    mocov2_real=dict(kind='training', recipe='pretrain_mocov2_cifar10', cfg_options={**_mocov2, **_on_seen}, once=True),
-    longer=dict(kind='training', recipe='pretrain_resnet_cifar10', cfg_options={**_supervised, 'train_dataloader.dataset.data_root': '{train}'}),
 )
 
 

@@ -29,7 +29,7 @@ data = None
 classes = None
 # Every key: the docstring of synthaug_plugins.learning.options.EDMTraining.
 training = dict(
-    images_shown=240_000,  # raise it to go on with a finished training
+    images_shown=120_000,  # raise it to go on with a finished training
     batch_size=32,  # many small steps: there is no time for few large ones
     learning_rate=1e-3,
     warmup_images=5_000,
@@ -40,7 +40,7 @@ training = dict(
 )
 augment = None
 # Sheets of samples in out/samples, every so many images shown.
-samples = dict(every=60_000, per_class=8, max_classes=10, num_steps=12)
+samples = dict(every=40_000, per_class=8, max_classes=10, num_steps=12)
 # The same seed, recipe and data give the same weights.
 seed = 0
 # For the card of the model; the licence also goes into every store that is made with it.
