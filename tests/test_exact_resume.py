@@ -57,6 +57,13 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(world: Path, tmp_pat
     assert same(resumed, unbroken)
 
 
+def test_gradients_that_are_being_accumulated_survive_a_resume(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = blended(world, 'epoch', 0)
+    cfg.optim_wrapper.accumulative_counts = 2  # the checkpoint after 5 steps holds half of the third update
+    unbroken = bits(train(cfg, tmp_path / 'unbroken'))
+    assert same(bits(train(cfg, tmp_path / 'resumed', resume=tmp_path / 'unbroken' / 'iter_5.pth')), unbroken)
+
+
 @pytest.mark.parametrize('loop', ['epoch', 'iter'])
 def test_batches_of_prompts_resume_to_the_bit_too(tmp_path: Path, loop: str) -> None:
     store = store_of(tmp_path / 'store', PROMPTS, per_class=20, block_size=60).folder
