@@ -68,7 +68,7 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
+def test_a_study_of_pre_training_is_one_command_that_goes_on(copied_workers: None, study: Path, data: Path, tmp_path: Path) -> None:
     results = run(study, data)
     made = tmp_path / 'out' / 'made'
     assert json.loads((made / 'denoiser' / 'model' / 'config.json').read_text())['classes'] == ['three', 'two']
