@@ -68,7 +68,7 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
+def test_a_study_of_pre_training_is_one_command_that_goes_on(copied_workers: None, study: Path, data: Path, tmp_path: Path) -> None:
     results = run(study, data)
     made = tmp_path / 'out' / 'made'
     assert json.loads((made / 'denoiser' / 'model' / 'config.json').read_text())['classes'] == ['three', 'two']
@@ -81,11 +81,14 @@ def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: 
     starts = {cfg.model.backbone.get('init_cfg', {}).get('checkpoint') for cfg in runs if isinstance(cfg.model.backbone.get('init_cfg', {}), dict)}
     assert starts >= {str(made / name / 'backbone.pth') for name in backbones}
 
-    # killed after the trainings: all that is finished stays as it is
-    before = files(made)
-    shutil.rmtree(tmp_path / 'out' / '1-shot')
-    run(study, data)
-    assert files(made) == before
+    # killed in the last arm: all that is finished stays as it is
+    lost, *finished = sorted((tmp_path / 'out' / '1-shot' / 'runs').iterdir())
+    shutil.rmtree(lost)
+    (tmp_path / 'out' / '1-shot' / 'results.json').unlink()
+    before = {folder: files(folder) for folder in (made, *finished)}
+    assert len(before) == 4
+    assert [arm['test'] for arm in run(study, data)[0]['arms']] == [arm['test'] for arm in results[0]['arms']]
+    assert {folder: files(folder) for folder in before} == before and lost.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import json
 import re
 import warnings
 from pathlib import Path
@@ -23,13 +26,18 @@ from synthaug_plugins.training.export_backbone import export_backbone
 
 def backbone(kind: str, **options: Any) -> torch.nn.Module:
     """One of MMPretrain's with weights and statistics by chance, in eval mode."""
+    return copy.deepcopy(built(kind, json.dumps(options)))
+
+
+@functools.lru_cache(maxsize=1)  # most want a ResNet-18
+def built(kind: str, options: str) -> torch.nn.Module:
     compat.apply()
     import mmpretrain.models.backbones as backbones
 
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        module = getattr(backbones, kind)(**options)
+        module = getattr(backbones, kind)(**json.loads(options))
     for name, buffer in module.named_buffers():
         if name.endswith('running_mean'):
             buffer.normal_(std=0.1)

@@ -209,7 +209,7 @@ def train(data: Path, out: Path, name: str, *arguments: object) -> tuple[object,
     """A short, deterministic training of timm's smallest network."""
     return (
         *('--data-dir', data, '--model', 'test_resnet', '--img-size', 32, '--num-classes', 4, '-b', 8, '-j', 0, '--device', 'cpu', '--no-aug'),
-        *('--epochs', 3, '--warmup-epochs', 0, '--lr', 0.02, '--output', out, '--experiment', name, *arguments),
+        *('--epochs', 2, '--warmup-epochs', 0, '--lr', 0.02, '--output', out, '--experiment', name, *arguments),
     )
 
 
@@ -228,7 +228,7 @@ def test_timms_train_learns_and_a_killed_run_ends_with_the_bits_of_a_whole_one(w
     mix = ('--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream', '--synthaug-weight', 0.5, '--synthaug-frozen-bn', 'layer1')
     whole = launched(SCRIPT, *train(data, tmp_path, 'whole', *mix))
     assert whole.status == 0, whole.err[-3000:]
-    assert losses(tmp_path / 'whole')[2] < losses(tmp_path / 'whole')[0]
+    assert losses(tmp_path / 'whole')[1] < losses(tmp_path / 'whole')[0]
     assert checkpoint(tmp_path / 'whole')['args'].synthaug_weight == 0.5
     cut = copy_of_this_process(lambda: main([str(a) for a in (SCRIPT, *train(data, tmp_path, 'cut', *mix))]))
     cut.wait_until((tmp_path / 'cut' / 'checkpoint-0.pth.tar').exists)
@@ -236,7 +236,7 @@ def test_timms_train_learns_and_a_killed_run_ends_with_the_bits_of_a_whole_one(w
     again = launched(SCRIPT, *train(data, tmp_path, 'cut', *mix, '--resume', tmp_path / 'cut' / 'checkpoint-0.pth.tar'))
     assert again.status == 0, again.err[-3000:]
     one, two = checkpoint(tmp_path / 'whole'), checkpoint(tmp_path / 'cut')
-    assert one['epoch'] == two['epoch'] == 2
+    assert one['epoch'] == two['epoch'] == 1
     assert all(torch.equal(value, two['state_dict'][key]) for key, value in one['state_dict'].items())
 
 
@@ -266,16 +266,18 @@ def test_two_processes_train_with_timms_train(world: Path, data: Path, tmp_path:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         monkeypatch.setenv('SYNTHAUG_TEST_PORT', str(free.getsockname()[1]))
-    arguments = train(data, tmp_path, 'two', '-b', 4, '--epochs', 2, '--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream')
+    arguments = train(data, tmp_path, 'two', '-b', 4, '--epochs', 1, '--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream')
     processes = [copy_of_this_process(functools.partial(as_rank, rank, arguments)) for rank in (0, 1)]
     ended = [process.end() for process in processes]
     assert [e.status for e in ended] == [0, 0], ended[0].err[-3000:]
-    assert checkpoint(tmp_path / 'two')['epoch'] == 1
+    assert checkpoint(tmp_path / 'two')['epoch'] == 0
 
 
 @real_script
 def test_timms_unextended_train_reads_the_shards_of_a_store(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    arguments = train(world / 'variants' / 'shards', tmp_path, 'wds', '-j', 1, '--dataset', 'wds/variants', '--train-split', 'train', '--val-split', '')
+    arguments = train(
+        world / 'variants' / 'shards', tmp_path, 'wds', '-j', 1, '--epochs', 1, '--dataset', 'wds/variants', '--train-split', 'train', '--val-split', ''
+    )
 
     def run() -> None:
         sys.argv = [SCRIPT, *map(str, arguments)]
@@ -283,4 +285,4 @@ def test_timms_unextended_train_reads_the_shards_of_a_store(world: Path, tmp_pat
 
     ended = copy_of_this_process(run).end()
     assert ended.status == 0, ended.err[-3000:]
-    assert len(losses(tmp_path / 'wds')) == 3
+    assert len(losses(tmp_path / 'wds')) == 1
