@@ -59,8 +59,8 @@ class NearestNeighbourLoop(TestLoop):
     """Classifies test images by the most similar training images, as k-NN probes of self-supervised learning do (Wu et al., CVPR 2018, Section 3.4).
 
     Features are the output of the neck, scaled to length 1. Each of the k most similar training images votes for its class with exp(s / tau), s being the
-    cosine of both features. The loaded checkpoint (`load_from`) is compared with the recipe's backbone first; of one with an average of weights (EMAHook) MMEngine loads the average.
-    Several processes share the features.
+    cosine of both features. The loaded checkpoint (`load_from`) is compared with the recipe's backbone first; of one with an average of weights (EMAHook)
+    MMEngine loads the average. Several processes share the features.
 
     Args:
         bank_dataloader: training images, in order and without augmentation.
