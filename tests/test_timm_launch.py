@@ -24,6 +24,7 @@ from test_mix import make_real, world  # noqa: F401
 from conftest import Said, copy_of_this_process
 from synthaug_plugins.errors import DataError, RecipeError, SynthAugError
 from synthaug_plugins.timm.launch import launch, main
+from synthaug_plugins.timm.options import add_options, read_options
 
 SCRIPT = os.environ.get('SYNTHAUG_TIMM_TRAIN', '')
 real_script = pytest.mark.skipif(not SCRIPT, reason="timm's train.py is not here: set SYNTHAUG_TIMM_TRAIN to its path to run what trains with it")
@@ -37,7 +38,7 @@ from timm.task import ClassificationTask
 
 parser = argparse.ArgumentParser()
 parser.add_argument('data', nargs='?')
-for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', loss=None, kd_model_name=None, task='classification').items():
+for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', target_key=None, loss=None, kd_model_name=None, task='classification').items():
     parser.add_argument('--' + name.replace('_', '-'), default=default)
 for name, default in dict(batch_size=8, seed=42, epochs=2, num_classes=None, aug_splits=0, aug_repeats=0, mixup=0.0, cutmix=0.0).items():
     parser.add_argument('--' + name.replace('_', '-'), default=default, type=float if isinstance(default, float) else int)
@@ -49,7 +50,8 @@ def _parse_args():
 
 def main():
     args, _ = _parse_args()
-    data = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True, class_map=args.class_map, input_img_mode='RGB')
+    data = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True, class_map=args.class_map,
+                          target_key=args.target_key, input_img_mode='RGB')
     loader = create_loader(data, input_size=(3, 16, 16), batch_size=args.batch_size, is_training=True, num_workers=0, device=torch.device('cpu'))
     task = ClassificationTask(model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 4)), criterion_kwargs=dict(smoothing=0.1))
     for epoch in range(args.epochs):
@@ -110,6 +112,16 @@ def test_modes_without_weights_keep_plain_labels_so_that_mixup_works(stand_in: P
     assert '"Tensor"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('written', 'layers'), [(False, None), (True, True), (['bn1'], ['bn1']), ('bn1', ['bn1'])])
+def test_a_yaml_file_of_train_py_says_what_the_command_line_says(written: Any, layers: Any) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--seed', type=int, default=0)
+    add_options(parser)
+    parser.set_defaults(synthaug_mix='stores/x', synthaug_store_weights=2, synthaug_frozen_bn=written)
+    options = read_options(parser.parse_args([]))
+    assert options.task.get('frozen_bn') == layers and options.stores == [{'store': 'stores/x', 'weight': 2, 'select': None}]
+
+
 # --- refusals, each before anything trains
 
 
@@ -130,6 +142,7 @@ def test_modes_without_weights_keep_plain_labels_so_that_mixup_works(stand_in: P
         (['MIX', '--synthaug-freeze-affine'], 'no meaning without --synthaug-frozen-bn'),
         (['MIX', '--synthaug-soft-labels', 'clip_p', '--num-classes', '4'], "'clip_p' holds double, not lists"),
         (['MIX', '--data-dir', '/nowhere'], "The training set '' in '/nowhere', split 'train', cannot be read"),
+        (['MIX', '--target-key', 'fine_label'], "cannot be read: ReaderImageFolder.__init__() got an unexpected keyword argument 'target_key'"),
         (['MIX', '--synthaug-classes', 'a', 'b'], 'The class names differ'),
         (['MIX', '--num-classes', '3'], '--num-classes 3 is less than the 4 classes'),
         (['MIX', '--synthaug-mode', 'two_stream', '--mixup', '0.1'], 'Mixup and CutMix blend images whose loss weights differ'),
@@ -160,7 +173,7 @@ def test_options_that_do_not_fit_are_refused_before_the_model_is_built(stand_in:
         (lambda s: s.replace('import torch\n', 'from timm.data import no_such_thing\n'), 'does not load with the installed timm: cannot import name'),
         (lambda s: s + '\n(', 'is no Python file'),
         (lambda s: s.replace('    task = ', '    task = torch.nn.Identity() if args.seed else '), 'did not call ClassificationTask'),
-        (lambda s: s.replace('split=args.train_split, is', "split='validation', is"), "asks for the training set ('', "),
+        (lambda s: s.replace('split=args.train_split, is', "split='validation', is"), "asks for the training set '' with {'root': "),
     ],
 )
 def test_a_script_without_the_hooks_or_that_goes_past_one_is_refused(

@@ -169,6 +169,9 @@ def test_soft_labels_are_blended_and_smoothed(world: Path, tmp_path: Path, blend
 def test_a_loss_that_is_no_mean_over_samples_is_refused() -> None:
     with pytest.raises(RecipeError, match='CrossEntropyLoss is not a mean'):
         MixClassificationTask(Answers(logits(4)), criterion=torch.nn.CrossEntropyLoss(reduction='sum'), weighs=True, verbose=False)
+    for weights in torch.ones(4, 4) + 4 * torch.eye(4):  # a class of more weight than the others, whichever it is
+        with pytest.raises(RecipeError, match='CrossEntropyLoss is not a mean'):
+            MixClassificationTask(Answers(logits(4)), criterion=torch.nn.CrossEntropyLoss(weights), weighs=True, verbose=False)
     with pytest.raises(RecipeError, match='does not support Mixup/CutMix'):
         MixClassificationTask(Answers(logits(4)), criterion_kwargs={'loss_type': 'asl'}, soft_labels=True, verbose=False)
 
