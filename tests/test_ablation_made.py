@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from test_ablation import change, files, nouns, recipe, run, write_data  # noqa: F401
 
 from synthaug_plugins.engine.learn_recipe import load_learn_recipe
 from synthaug_plugins.errors import SynthAugError
+from synthaug_plugins.evaluation.ablation import trained
 from synthaug_plugins.evaluation.ablation.trained import check_start, load
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.card import recipe_differences
@@ -157,6 +160,22 @@ def test_the_recipes_of_stages_are_part_of_what_was_made(tmp_path: Path) -> None
     before = load(str(staged), {})
     (tmp_path / 'two.py').write_text('lr = 0.3\n')
     assert recipe_differences(before, load(str(staged), {})) == ['recipe._stages.two.py.lr: 0.2 -> 0.3']
+
+
+def test_what_the_trainer_says_after_a_training_was_made_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def train_stages(stages: object, folder: Path, backbone: bool) -> Path:
+        MMLogger.get_instance('a-stage', logger_name='a-stage').warning('while it trains')
+        folder.mkdir()
+        (folder / 'backbone.pth').write_bytes(b'')
+        return folder
+
+    monkeypatch.setattr('synthaug_plugins.training.stage_run.train_stages', train_stages)
+    monkeypatch.setattr(trained, '_stages', lambda *_: ())
+    trained.make({}, tmp_path / 'made', 'cpu', None, True)
+    print_log('afterwards', logger='current', level=logging.WARNING)
+    said = capsys.readouterr()
+    assert 'afterwards' in said.out and 'while it trains' not in said.out and 'Logging error' not in said.err
+    assert 'while it trains' in (tmp_path / 'made' / 'train.log').read_text()
 
 
 def test_the_small_model_of_the_study_is_small() -> None:

@@ -95,6 +95,11 @@ def test_prompts_of_a_store_that_was_made_again_meanwhile_are_refused(tmp_path: 
         dataset.prompt_groups()
 
 
+def test_an_option_that_would_choose_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r'filter_cfg = .* Choose with select'):
+        dataset_of(store_of(tmp_path / 's'), filter_cfg={'min_size': 8})
+
+
 def test_a_record_costs_fourteen_bytes_and_copies_share_them(tmp_path: Path) -> None:
     dataset = dataset_of(store_of(tmp_path / 's'))
     records = dataset._records

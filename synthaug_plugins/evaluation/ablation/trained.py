@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pluggy
 
@@ -76,9 +78,23 @@ def make(recipe: Mapping[str, Any], folder: Path, device: str, manager: pluggy.P
     from synthaug_plugins.training.stage_run import train_stages
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOG, 'a', encoding='utf-8') as log, redirect_stdout(log):
-        last = train_stages(_stages(recipe, manager), folder / STAGES, backbone=True)
+    with open(folder / LOG, 'a', encoding='utf-8') as log:
+        try:
+            with redirect_stdout(log):
+                last = train_stages(_stages(recipe, manager), folder / STAGES, backbone=True)
+        finally:
+            _give_back(log)
     write_whole(folder / BACKBONE, (last / BACKBONE).read_bytes())
+
+
+def _give_back(log: TextIO) -> None:
+    """Let MMEngine's loggers, which outlive their training, write to standard output again: what they say later would be lost in a closed file."""
+    from mmengine.logging import MMLogger
+
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is log:
+                handler.setStream(sys.stdout)
 
 
 def stand_in(recipe: Mapping[str, Any], place: Path, classes: tuple[str, ...], manager: pluggy.PluginManager | None) -> None:
