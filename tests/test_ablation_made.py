@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from test_ablation import change, files, nouns, recipe, run, write_data  # noqa:
 
 from synthaug_plugins.engine.learn_recipe import load_learn_recipe
 from synthaug_plugins.errors import SynthAugError
-from synthaug_plugins.evaluation.ablation.trained import check_start
+from synthaug_plugins.evaluation.ablation.trained import check_start, load
 from synthaug_plugins.recipes import find_recipe
-from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
+from synthaug_plugins.store.card import recipe_differences
+from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone, skeleton
 from synthaug_plugins.training.run import load_recipe
 
 RECIPE = """
@@ -124,6 +126,37 @@ def test_a_start_that_mmengine_would_load_in_part_is_refused(tmp_path: Path) -> 
     cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'half.pth'), 'prefix': 'backbone.'}
     with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
         check_start(cfg)
+
+
+@pytest.mark.parametrize(('where', 'prefix'), [('model.backbone.init_cfg', None), ('model.backbone.init_cfg', 'backbon.'), ('model.init_cfg', 'backbone.')])
+def test_a_start_of_which_mmengine_would_load_nothing_is_refused(tmp_path: Path, where: str, prefix: str | None) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    save_backbone(skeleton(cfg.model.backbone).state_dict(), tmp_path / 'whole.pth')
+    start = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'whole.pth')}
+    cfg.merge_from_dict({where: start | ({'prefix': prefix} if prefix else {})})
+    with pytest.raises(SynthAugError, match=rf'{re.escape(where)} has prefix={prefix!r}, with which MMEngine takes nothing over'):
+        check_start(cfg)
+
+
+@pytest.mark.parametrize('where', ['model.backbone.init_cfg', 'model.init_cfg', 'load_from'])
+def test_a_start_that_does_not_fit_is_refused_wherever_it_is_named(tmp_path: Path, where: str) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    file = str(tmp_path / 'half.pth')
+    save_backbone({'conv1.weight': torch.zeros(16, 3, 3, 3)}, Path(file))
+    start = {'type': 'Pretrained', 'checkpoint': file, **({'prefix': 'backbone'} if 'backbone' in where else {})}
+    cfg.merge_from_dict({where: file if where == 'load_from' else start})
+    with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
+        check_start(cfg)
+
+
+def test_the_recipes_of_stages_are_part_of_what_was_made(tmp_path: Path) -> None:
+    for name, lr in (('one', 0.1), ('two', 0.2)):
+        (tmp_path / f'{name}.py').write_text(f'lr = {lr}\n')
+    staged = tmp_path / 'staged.py'
+    staged.write_text("synthaug = dict(stages=[dict(name='a', recipe='one.py'), dict(name='b', recipe='two.py')])\n")
+    before = load(str(staged), {})
+    (tmp_path / 'two.py').write_text('lr = 0.3\n')
+    assert recipe_differences(before, load(str(staged), {})) == ['recipe._stages.two.py.lr: 0.2 -> 0.3']
 
 
 def test_the_small_model_of_the_study_is_small() -> None:

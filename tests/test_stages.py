@@ -19,7 +19,7 @@ from synthaug_plugins.errors import RecipeError, SynthAugError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.training.backbone_weights import load_backbone
 from synthaug_plugins.training.checkpoints import newest_checkpoint
-from synthaug_plugins.training.stage_run import train_stages
+from synthaug_plugins.training.stage_run import StageFolder, train_stages
 from synthaug_plugins.training.stages import check_stages, read_stages
 
 from mmengine.hooks import Hook  # isort: skip
@@ -231,6 +231,40 @@ def test_a_backbone_that_did_not_take_what_it_was_given_is_refused_before_the_fi
 def test_what_cannot_work_is_refused_before_the_first_stage(staged: Path, options: dict[str, Any], text: str) -> None:
     with pytest.raises(SynthAugError, match=text):
         check_stages(stages(staged, **options))
+
+
+def marked(folder: Path, stages: Any, **known: Any) -> Path:
+    """A work folder in which the first stage is finished, as far as its mark says."""
+    stage = StageFolder(folder / stages[0].name, stages[0])
+    stage.known = {'seed': 7, 'start': None, 'finished': True, 'left': None, **known}
+    stage._write()
+    return folder
+
+
+def test_the_backbone_that_a_finished_stage_left_is_the_one_that_is_asked_for(staged: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken / 'pretrain', tmp_path / 'pretrain')  # it left its average
+    file = tmp_path / 'pretrain' / 'iter_12.pth'
+    for ema in (False, True):
+        found = stages(staged)[0]
+        StageFolder(tmp_path / 'pretrain', found).train(None, True, ema, 'none', print)
+        assert same(load_backbone(tmp_path / 'pretrain' / 'backbone.pth'), load_backbone(file, ema=ema))
+
+
+def test_another_store_in_the_place_of_a_finished_stages_is_refused(staged: Path, world: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(world / 'free', tmp_path / 'store')
+    options = {'pretrain__synthaug__mix__store': str(tmp_path / 'store')}
+    work_dir = marked(tmp_path / 'run', stages(staged, **options))
+    shutil.rmtree(tmp_path / 'store')
+    shutil.copytree(world / 'variants', tmp_path / 'store')
+    with pytest.raises(RecipeError, match=r"Stage 'pretrain' in .* is finished with another recipe; these differ: stage\.stores\./.*/store: "):
+        train_stages(stages(staged, **options), work_dir)
+
+
+def test_what_a_finished_stage_started_from_is_not_needed_any_more(staged: Path) -> None:
+    found = stages(staged, synthaug__stages__0__init='gone.pth')
+    check_stages(found, done=1)
+    with pytest.raises(SynthAugError, match='does not exist'):
+        check_stages(found)
 
 
 def test_a_folder_of_something_else_is_left_alone(staged: Path, world: Path) -> None:  # noqa: F811
