@@ -38,9 +38,9 @@ from timm.task import ClassificationTask
 
 parser = argparse.ArgumentParser()
 parser.add_argument('data', nargs='?')
-for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', target_key=None, loss=None, kd_model_name=None, task='classification').items():
+for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', target_key=None, sched='cosine', eval_metric=None, loss=None, kd_model_name=None, task='classification').items():
     parser.add_argument('--' + name.replace('_', '-'), default=default)
-for name, default in dict(batch_size=8, seed=42, epochs=2, num_classes=None, aug_splits=0, aug_repeats=0, mixup=0.0, cutmix=0.0).items():
+for name, default in dict(batch_size=8, seed=42, epochs=2, num_classes=None, aug_splits=0, aug_repeats=0, cooldown_epochs=0, mixup=0.0, cutmix=0.0).items():
     parser.add_argument('--' + name.replace('_', '-'), default=default, type=float if isinstance(default, float) else int)
 for name in ('naflex_loader', 'use_multi_epochs_loader', 'torchscript'):
     parser.add_argument('--' + name.replace('_', '-'), action='store_true')
@@ -135,7 +135,8 @@ def test_a_yaml_file_of_train_py_says_what_the_command_line_says(written: Any, l
         (['MIX', '--synthaug-alpha', 'half'], 'neither a number nor a schedule'),
         (['MIX', '--synthaug-mode', 'per_bath'], "Did you mean 'per_batch'"),
         (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic'], "'synthetic' is no phase"),
-        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:2'], 'the phases last 3 epochs, --epochs 2'),
+        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:2'], 'the phases last 3 epochs, and train.py trains for 2'),
+        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:1', '--cooldown-epochs', '3'], 'and train.py trains for 5'),
         (['MIX', '--synthaug-mode', 'per_batch', '--synthaug-ratio', '2', '1'], 'does not divide a batch of 8'),
         (['MIX', '--synthaug-blend', '0.5'], '--synthaug-blend has no meaning without --synthaug-soft-labels'),
         (['MIX', '--synthaug-store-weights', '1', '2'], '2 shares for 1 stores'),

@@ -142,8 +142,8 @@ def check_args(args: argparse.Namespace, options: Options) -> None:
         if options.rule.mode in ('per_batch', 'two_stream'):
             options.rule.synthetic_of(args.batch_size)
         if options.rule.mode == 'phased':
-            total = sum(epochs for _, epochs in options.mix['phases'])
-            found.append((total != args.epochs, f'the phases last {total} epochs, --epochs {args.epochs}', 'Make the two equal.'))
+            total, trained = sum(epochs for _, epochs in options.mix['phases']), _epochs(args)
+            found.append((total != trained, f'the phases last {total} epochs, and train.py trains for {trained}', 'Make the two equal.'))
     why = 'soft labels' if options.soft else 'loss weights' if options.rule.weighs else ''
     if why:
         found.append((mixes, f'Mixup and CutMix blend images whose {why} differ', 'Leave --mixup and --cutmix out, or use a mode without weights.'))
@@ -157,3 +157,12 @@ def check_args(args: argparse.Namespace, options: Options) -> None:
     for wrong, what, cure in found:
         if wrong:
             raise RecipeError(f'{what}, which --synthaug-* options cannot extend.' if cure == alone else f'{what}.', cure)
+
+
+def _epochs(args: argparse.Namespace) -> int:
+    """How long train.py trains: beside --epochs there are cool-down, cycles and a warm-up that comes before, which timm adds up in its scheduler."""
+    from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+    from torch import nn, optim
+
+    nobody = optim.SGD([nn.Parameter()], lr=0.1)
+    return int(create_scheduler_v2(nobody, **scheduler_kwargs(args, decreasing_metric=False), updates_per_epoch=1)[1])
