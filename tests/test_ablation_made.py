@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from test_ablation import change, files, nouns, recipe, run, write_data  # noqa: F401
 
 from synthaug_plugins.engine.learn_recipe import load_learn_recipe
 from synthaug_plugins.errors import SynthAugError
-from synthaug_plugins.evaluation.ablation.trained import check_start
+from synthaug_plugins.evaluation.ablation import trained
+from synthaug_plugins.evaluation.ablation.trained import check_start, load
 from synthaug_plugins.recipes import find_recipe
-from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
+from synthaug_plugins.store.card import recipe_differences
+from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone, skeleton
 from synthaug_plugins.training.run import load_recipe
 
 RECIPE = """
@@ -68,7 +73,7 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
+def test_a_study_of_pre_training_is_one_command_that_goes_on(copied_workers: None, study: Path, data: Path, tmp_path: Path) -> None:
     results = run(study, data)
     made = tmp_path / 'out' / 'made'
     assert json.loads((made / 'denoiser' / 'model' / 'config.json').read_text())['classes'] == ['three', 'two']
@@ -81,11 +86,14 @@ def test_a_study_of_pre_training_is_one_command_that_goes_on(study: Path, data: 
     starts = {cfg.model.backbone.get('init_cfg', {}).get('checkpoint') for cfg in runs if isinstance(cfg.model.backbone.get('init_cfg', {}), dict)}
     assert starts >= {str(made / name / 'backbone.pth') for name in backbones}
 
-    # killed after the trainings: all that is finished stays as it is
-    before = files(made)
-    shutil.rmtree(tmp_path / 'out' / '1-shot')
-    run(study, data)
-    assert files(made) == before
+    # killed in the last arm: all that is finished stays as it is
+    lost, *finished = sorted((tmp_path / 'out' / '1-shot' / 'runs').iterdir())
+    shutil.rmtree(lost)
+    (tmp_path / 'out' / '1-shot' / 'results.json').unlink()
+    before = {folder: files(folder) for folder in (made, *finished)}
+    assert len(before) == 4
+    assert [arm['test'] for arm in run(study, data)[0]['arms']] == [arm['test'] for arm in results[0]['arms']]
+    assert {folder: files(folder) for folder in before} == before and lost.exists()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,53 @@ def test_a_start_that_mmengine_would_load_in_part_is_refused(tmp_path: Path) -> 
     cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'half.pth'), 'prefix': 'backbone.'}
     with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
         check_start(cfg)
+
+
+@pytest.mark.parametrize(('where', 'prefix'), [('model.backbone.init_cfg', None), ('model.backbone.init_cfg', 'backbon.'), ('model.init_cfg', 'backbone.')])
+def test_a_start_of_which_mmengine_would_load_nothing_is_refused(tmp_path: Path, where: str, prefix: str | None) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    save_backbone(skeleton(cfg.model.backbone).state_dict(), tmp_path / 'whole.pth')
+    start = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'whole.pth')}
+    cfg.merge_from_dict({where: start | ({'prefix': prefix} if prefix else {})})
+    with pytest.raises(SynthAugError, match=rf'{re.escape(where)} has prefix={prefix!r}, with which MMEngine takes nothing over'):
+        check_start(cfg)
+
+
+@pytest.mark.parametrize('where', ['model.backbone.init_cfg', 'model.init_cfg', 'load_from'])
+def test_a_start_that_does_not_fit_is_refused_wherever_it_is_named(tmp_path: Path, where: str) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    file = str(tmp_path / 'half.pth')
+    save_backbone({'conv1.weight': torch.zeros(16, 3, 3, 3)}, Path(file))
+    start = {'type': 'Pretrained', 'checkpoint': file, **({'prefix': 'backbone'} if 'backbone' in where else {})}
+    cfg.merge_from_dict({where: file if where == 'load_from' else start})
+    with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
+        check_start(cfg)
+
+
+def test_the_recipes_of_stages_are_part_of_what_was_made(tmp_path: Path) -> None:
+    for name, lr in (('one', 0.1), ('two', 0.2)):
+        (tmp_path / f'{name}.py').write_text(f'lr = {lr}\n')
+    staged = tmp_path / 'staged.py'
+    staged.write_text("synthaug = dict(stages=[dict(name='a', recipe='one.py'), dict(name='b', recipe='two.py')])\n")
+    before = load(str(staged), {})
+    (tmp_path / 'two.py').write_text('lr = 0.3\n')
+    assert recipe_differences(before, load(str(staged), {})) == ['recipe._stages.two.py.lr: 0.2 -> 0.3']
+
+
+def test_what_the_trainer_says_after_a_training_was_made_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def train_stages(stages: object, folder: Path, backbone: bool) -> Path:
+        MMLogger.get_instance('a-stage', logger_name='a-stage').warning('while it trains')
+        folder.mkdir()
+        (folder / 'backbone.pth').write_bytes(b'')
+        return folder
+
+    monkeypatch.setattr('synthaug_plugins.training.stage_run.train_stages', train_stages)
+    monkeypatch.setattr(trained, '_stages', lambda *_: ())
+    trained.make({}, tmp_path / 'made', 'cpu', None, True)
+    print_log('afterwards', logger='current', level=logging.WARNING)
+    said = capsys.readouterr()
+    assert 'afterwards' in said.out and 'while it trains' not in said.out and 'Logging error' not in said.err
+    assert 'while it trains' in (tmp_path / 'made' / 'train.log').read_text()
 
 
 def test_the_small_model_of_the_study_is_small() -> None:

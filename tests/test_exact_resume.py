@@ -57,6 +57,24 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(world: Path, tmp_pat
     assert same(resumed, unbroken)
 
 
+def test_gradients_that_are_being_accumulated_survive_a_resume(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = blended(world, 'epoch', 0)
+    cfg.optim_wrapper.accumulative_counts = 2  # the checkpoint after 5 steps holds half of the third update
+    unbroken = bits(train(cfg, tmp_path / 'unbroken'))
+    assert same(bits(train(cfg, tmp_path / 'resumed', resume=tmp_path / 'unbroken' / 'iter_5.pth')), unbroken)
+
+
+def test_a_resume_passes_over_a_checkpoint_that_a_kill_cut_off(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    cfg = blended(world, 'iter', 0)
+    unbroken = bits(train(cfg, tmp_path / 'run'))
+    for cut in ('iter_10.pth', 'iter_12.pth'):
+        (tmp_path / 'run' / cut).write_bytes((tmp_path / 'run' / cut).read_bytes()[:1000])
+    assert (tmp_path / 'run' / 'last_checkpoint').read_text().endswith('iter_12.pth')
+    runner = train(cfg, tmp_path / 'run', resume=True)
+    assert runner.cfg.load_from.endswith('iter_5.pth')
+    assert same(bits(runner), unbroken)
+
+
 @pytest.mark.parametrize('loop', ['epoch', 'iter'])
 def test_batches_of_prompts_resume_to_the_bit_too(tmp_path: Path, loop: str) -> None:
     store = store_of(tmp_path / 'store', PROMPTS, per_class=20, block_size=60).folder

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import json
 import re
 import warnings
 from pathlib import Path
@@ -23,13 +26,18 @@ from synthaug_plugins.training.export_backbone import export_backbone
 
 def backbone(kind: str, **options: Any) -> torch.nn.Module:
     """One of MMPretrain's with weights and statistics by chance, in eval mode."""
+    return copy.deepcopy(built(kind, json.dumps(options)))
+
+
+@functools.lru_cache(maxsize=1)  # most want a ResNet-18
+def built(kind: str, options: str) -> torch.nn.Module:
     compat.apply()
     import mmpretrain.models.backbones as backbones
 
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        module = getattr(backbones, kind)(**options)
+        module = getattr(backbones, kind)(**json.loads(options))
     for name, buffer in module.named_buffers():
         if name.endswith('running_mean'):
             buffer.normal_(std=0.1)
@@ -169,12 +177,23 @@ def loaded_by(library: str, said: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
-@pytest.mark.parametrize(('kind', 'options'), [('ResNet', {'depth': 50}), ('ResNetV1d', {'depth': 18}), ('ResNeXt', {'depth': 50})])
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [
+        ('ResNet', {'depth': 50}),
+        ('ResNet', {'depth': 18, 'base_channels': 8}),
+        ('ResNet', {'depth': 18, 'stem_channels': 8, 'strides': (1, 2, 1, 1), 'dilations': (1, 1, 2, 4)}),
+        ('ResNetV1c', {'depth': 18}),
+        ('ResNetV1d', {'depth': 18}),
+        ('ResNeXt', {'depth': 50}),
+    ],
+)
 @torch.no_grad()
 def test_openmmlabs_own_resnet_takes_it_by_the_printed_config(library: str, kind: str, options: dict[str, Any], images: torch.Tensor, tmp_path: Path) -> None:
     need(library)
     module = backbone(kind, **options)
-    said = export_backbone(checkpoint_of(module, tmp_path / 'checkpoint.pth'), library, tmp_path / 'backbone.pth')
+    recipe = f'model = dict(backbone={options})'
+    said = export_backbone(checkpoint_of(module, tmp_path / 'checkpoint.pth', recipe), library, tmp_path / 'backbone.pth')
     torch.testing.assert_close(loaded_by(library, said)(images)[-1], module(images)[-1], rtol=1e-4, atol=1e-4)
 
 
@@ -252,6 +271,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(small: Path, tm
         ('ResNet_CIFAR', {'depth': 18}, 'mmdet', '3x3 convolution'),
         ('SEResNet', {'depth': 50}, 'timm', 'no other library has a name for its weight layer1.0.se_layer'),
         ('ResNetV1d', {'depth': 18}, 'torchvision', 'deep stem'),
+        ('ResNet', {'depth': 50, 'base_channels': 8, 'expansion': 2}, 'mmdet', 'gives out 16 channels, as Wide ResNets do'),
         ('MobileNetV2', {}, 'timm', r'name for its weight conv1\.conv\.weight.*ResNet'),
         ('VisionTransformer', {'arch': 'deit-tiny'}, 'mmdet', 'no vision transformer'),
         ('DistilledVisionTransformer', {'arch': 'deit-tiny'}, 'torchvision', 'distillation token'),
@@ -268,6 +288,11 @@ def test_weights_that_fit_by_shape_and_would_compute_something_else_are_refused(
     with pytest.raises(ModelError, match='1x1 convolution has the stride'):
         export_backbone(caffe, 'timm', tmp_path / 'x.pth')
     assert "style='caffe'" in export_backbone(caffe, 'mmdet', tmp_path / 'y.pth')
+    dilated = {'strides': (1, 2, 2, 1), 'dilations': (1, 1, 1, 2)}
+    dense = checkpoint_of(backbone('ResNet', depth=18, **dilated), tmp_path / 'd.pth', f'model = dict(backbone={dilated})')
+    with pytest.raises(ModelError, match=r'strides=\(1, 2, 2, 1\); those of timm have \(1, 2, 2, 2\)'):
+        export_backbone(dense, 'timm', tmp_path / 'x.pth')
+    assert 'dilations=(1, 1, 1, 2)' in export_backbone(dense, 'mmseg', tmp_path / 'v.pth')
     arch = {'embed_dims': 128, 'num_layers': 1, 'num_heads': 4, 'feedforward_channels': 256}
     heads = checkpoint_of(backbone('VisionTransformer', arch=arch, img_size=32), tmp_path / 'b.pth', f'model = dict(backbone=dict(arch={arch}))')
     with pytest.raises(ModelError, match='4 heads of 32 numbers'):

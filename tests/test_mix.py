@@ -35,6 +35,7 @@ from mmengine.runner import Runner  # noqa: E402
 
 from synthaug_plugins.mixing.batch_sampler import MixBatchSampler  # noqa: E402
 from synthaug_plugins.mixing.partners import Walk  # noqa: E402
+from synthaug_plugins.mixing.records import Groups  # noqa: E402
 from synthaug_plugins.training.run import configure, stop_workers  # noqa: E402
 
 CLASSES = ('four', 'one', 'three', 'two')
@@ -592,3 +593,11 @@ def test_two_processes_do_not_make_the_same_swaps(ranks: dict[str, list[Any]]) -
     assert len(first) == len(second) == 44
     assert 0.3 < np.mean(first + second) < 0.7
     assert 10 < sum(a != b for a, b in zip(first, second, strict=True)) < 34
+
+
+def test_record_numbers_are_wide_enough_for_any_number_of_images() -> None:
+    groups = Groups.of(np.zeros(200, np.int16), 1)  # kept in bytes
+    assert groups.order.itemsize == 1
+    assert groups.member(np.array([0]), np.array([0.999])).dtype == np.int64  # NumPy 1 would add an offset in the narrow type
+    drawn = Walk(np.array([200]), np.array([1.0]), np.array([100]), 3).at(np.arange(200))
+    assert sorted(drawn.tolist()) == list(range(100, 300))

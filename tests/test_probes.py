@@ -130,6 +130,13 @@ def test_a_nearest_neighbour_probe_that_cannot_be_is_refused(data: Path, tmp_pat
         evaluate(nearest(data, **options), random_backbone(tmp_path / 'backbone.pth'), tmp_path / 'run')
 
 
+def test_training_and_test_images_of_other_classes_are_refused_since_labels_are_numbers(data: Path, tmp_path: Path) -> None:
+    first = sorted((data / 'test').iterdir())[0]
+    first.rename(first.with_name(f'z{first.name}'))  # it was label 0 and is the last one
+    with pytest.raises(SynthAugError, match='The classes differ'):
+        evaluate(nearest(data), random_backbone(tmp_path / 'backbone.pth'), tmp_path / 'run')
+
+
 def test_two_processes_find_what_one_finds_and_train_one_head(data: Path, tmp_path: Path) -> None:
     checkpoint = random_backbone(tmp_path / 'backbone.pth')
     alone = evaluate(nearest(data), checkpoint, tmp_path / 'alone')

@@ -25,6 +25,7 @@ from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.recipes import ROOT
 from synthaug_plugins.store.export import export_imagefolder
+from synthaug_plugins.training.key_queue import check_queue
 from synthaug_plugins.training.run import configure, load_recipe, train
 
 from mmengine.config import Config  # isort: skip
@@ -102,6 +103,16 @@ def test_the_queue_holds_the_batches_of_all_processes(tmp_path: Path, monkeypatc
     monkeypatch.setenv('WORLD_SIZE', '3')
     with pytest.raises(RecipeError, match='queue_len = 64 of MoCo is no multiple of 24, the batch of all 3 processes'):
         train(moco(tmp_path / 'nowhere'), tmp_path / 'run', launcher='pytorch')
+
+
+def test_epochs_of_a_set_number_of_mixed_batches_need_not_drop_a_last_one(tmp_path: Path) -> None:
+    cfg = moco(tmp_path / 'nowhere', loop='epoch')
+    cfg.train_dataloader.drop_last = False
+    cfg.train_dataloader.batch_sampler = {'type': 'synthaug_plugins.MixBatchSampler', 'epoch_steps': 3}
+    check_queue(cfg, 'none')
+    del cfg.train_dataloader.batch_sampler['epoch_steps']
+    with pytest.raises(RecipeError, match='batches of one size'):
+        check_queue(cfg, 'none')
 
 
 # --- mix, without labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ from synthaug_plugins.errors import RecipeError, SynthAugError
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.training.backbone_weights import load_backbone
 from synthaug_plugins.training.checkpoints import newest_checkpoint
-from synthaug_plugins.training.stage_run import train_stages
+from synthaug_plugins.training.stage_run import StageFolder, train_stages
 from synthaug_plugins.training.stages import check_stages, read_stages
 
 from mmengine.hooks import Hook  # isort: skip
@@ -92,21 +93,34 @@ def test_a_stage_starts_from_the_average_that_the_one_before_left(unbroken: Path
     assert newest_checkpoint(unbroken / 'finetune') == unbroken / 'finetune' / 'iter_12.pth'
 
 
-def test_a_kill_in_stage_2_repeats_nothing_of_stage_1_and_changes_no_bit(staged: Path, unbroken: Path, tmp_path: Path) -> None:
-    arguments = ('train', staged, '--work-dir', tmp_path / 'run', '--cfg-options', 'finetune.randomness.seed=5')
+def by_command(recipe: Path, work_dir: Path) -> int:
+    return command_line('train', recipe, '--work-dir', work_dir, '--cfg-options', 'finetune.randomness.seed=5')
+
+
+@pytest.fixture(scope='module')
+def killed(staged: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The work folder of a training that was killed in its second stage, in the second epoch of 6 steps, after a checkpoint at 8; and a copy of it."""
+    torch.set_num_threads(1)
+    work_dir = tmp_path_factory.mktemp('killed') / 'run'
 
     def until_killed() -> int:
-        Stops.at = ('finetune', 9)  # in its second epoch of 6, after a checkpoint at 8
-        return command_line(*arguments)
+        Stops.at = ('finetune', 9)
+        return by_command(staged, work_dir)
 
     process = copy_of_this_process(until_killed)
     process.wait_until(lambda: 'there\n' in process.lines())
     assert process.end(signal.SIGKILL).status == -signal.SIGKILL
-    made = {file: file.stat().st_mtime_ns for file in (tmp_path / 'run' / 'pretrain').rglob('*.pth')}
-    assert command_line(*arguments) == 0
+    return work_dir, shutil.copytree(work_dir, work_dir.with_name('copy'))
+
+
+def test_a_kill_in_stage_2_repeats_nothing_of_stage_1_and_changes_no_bit(staged: Path, unbroken: Path, killed: tuple[Path, Path]) -> None:
+    run, _ = killed
+    made = {file: file.stat().st_mtime_ns for file in (run / 'pretrain').rglob('*.pth')}
+    assert made and newest_checkpoint(run / 'finetune') == run / 'finetune' / 'iter_8.pth'
+    assert by_command(staged, run) == 0
     assert {file: file.stat().st_mtime_ns for file in made} == made
-    assert same(weights(tmp_path / 'run'), weights(unbroken))
-    assert [p.name for p in (tmp_path / 'run' / 'finetune').glob('best*')] == [p.name for p in (unbroken / 'finetune').glob('best*')]
+    assert same(weights(run), weights(unbroken))
+    assert [p.name for p in (run / 'finetune').glob('best*')] == [p.name for p in (unbroken / 'finetune').glob('best*')]
 
 
 def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(staged: Path, unbroken: Path, tmp_path: Path) -> None:
@@ -134,25 +148,20 @@ def test_what_is_finished_is_not_done_again_and_a_changed_recipe_is_refused(stag
     assert synthaug(*arguments, 'finetune.train_dataloader.num_workers=1').status == 0  # decides nothing
 
 
-def test_a_backbone_that_was_exchanged_under_a_later_stage_is_refused(staged: Path, unbroken: Path, tmp_path: Path) -> None:
-    process = copy_of_this_process(functools.partial(stopped_in, 'finetune', 2, staged, tmp_path / 'run'))  # before its first checkpoint
-    process.wait_until(lambda: 'there\n' in process.lines())
-    process.end(signal.SIGKILL)
-    handed = tmp_path / 'run' / 'pretrain' / 'backbone.pth'
+def test_a_backbone_that_was_exchanged_under_a_later_stage_is_refused(staged: Path, unbroken: Path, killed: tuple[Path, Path]) -> None:
+    _, run = killed
+    for checkpoint in [*(run / 'finetune').rglob('*.pth'), run / 'finetune' / 'last_checkpoint']:
+        checkpoint.unlink()  # as if it had been killed before its first one
+    handed = run / 'pretrain' / 'backbone.pth'
     true = handed.read_bytes()
     state = torch.load(handed)
     state['state_dict']['backbone.conv1.weight'] += 1
     torch.save(state, handed)
     again = stages(staged, finetune__randomness__seed=5)
     with pytest.raises(RecipeError, match=r"Stage 'finetune' in .* started from another backbone"):
-        train_stages(again, tmp_path / 'run')
+        train_stages(again, run)
     handed.write_bytes(true)
-    assert same(weights(train_stages(again, tmp_path / 'run').parent), weights(unbroken))
-
-
-def stopped_in(stage: str, at: int, recipe: Path, work_dir: Path) -> None:
-    Stops.at = (stage, at)
-    train_stages(stages(recipe, finetune__randomness__seed=5), work_dir)
+    assert same(weights(train_stages(again, run).parent), weights(unbroken))
 
 
 def test_the_explained_stages_are_files_for_any_launcher(staged: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthaug: Say) -> None:
@@ -224,6 +233,40 @@ def test_what_cannot_work_is_refused_before_the_first_stage(staged: Path, option
         check_stages(stages(staged, **options))
 
 
+def marked(folder: Path, stages: Any, **known: Any) -> Path:
+    """A work folder in which the first stage is finished, as far as its mark says."""
+    stage = StageFolder(folder / stages[0].name, stages[0])
+    stage.known = {'seed': 7, 'start': None, 'finished': True, 'left': None, **known}
+    stage._write()
+    return folder
+
+
+def test_the_backbone_that_a_finished_stage_left_is_the_one_that_is_asked_for(staged: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken / 'pretrain', tmp_path / 'pretrain')  # it left its average
+    file = tmp_path / 'pretrain' / 'iter_12.pth'
+    for ema in (False, True):
+        found = stages(staged)[0]
+        StageFolder(tmp_path / 'pretrain', found).train(None, True, ema, 'none', print)
+        assert same(load_backbone(tmp_path / 'pretrain' / 'backbone.pth'), load_backbone(file, ema=ema))
+
+
+def test_another_store_in_the_place_of_a_finished_stages_is_refused(staged: Path, world: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copytree(world / 'free', tmp_path / 'store')
+    options = {'pretrain__synthaug__mix__store': str(tmp_path / 'store')}
+    work_dir = marked(tmp_path / 'run', stages(staged, **options))
+    shutil.rmtree(tmp_path / 'store')
+    shutil.copytree(world / 'variants', tmp_path / 'store')
+    with pytest.raises(RecipeError, match=r"Stage 'pretrain' in .* is finished with another recipe; these differ: stage\.stores\./.*/store: "):
+        train_stages(stages(staged, **options), work_dir)
+
+
+def test_what_a_finished_stage_started_from_is_not_needed_any_more(staged: Path) -> None:
+    found = stages(staged, synthaug__stages__0__init='gone.pth')
+    check_stages(found, done=1)
+    with pytest.raises(SynthAugError, match='does not exist'):
+        check_stages(found)
+
+
 def test_a_folder_of_something_else_is_left_alone(staged: Path, world: Path) -> None:  # noqa: F811
     before = sorted(p.name for p in (world / 'train').iterdir())
     with pytest.raises(RecipeError, match="not a training of these stages: it holds 'four'"):
@@ -241,7 +284,7 @@ def test_where_one_training_is_wanted_stages_are_refused(staged: Path) -> None:
 def train_as(rank: int, port: int, recipe: Path, work_dir: Path) -> None:
     """What torchrun's process of this rank does."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    train_stages(stages(recipe), work_dir, 'pytorch')
+    train_stages(stages(recipe, pretrain__train_cfg__max_epochs=1, finetune__train_cfg__max_epochs=1), work_dir, 'pytorch')
 
 
 def test_two_processes_train_stages_together(staged: Path, tmp_path: Path) -> None:
@@ -258,5 +301,5 @@ def test_two_processes_train_stages_together(staged: Path, tmp_path: Path) -> No
         'stage finetune: finished',
     ]
     assert 'stage ' not in second.out
-    last = torch.load(tmp_path / 'run' / 'finetune' / 'iter_6.pth', weights_only=False)  # 22 images each, in batches of 8
-    assert last['meta']['iter'] == 6
+    last = torch.load(tmp_path / 'run' / 'finetune' / 'iter_3.pth', weights_only=False)  # 22 images each, in batches of 8
+    assert last['meta']['iter'] == 3

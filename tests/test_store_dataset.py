@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from synthaug_plugins import compat
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
 from synthaug_plugins.store.shard import Row
@@ -84,6 +85,19 @@ def test_prompts_are_those_of_the_subset(tmp_path: Path) -> None:
     dataset = dataset_of(store_of(tmp_path / 's', ['x', 'y', 'z']), indices=[5, 4, 9, -1])
     assert dataset.prompt_groups().tolist() == [0, 1, 0, 1]  # told y, x, y, x: each class begins with x
     assert dataset.get_subset([2, 3, 0]).prompt_groups().tolist() == [0, 1, 0]
+
+
+def test_prompts_of_a_store_that_was_made_again_meanwhile_are_refused(tmp_path: Path) -> None:
+    dataset = dataset_of(store_of(tmp_path / 's', ['x', 'y', 'z']))
+    shutil.rmtree(tmp_path / 's')
+    store_of(tmp_path / 's', ['x', 'y', 'z'], block_size=3)
+    with pytest.raises(StoreError, match='has changed since its records were read'):
+        dataset.prompt_groups()
+
+
+def test_an_option_that_would_choose_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r'filter_cfg = .* Choose with select'):
+        dataset_of(store_of(tmp_path / 's'), filter_cfg={'min_size': 8})
 
 
 def test_a_record_costs_fourteen_bytes_and_copies_share_them(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from test_mix import make_real, world  # noqa: F401
 from conftest import Said, copy_of_this_process
 from synthaug_plugins.errors import DataError, RecipeError, SynthAugError
 from synthaug_plugins.timm.launch import launch, main
+from synthaug_plugins.timm.options import add_options, read_options
 
 SCRIPT = os.environ.get('SYNTHAUG_TIMM_TRAIN', '')
 real_script = pytest.mark.skipif(not SCRIPT, reason="timm's train.py is not here: set SYNTHAUG_TIMM_TRAIN to its path to run what trains with it")
@@ -37,9 +38,9 @@ from timm.task import ClassificationTask
 
 parser = argparse.ArgumentParser()
 parser.add_argument('data', nargs='?')
-for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', loss=None, kd_model_name=None, task='classification').items():
+for name, default in dict(data_dir=None, dataset='', train_split='train', class_map='', resume='', target_key=None, sched='cosine', eval_metric=None, loss=None, kd_model_name=None, task='classification').items():
     parser.add_argument('--' + name.replace('_', '-'), default=default)
-for name, default in dict(batch_size=8, seed=42, epochs=2, num_classes=None, aug_splits=0, aug_repeats=0, mixup=0.0, cutmix=0.0).items():
+for name, default in dict(batch_size=8, seed=42, epochs=2, num_classes=None, aug_splits=0, aug_repeats=0, cooldown_epochs=0, mixup=0.0, cutmix=0.0).items():
     parser.add_argument('--' + name.replace('_', '-'), default=default, type=float if isinstance(default, float) else int)
 for name in ('naflex_loader', 'use_multi_epochs_loader', 'torchscript'):
     parser.add_argument('--' + name.replace('_', '-'), action='store_true')
@@ -49,7 +50,8 @@ def _parse_args():
 
 def main():
     args, _ = _parse_args()
-    data = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True, class_map=args.class_map, input_img_mode='RGB')
+    data = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True, class_map=args.class_map,
+                          target_key=args.target_key, input_img_mode='RGB')
     loader = create_loader(data, input_size=(3, 16, 16), batch_size=args.batch_size, is_training=True, num_workers=0, device=torch.device('cpu'))
     task = ClassificationTask(model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 4)), criterion_kwargs=dict(smoothing=0.1))
     for epoch in range(args.epochs):
@@ -110,6 +112,16 @@ def test_modes_without_weights_keep_plain_labels_so_that_mixup_works(stand_in: P
     assert '"Tensor"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(('written', 'layers'), [(False, None), (True, True), (['bn1'], ['bn1']), ('bn1', ['bn1'])])
+def test_a_yaml_file_of_train_py_says_what_the_command_line_says(written: Any, layers: Any) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--seed', type=int, default=0)
+    add_options(parser)
+    parser.set_defaults(synthaug_mix='stores/x', synthaug_store_weights=2, synthaug_frozen_bn=written)
+    options = read_options(parser.parse_args([]))
+    assert options.task.get('frozen_bn') == layers and options.stores == [{'store': 'stores/x', 'weight': 2, 'select': None}]
+
+
 # --- refusals, each before anything trains
 
 
@@ -123,13 +135,15 @@ def test_modes_without_weights_keep_plain_labels_so_that_mixup_works(stand_in: P
         (['MIX', '--synthaug-alpha', 'half'], 'neither a number nor a schedule'),
         (['MIX', '--synthaug-mode', 'per_bath'], "Did you mean 'per_batch'"),
         (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic'], "'synthetic' is no phase"),
-        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:2'], 'the phases last 3 epochs, --epochs 2'),
+        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:2'], 'the phases last 3 epochs, and train.py trains for 2'),
+        (['MIX', '--synthaug-mode', 'phased', '--synthaug-phases', 'synthetic:1', 'real:1', '--cooldown-epochs', '3'], 'and train.py trains for 5'),
         (['MIX', '--synthaug-mode', 'per_batch', '--synthaug-ratio', '2', '1'], 'does not divide a batch of 8'),
         (['MIX', '--synthaug-blend', '0.5'], '--synthaug-blend has no meaning without --synthaug-soft-labels'),
         (['MIX', '--synthaug-store-weights', '1', '2'], '2 shares for 1 stores'),
         (['MIX', '--synthaug-freeze-affine'], 'no meaning without --synthaug-frozen-bn'),
         (['MIX', '--synthaug-soft-labels', 'clip_p', '--num-classes', '4'], "'clip_p' holds double, not lists"),
         (['MIX', '--data-dir', '/nowhere'], "The training set '' in '/nowhere', split 'train', cannot be read"),
+        (['MIX', '--target-key', 'fine_label'], "cannot be read: ReaderImageFolder.__init__() got an unexpected keyword argument 'target_key'"),
         (['MIX', '--synthaug-classes', 'a', 'b'], 'The class names differ'),
         (['MIX', '--num-classes', '3'], '--num-classes 3 is less than the 4 classes'),
         (['MIX', '--synthaug-mode', 'two_stream', '--mixup', '0.1'], 'Mixup and CutMix blend images whose loss weights differ'),
@@ -160,7 +174,7 @@ def test_options_that_do_not_fit_are_refused_before_the_model_is_built(stand_in:
         (lambda s: s.replace('import torch\n', 'from timm.data import no_such_thing\n'), 'does not load with the installed timm: cannot import name'),
         (lambda s: s + '\n(', 'is no Python file'),
         (lambda s: s.replace('    task = ', '    task = torch.nn.Identity() if args.seed else '), 'did not call ClassificationTask'),
-        (lambda s: s.replace('split=args.train_split, is', "split='validation', is"), "asks for the training set ('', "),
+        (lambda s: s.replace('split=args.train_split, is', "split='validation', is"), "asks for the training set '' with {'root': "),
     ],
 )
 def test_a_script_without_the_hooks_or_that_goes_past_one_is_refused(
@@ -196,7 +210,7 @@ def train(data: Path, out: Path, name: str, *arguments: object) -> tuple[object,
     """A short, deterministic training of timm's smallest network."""
     return (
         *('--data-dir', data, '--model', 'test_resnet', '--img-size', 32, '--num-classes', 4, '-b', 8, '-j', 0, '--device', 'cpu', '--no-aug'),
-        *('--epochs', 3, '--warmup-epochs', 0, '--lr', 0.02, '--output', out, '--experiment', name, *arguments),
+        *('--epochs', 2, '--warmup-epochs', 0, '--lr', 0.02, '--output', out, '--experiment', name, *arguments),
     )
 
 
@@ -215,7 +229,7 @@ def test_timms_train_learns_and_a_killed_run_ends_with_the_bits_of_a_whole_one(w
     mix = ('--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream', '--synthaug-weight', 0.5, '--synthaug-frozen-bn', 'layer1')
     whole = launched(SCRIPT, *train(data, tmp_path, 'whole', *mix))
     assert whole.status == 0, whole.err[-3000:]
-    assert losses(tmp_path / 'whole')[2] < losses(tmp_path / 'whole')[0]
+    assert losses(tmp_path / 'whole')[1] < losses(tmp_path / 'whole')[0]
     assert checkpoint(tmp_path / 'whole')['args'].synthaug_weight == 0.5
     cut = copy_of_this_process(lambda: main([str(a) for a in (SCRIPT, *train(data, tmp_path, 'cut', *mix))]))
     cut.wait_until((tmp_path / 'cut' / 'checkpoint-0.pth.tar').exists)
@@ -223,7 +237,7 @@ def test_timms_train_learns_and_a_killed_run_ends_with_the_bits_of_a_whole_one(w
     again = launched(SCRIPT, *train(data, tmp_path, 'cut', *mix, '--resume', tmp_path / 'cut' / 'checkpoint-0.pth.tar'))
     assert again.status == 0, again.err[-3000:]
     one, two = checkpoint(tmp_path / 'whole'), checkpoint(tmp_path / 'cut')
-    assert one['epoch'] == two['epoch'] == 2
+    assert one['epoch'] == two['epoch'] == 1
     assert all(torch.equal(value, two['state_dict'][key]) for key, value in one['state_dict'].items())
 
 
@@ -253,16 +267,18 @@ def test_two_processes_train_with_timms_train(world: Path, data: Path, tmp_path:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         monkeypatch.setenv('SYNTHAUG_TEST_PORT', str(free.getsockname()[1]))
-    arguments = train(data, tmp_path, 'two', '-b', 4, '--epochs', 2, '--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream')
+    arguments = train(data, tmp_path, 'two', '-b', 4, '--epochs', 1, '--synthaug-mix', world / 'variants', '--synthaug-mode', 'two_stream')
     processes = [copy_of_this_process(functools.partial(as_rank, rank, arguments)) for rank in (0, 1)]
     ended = [process.end() for process in processes]
     assert [e.status for e in ended] == [0, 0], ended[0].err[-3000:]
-    assert checkpoint(tmp_path / 'two')['epoch'] == 1
+    assert checkpoint(tmp_path / 'two')['epoch'] == 0
 
 
 @real_script
 def test_timms_unextended_train_reads_the_shards_of_a_store(world: Path, tmp_path: Path) -> None:  # noqa: F811
-    arguments = train(world / 'variants' / 'shards', tmp_path, 'wds', '-j', 1, '--dataset', 'wds/variants', '--train-split', 'train', '--val-split', '')
+    arguments = train(
+        world / 'variants' / 'shards', tmp_path, 'wds', '-j', 1, '--epochs', 1, '--dataset', 'wds/variants', '--train-split', 'train', '--val-split', ''
+    )
 
     def run() -> None:
         sys.argv = [SCRIPT, *map(str, arguments)]
@@ -270,4 +286,4 @@ def test_timms_unextended_train_reads_the_shards_of_a_store(world: Path, tmp_pat
 
     ended = copy_of_this_process(run).end()
     assert ended.status == 0, ended.err[-3000:]
-    assert len(losses(tmp_path / 'wds')) == 3
+    assert len(losses(tmp_path / 'wds')) == 1

@@ -66,12 +66,13 @@ def test_batches_depend_neither_on_workers_nor_on_a_resume(world: Path, options:
     two_epochs = [numbers(alone), numbers(alone)]
     assert two_epochs[0] != two_epochs[1], 'epochs follow each other where nobody sets them'
     assert [numbers(helped), numbers(helped)] == two_epochs
-    helped.batch_sampler.set_epoch(1)
-    assert numbers(helped) == two_epochs[1]
     again = loader(world, data=data, **options)
     again.batch_sampler.resume_at(1, 2)
     assert numbers(again) == two_epochs[1][2:]
-    kinds = [target.is_synthetic.float().mean().item() for _, target in loader(world, data=data, **options)]
+    again.batch_sampler.set_epoch(1)
+    targets = [target for _, target in again]
+    assert [target.index.tolist() for target in targets] == two_epochs[1]
+    kinds = [target.is_synthetic.float().mean().item() for target in targets]
     expected = {'per_batch': 0.25, 'two_stream': 1 / 3}.get(options.get('mode', ''))
     assert expected is None or kinds == pytest.approx([expected] * len(kinds))
 
@@ -168,6 +169,9 @@ def test_soft_labels_are_blended_and_smoothed(world: Path, tmp_path: Path, blend
 def test_a_loss_that_is_no_mean_over_samples_is_refused() -> None:
     with pytest.raises(RecipeError, match='CrossEntropyLoss is not a mean'):
         MixClassificationTask(Answers(logits(4)), criterion=torch.nn.CrossEntropyLoss(reduction='sum'), weighs=True, verbose=False)
+    for weights in torch.ones(4, 4) + 4 * torch.eye(4):  # a class of more weight than the others, whichever it is
+        with pytest.raises(RecipeError, match='CrossEntropyLoss is not a mean'):
+            MixClassificationTask(Answers(logits(4)), criterion=torch.nn.CrossEntropyLoss(weights), weighs=True, verbose=False)
     with pytest.raises(RecipeError, match='does not support Mixup/CutMix'):
         MixClassificationTask(Answers(logits(4)), criterion_kwargs={'loss_type': 'asl'}, soft_labels=True, verbose=False)
 

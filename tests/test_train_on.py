@@ -126,7 +126,7 @@ def test_a_set_that_is_a_store_already_keeps_its_type_and_options(store: Store) 
         (RESNET50, ['--store', '{store}', '--cfg-options', 'synthaug.train_on.selct=x'], "no option 'selct'.*select"),
         (RESNET50, ['--store', '{store}', '--cfg-options', 'train_dataloader.dataset.pipeline.0.backend_args.backend=petrel', 'synthaug.train_on.num_classes=store'], 'cannot open the images of a store'),
         (MOCO, ['--store', '{store}', '--cfg-options', 'synthaug.train_on.num_classes=store'], 'this recipe has none'),
-        (CIFAR10, ['--store', '{store}', '--cfg-options', 'synthaug.train_on.num_classes=store'], 'takes images of 32 pixels as they are, and those of .* have 8 x 8'),
+        (CIFAR10, ['--store', '{store}', '--cfg-options', 'synthaug.train_on.num_classes=store'], 'takes images of 32 x 32 pixels as they are, and those of .* have 8 x 8'),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_loads(store: Store, synthaug: Say, recipe: str, options: list[str], text: str) -> None:
@@ -134,6 +134,15 @@ def test_what_does_not_fit_is_refused_before_anything_loads(store: Store, syntha
     assert said.status != 0
     assert not said.out
     assert re.search(text, said.err.replace('\n', ' ')), said.err
+
+
+def test_a_crop_given_as_height_and_width_is_compared_with_the_stores_images(tmp_path: Path, store: Store) -> None:
+    cfg = load_recipe(CIFAR10)
+    cfg.train_dataloader.dataset.pipeline[0].crop_size = (8, 8)
+    assert configured(cfg, store, num_classes='store', validate=False).train_dataloader.dataset.store == str(store.folder)
+    cfg.train_dataloader.dataset.pipeline[0].crop_size = (16, 8)
+    with pytest.raises(RecipeError, match='takes images of 16 x 8 pixels as they are'):
+        configured(cfg, store, num_classes='store', validate=False)
 
 
 def test_several_parts_of_a_training_set_are_refused(store: Store) -> None:
@@ -165,6 +174,12 @@ def test_validation_on_other_classes_or_in_another_order_never_begins(tmp_path: 
     with pytest.raises(DataError, match="in another order: 'cat' where the store has 'owl'"):
         train(configured(small(folders(tmp_path / 'three', *CLASSES)), turned), tmp_path / 'b')
     train(configured(small(tmp_path / 'three'), store), tmp_path / 'c')
+
+
+def test_a_class_in_another_place_is_refused_though_others_have_other_names(tmp_path: Path, store: Store) -> None:
+    shifted = configured(small(folders(tmp_path / 'data', 'ape', 'cat', 'dog')), store)  # the store has cat, dog, owl
+    with pytest.raises(DataError, match="in another order: 'ape' where the store has 'cat'"):
+        train(shifted, tmp_path / 'run')
 
 
 def train_as(rank: int, folder: Path, cfg: Config) -> None:

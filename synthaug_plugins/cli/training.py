@@ -35,7 +35,7 @@ def train(
 
     A recipe with stages trains one after the other, each in its folder below the work folder; killed, the same command goes on.
 
-    synthaug train pretrain_then_finetune_digits --work-dir runs/b
+    synthaug train pretrain_then_finetune_digits --work-dir runs/c
     """
     from synthaug_plugins.training.run import train as run
     from synthaug_plugins.training.stage_run import train_stages

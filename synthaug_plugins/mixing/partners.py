@@ -106,7 +106,8 @@ class Walk:
         drawn = np.empty(len(slots), np.int64)
         for s, n in {(int(s), int(n)) for s, n in zip(store, lap, strict=True)}:
             mine = (store == s) & (lap == n)
-            drawn[mine] = self.first[s] + self._order(s, n)[place[mine]]
+            drawn[mine] = self._order(s, n)[place[mine]]
+            drawn[mine] += self.first[s]  # apart: NumPy 1 would add in the order's narrow type
         return drawn
 
     def _turns(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.mixing.soft_labels import SoftLabels, SoftTargets, read_soft_targets
 from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import image_uri
@@ -112,7 +112,7 @@ class Records:
         return replace(self, ids=pa.nulls(len(self)), sources=pa.nulls(len(self)))
 
     def with_prompts(self) -> Records:
-        """The same with their prompts, read from the store where they are not here."""
+        """The same with their prompts, read from the store where they are not here. Raises StoreError where images have moved meanwhile."""
         if self.prompts is not None:
             return self
         table = Store.open(self.folder).index(['prompt', 'shard', 'offset'], STORED, encoded=['prompt'])
@@ -120,7 +120,10 @@ class Records:
         theirs = (table['shard'].to_numpy().astype(np.int64) << 42) + table['offset'].to_numpy()
         mine = (self.places['shard'].astype(np.int64) << 42) + self.places['offset']
         order = np.argsort(theirs)
-        rows = order[np.searchsorted(theirs, mine, sorter=order)]
+        place = np.searchsorted(theirs, mine, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        if not np.array_equal(theirs[rows], mine):
+            raise StoreError(f'{self.folder!r} has changed since its records were read.', 'Start the training again.')
         prompts = table['prompt'].combine_chunks().take(pa.array(rows, pa.int64()))
         del table
         pa.default_memory_pool().release_unused()
@@ -222,7 +225,7 @@ class Groups:
 
     def member(self, groups: np.ndarray, u: np.ndarray) -> np.ndarray:
         """A member of each (non-empty) group, chosen by u in [0, 1): (N,) int64 record numbers."""
-        return self.order[self.start[groups] + (u * self.count(groups)).astype(np.int64)]
+        return self.order[self.start[groups] + (u * self.count(groups)).astype(np.int64)].astype(np.int64)
 
 
 def source_numbers(sources: pa.Array, real_sources: Sequence[str]) -> np.ndarray:

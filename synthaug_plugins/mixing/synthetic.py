@@ -98,6 +98,28 @@ class Synthetic:
         return np.array([r.weight for r in self.records])
 
 
+class HoldsSynthetic:
+    """What `MixBatchSampler` asks of a data set that has `synthetic` behind its real images, and `_scan()`, which gives these."""
+
+    synthetic: Synthetic
+
+    @property
+    def records(self) -> list[Records]:
+        """The synthetic records, one entry per store."""
+        return self.synthetic.records
+
+    def partner_table(self, partner: str) -> PartnerTable:
+        """See `Synthetic.partner_table`."""
+        return self.synthetic.partner_table(partner, self._scan())
+
+    def walk(self, seed: int) -> Walk:
+        """See `Synthetic.walk`."""
+        return self.synthetic.walk(seed)
+
+    def _scan(self) -> RealImages:
+        raise NotImplementedError
+
+
 def admit(records: Records, sources: str | None, real: Callable[[], RealImages], in_memory: bool, vouched: bool) -> Records:
     """The records that may be trained on: those made from images outside the real training set leave, and the log says so.
 

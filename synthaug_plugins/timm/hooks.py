@@ -18,6 +18,17 @@ from synthaug_plugins.timm.task import MixClassificationTask
 
 _CURE = 'Use the unchanged train.py of the installed timm.'
 _STREAMS = ('wds', 'tfds', 'hfids')
+_READING = {
+    'root': 'data_dir',
+    'split': 'train_split',
+    'class_map': 'class_map',
+    'download': 'dataset_download',
+    'input_key': 'input_key',
+    'target_key': 'target_key',
+    'target_format': 'target_format',
+    'trust_remote_code': 'dataset_trust_remote_code',
+}
+"""What decides which images and labels `create_dataset` reads: its argument, and the option of train.py."""
 
 
 class Hooks:
@@ -39,12 +50,12 @@ class Hooks:
         check_args(args, options)
         self._dataset: MixedImageDataset | None = None
         if options.stores:
-            name, root, split, class_map = self._training_set()
+            name, reading = self._training_set()
             try:
-                real = self.theirs['create_dataset'](name, root=root, split=split, is_training=True, class_map=class_map)
-            except (RuntimeError, OSError, AssertionError, ImportError, ValueError) as error:  # timm and torchvision say it with any of these
-                what = f'The training set {name!r} in {root!r}, split {split!r}, cannot be read: {first_line(error)}.'
-                raise DataError(what, 'Correct --data-dir, --dataset or --train-split.') from error
+                real = self.theirs['create_dataset'](name, is_training=True, **reading)
+            except (RuntimeError, OSError, AssertionError, ImportError, TypeError, ValueError) as error:  # timm and torchvision say it with any of these
+                what = f'The training set {name!r} in {reading["root"]!r}, split {reading["split"]!r}, cannot be read: {first_line(error)}.'
+                raise DataError(what, 'Correct --data-dir, --dataset, --train-split, --input-key or --target-key.') from error
             self._dataset = MixedImageDataset(real, options.stores, **options.data)
             self._check_head()
         for name in HOOKS:
@@ -54,9 +65,10 @@ class Hooks:
         """timm's for validation; for training the set that was mixed before the model was built."""
         if self._dataset is None or not kwargs.get('is_training'):
             return self.theirs['create_dataset'](name, *args, **kwargs)
-        asked = (name, kwargs.get('root'), kwargs.get('split'), kwargs.get('class_map'))
-        if args or asked != self._training_set():
-            raise RecipeError(f'train.py asks for the training set {asked}, and its options say {self._training_set()}.', _CURE)
+        ours, reading = self._training_set()
+        asked = {key: kwargs[key] for key in _READING if key in kwargs}
+        if args or (name, asked) != (ours, {key: reading.get(key) for key in asked}) or not asked.keys() >= {'root', 'split'}:
+            raise RecipeError(f'train.py asks for the training set {name!r} with {asked}, and its options say {ours!r} with {reading}.', _CURE)
         if hasattr(self._dataset.real, 'input_img_mode'):
             self._dataset.image_mode = self._dataset.real.input_img_mode = kwargs.get('input_img_mode', 'RGB')
         self.used.add('create_dataset')
@@ -87,9 +99,11 @@ class Hooks:
 
     # --- within
 
-    def _training_set(self) -> tuple[Any, ...]:
+    def _training_set(self) -> tuple[str, dict[str, Any]]:
+        """Name of the training set, and how train.py's options say that it is read."""
         args = self.args
-        return args.dataset, args.data_dir or args.data, args.train_split, args.class_map
+        given = {key: getattr(args, option) for key, option in _READING.items() if hasattr(args, option)}
+        return args.dataset, {**given, 'root': args.data_dir or args.data}
 
     def _check_head(self) -> None:
         assert self._dataset is not None
@@ -128,8 +142,8 @@ def check_args(args: argparse.Namespace, options: Options) -> None:
         if options.rule.mode in ('per_batch', 'two_stream'):
             options.rule.synthetic_of(args.batch_size)
         if options.rule.mode == 'phased':
-            total = sum(epochs for _, epochs in options.mix['phases'])
-            found.append((total != args.epochs, f'the phases last {total} epochs, --epochs {args.epochs}', 'Make the two equal.'))
+            total, trained = sum(epochs for _, epochs in options.mix['phases']), _epochs(args)
+            found.append((total != trained, f'the phases last {total} epochs, and train.py trains for {trained}', 'Make the two equal.'))
     why = 'soft labels' if options.soft else 'loss weights' if options.rule.weighs else ''
     if why:
         found.append((mixes, f'Mixup and CutMix blend images whose {why} differ', 'Leave --mixup and --cutmix out, or use a mode without weights.'))
@@ -143,3 +157,12 @@ def check_args(args: argparse.Namespace, options: Options) -> None:
     for wrong, what, cure in found:
         if wrong:
             raise RecipeError(f'{what}, which --synthaug-* options cannot extend.' if cure == alone else f'{what}.', cure)
+
+
+def _epochs(args: argparse.Namespace) -> int:
+    """How long train.py trains: beside --epochs there are cool-down, cycles and a warm-up that comes before, which timm adds up in its scheduler."""
+    from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+    from torch import nn, optim
+
+    nobody = optim.SGD([nn.Parameter()], lr=0.1)
+    return int(create_scheduler_v2(nobody, **scheduler_kwargs(args, decreasing_metric=False), updates_per_epoch=1)[1])

@@ -80,7 +80,8 @@ def _quiet_beside_the_first() -> None:
     """Of several processes only the first one says what it does; errors come from all."""
     from mmengine.logging import MMLogger
 
-    MMLogger.get_instance('synthaug', logger_name='synthaug', log_level='INFO' if os.environ.get('RANK', '0') == '0' else 'ERROR')
+    rank = next((os.environ[name] for name in ('RANK', 'SLURM_PROCID') if name in os.environ), '0')  # as timm finds its place
+    MMLogger.get_instance('synthaug', logger_name='synthaug', log_level='INFO' if rank == '0' else 'ERROR')
 
 
 def _tell_changes(args: Any) -> None:

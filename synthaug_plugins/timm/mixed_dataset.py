@@ -11,10 +11,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
-from synthaug_plugins.mixing.partners import PartnerTable, Walk
 from synthaug_plugins.mixing.records import Records, check_store_spec, read_records
 from synthaug_plugins.mixing.soft_labels import check_soft_labels
-from synthaug_plugins.mixing.synthetic import SOURCES, RealImages, Synthetic, admit
+from synthaug_plugins.mixing.synthetic import SOURCES, HoldsSynthetic, RealImages, Synthetic, admit
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.timm.real_set import check_real, class_names, has_files, real_images
@@ -22,7 +21,7 @@ from synthaug_plugins.timm.target import SampleTarget
 from synthaug_plugins.timm.version import check_timm_version
 
 
-class MixedImageDataset(Dataset):
+class MixedImageDataset(HoldsSynthetic, Dataset):
     """Real images as a timm or torchvision dataset gives them; from index `len(real)` on synthetic records, store after store.
 
     `len()` counts the real images (or both, with `concat`). Both run through one transform, which timm's `create_loader` sets. A sample is
@@ -107,21 +106,6 @@ class MixedImageDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_found': None}  # a spawned worker reads images alone
-
-    # --- what the batch sampler asks
-
-    @property
-    def records(self) -> list[Records]:
-        """The synthetic records, one entry per store."""
-        return self.synthetic.records
-
-    def partner_table(self, partner: str) -> PartnerTable:
-        """See `Synthetic.partner_table`."""
-        return self.synthetic.partner_table(partner, self._scan())
-
-    def walk(self, seed: int) -> Walk:
-        """See `Synthetic.walk`."""
-        return self.synthetic.walk(seed)
 
     def synthetic_id(self, index: int) -> str | None:
         """The id of a synthetic image in its store; None for a real one."""

@@ -85,8 +85,10 @@ def read_options(args: argparse.Namespace) -> Options:
     unknown = [key for key in vars(args) if key.startswith(PREFIX) and key.removeprefix(PREFIX).replace('_', '-') not in OPTIONS]
     if unknown:  # train.py takes any key of a YAML file
         raise RecipeError(f'There is no option {unknown[0]}.', nearest(unknown[0], [PREFIX + name.replace('-', '_') for name in OPTIONS]))
+    if isinstance(given['frozen-bn'], bool):  # of a YAML file of train.py, as the next ones may be
+        given['frozen-bn'] = [] if given['frozen-bn'] else None
     for name, (_, kind) in OPTIONS.items():
-        if 'nargs' in kind and isinstance(given[name], str):  # a YAML file may give one where the command line gives a list
+        if 'nargs' in kind and given[name] is not None and not isinstance(given[name], list):
             given[name] = [given[name]]
     if given['mix'] is None:
         idle = [name for name in _MIX_ONLY if given[name] is not None]

@@ -89,18 +89,19 @@ class MixClassificationTask(ClassificationTask):
     def _check_mean(self, n_classes: int) -> None:
         """Refuse a criterion that is no mean over samples: a part of a batch would not weigh what it should."""
         generator = torch.Generator().manual_seed(0)
-        output = torch.randn(3, n_classes, generator=generator)
-        target = torch.randint(n_classes, (3,), generator=generator)
+        count = min(max(3, n_classes), 64)
+        output = torch.randn(count, n_classes, generator=generator)
+        target = torch.arange(count) % n_classes  # of different classes: where these weigh differently, a mean over samples is none
         wanted = torch.nn.functional.one_hot(target, n_classes).float() if self._takes_soft else target
         output, wanted = output.to(self.device), wanted.to(self.device)
         name = type(self.criterion).__name__
         try:
             with torch.no_grad():
                 whole = float(self.criterion(output, wanted))
-                each = [float(self.criterion(output[i : i + 1], wanted[i : i + 1])) for i in range(3)]
+                each = [float(self.criterion(output[i : i + 1], wanted[i : i + 1])) for i in range(count)]
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise RecipeError(f'The loss {name} cannot weigh samples: {first_line(error)}.', 'Use the loss ce or bce.') from error
-        if not math.isclose(whole, sum(each) / 3, rel_tol=1e-4, abs_tol=1e-6):
+        if not math.isclose(whole, sum(each) / count, rel_tol=1e-4, abs_tol=1e-6):
             raise RecipeError(f'The loss {name} is not a mean over the samples of a batch, so they cannot be weighted.', 'Use the loss ce or bce.')
         self._checked = True
 

@@ -40,6 +40,7 @@ class ResNet:
         depth: 18, 34, 50, 101 or 152.
         groups: of the 3x3 convolutions.
         base_channels: width of a bottleneck's (or block's) 3x3 convolution in the first stage.
+        out_channels: of the first stage: 4 times that width, but in Wide ResNets twice, and in ResNeXt 256.
         stem_channels: of what enters the first stage.
         deep_stem, avg_down: the two changes of V1c and V1d.
         kernel: of the first convolution, pixels.
@@ -48,6 +49,7 @@ class ResNet:
     depth: int
     groups: int
     base_channels: int
+    out_channels: int
     stem_channels: int
     deep_stem: bool
     avg_down: bool
@@ -127,6 +129,7 @@ def _resnet(state: Mapping[str, torch.Tensor]) -> ResNet:
         depth=_DEPTHS[bottleneck, blocks],
         groups=middle.shape[0] // middle.shape[1] if bottleneck else 1,
         base_channels=middle.shape[0],
+        out_channels=state[f'layer1.0.conv{3 if bottleneck else 2}.weight'].shape[0],
         stem_channels=first.shape[0],
         deep_stem=deep,
         avg_down='layer2.0.downsample.2.weight' in state,

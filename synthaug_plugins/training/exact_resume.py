@@ -25,6 +25,8 @@ from synthaug_plugins.mixing import draws
 from synthaug_plugins.mixing.batch_sampler import reseed
 from synthaug_plugins.registry import DATA_SAMPLERS, DATASETS, HOOKS
 
+_GRADIENTS = 'synthaug_gradients'
+
 
 class SeededBatch(list[Any]):
     """What a batch sampler gives for a batch, and the `key` of integers that its samples' random numbers follow from."""
@@ -146,14 +148,47 @@ class SeededDataset(Dataset):
         return samples
 
 
+def _accumulates(runner: Any) -> bool:
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1) > 1
+
+
 @HOOKS.register_module()
 class SeededStepsHook(Hook):
-    """Gives every training step random numbers of (seed, iteration, rank): what the model and batch augments draw survives a resume.
+    """Gives every training step random numbers of (seed, iteration, rank): what the model and batch augments draw survives a resume. So do gradients
+    that are accumulated over several steps (`optim_wrapper.accumulative_counts`), in one process.
 
     It takes the seed from `SeededBatches`.
+
+    Raises:
+        RecipeError: gradients are accumulated in several processes: MMEngine saves what the first of them holds.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._gradients: dict[str, torch.Tensor] = {}
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the gradients of which the optimiser has not made a step yet."""
+        if _accumulates(runner):
+            checkpoint[_GRADIENTS] = {name: p.grad.cpu().clone() for name, p in runner.model.named_parameters() if p.grad is not None}
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Remember them until training begins."""
+        self._gradients = checkpoint.get(_GRADIENTS) or {}
+
+    def before_train(self, runner: Any) -> None:
+        """Give them back to the model."""
+        if _accumulates(runner) and get_dist_info()[1] > 1:
+            raise RecipeError(
+                'exact_resume does not go with optim_wrapper.accumulative_counts in several processes.',
+                'Take a larger batch, or set synthaug.exact_resume=None: gradients that are under way are then lost in a resume, as in stock MMEngine.',
+            )
+        gradients, self._gradients = self._gradients, {}
+        if runner.iter > 0 and gradients:
+            for name, parameter in runner.model.named_parameters():
+                if name in gradients:
+                    parameter.grad = gradients[name].to(parameter.device)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed Python's, NumPy's and torch's generators, those of all devices included."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 _OPENMMLAB = ('mmdet', 'mmseg')
+_STEPS = {'strides': (1, 2, 2, 2), 'dilations': (1, 1, 1, 1)}
+"""Of a ResNet's stages: what no weight shows, as every library has it."""
 _HEADS = ('fc.', 'head.', 'heads.', 'head_dist.')
 """What the names of a classifier's own weights begin with in timm and torchvision."""
 
@@ -77,6 +79,14 @@ def _refuse_other_functions(found: ResNet | VisionTransformer, to: str, backbone
             raise ModelError(what, 'Train an mmpretrain.ResNet to export it.')
         if found.deep_stem and to == 'torchvision':
             raise ModelError('torchvision has no ResNet with the deep stem of V1c and V1d.', 'Export to timm, or train an mmpretrain.ResNet.')
+        width = 64 if found.groups > 1 else found.base_channels
+        if to in _OPENMMLAB and found.out_channels != width * (1 if found.depth < 50 else 4):
+            what = f'The first stage of the backbone gives out {found.out_channels} channels, as Wide ResNets do, which {to} does not have.'
+            raise ModelError(what, 'Export to timm or torchvision, or train another ResNet.')
+        for key in _STEPS:
+            if tuple(backbone.get(key, _STEPS[key])) != _STEPS[key] and to not in _OPENMMLAB:
+                what = f'The backbone was trained with {key}={tuple(backbone[key])}; those of {to} have {_STEPS[key]}.'
+                raise ModelError(what, 'Train with the usual ones, or export to mmdet or mmseg, whose config can say it.')
         if backbone.get('style') == 'caffe' and to not in _OPENMMLAB:
             raise ModelError(
                 f"The backbone was trained with style='caffe', where the 1x1 convolution has the stride; in {to} the 3x3 one has it.",
@@ -112,16 +122,14 @@ def _entry(found: ResNet | VisionTransformer, to: str, backbone: Mapping[str, An
             'final_norm': found.final_norm,
         }
     else:
-        variant = 'V1d' if found.avg_down else 'V1c' if found.deep_stem else ''
-        options = {'type': 'ResNeXt' if found.groups > 1 else f'ResNet{variant}', 'depth': found.depth}
+        options = {'type': 'ResNeXt' if found.groups > 1 else 'ResNet', 'depth': found.depth}
         if found.groups > 1:
             options |= {'groups': found.groups, 'base_width': found.base_channels // found.groups}
-            if variant:
-                options |= {'deep_stem': found.deep_stem, 'avg_down': found.avg_down}
-        elif found.base_channels != 64:
-            options['base_channels'] = found.base_channels
-        if found.stem_channels != 64:
-            options['stem_channels'] = found.stem_channels
+        elif (found.base_channels, found.stem_channels) != (64, 64):  # both: MMDetection makes the stem as wide as the rest, MMSegmentation 64
+            options |= {'base_channels': found.base_channels, 'stem_channels': found.stem_channels}
+        if found.deep_stem:  # said like this, since MMDetection has no ResNetV1c
+            options |= {'deep_stem': True, 'avg_down': found.avg_down}
+        options |= {key: tuple(backbone[key]) for key in _STEPS if tuple(backbone.get(key, _STEPS[key])) != _STEPS[key]}
         options['style'] = backbone.get('style', 'pytorch')
     return ', '.join(f'{key}={value!r}' for key, value in options.items())
 

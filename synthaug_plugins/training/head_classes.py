@@ -19,7 +19,7 @@ def check_head(cfg: Any) -> None:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset')
     if wanted is None or not isinstance(dataset, Mapping):
         return
-    for folder in dict.fromkeys(_stores(dataset)):
+    for folder in dict.fromkeys(stores_of(dataset)):
         if Store.is_one(folder) and (n := len(Store.open(folder).classes)) != wanted:
             raise RecipeError(
                 f'The store {folder!r} has {n} classes, and the recipe has a head for {wanted} (model.head.num_classes).',
@@ -48,7 +48,7 @@ def set_head_classes(cfg: Any, n: int) -> None:
             part['num_classes'] = n
 
 
-def _stores(dataset: Mapping[str, Any]) -> Iterator[str]:
+def stores_of(dataset: Mapping[str, Any]) -> Iterator[str]:
     """The folders of all stores that a training set's config names: of StoreDataset and MixedDataset, in wrappers too."""
     if isinstance(dataset.get('store'), str):
         yield dataset['store']
@@ -56,4 +56,4 @@ def _stores(dataset: Mapping[str, Any]) -> Iterator[str]:
         yield spec['store']
     for part in (dataset.get('real'), dataset.get('dataset'), *(dataset.get('datasets') or [])):
         if isinstance(part, Mapping):
-            yield from _stores(part)
+            yield from stores_of(part)

@@ -30,7 +30,7 @@ def check_queue(cfg: Any, launcher: str) -> None:
     outer = loader.get('batch_sampler') or {}
     batches = outer.get('base') or outer  # SeededBatches stands around another
     endless = type_name(loader.get('sampler') or {}) in ('InfiniteSampler', 'ReplacementSampler')
-    whole = type_name(batches) == 'PromptGroupSampler' or any(part.get('drop_last') for part in (loader, outer, batches))
+    whole = type_name(batches) == 'PromptGroupSampler' or any(part.get('drop_last') for part in (loader, outer, batches)) or batches.get('epoch_steps')
     if not (endless or whole):
         raise RecipeError(f'{type_name(model)} wants batches of one size, and the last one of an epoch may be shorter.', 'Set train_dataloader.drop_last=True.')
     processes = int(os.environ.get(_PROCESSES.get(launcher, ''), 1))

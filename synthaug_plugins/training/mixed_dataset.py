@@ -16,10 +16,9 @@ from mmengine.registry import DATASETS as ALL_DATASETS
 from torch.utils.data import Dataset
 
 from synthaug_plugins.errors import DataError, RecipeError, nearest
-from synthaug_plugins.mixing.partners import PartnerTable, Walk
-from synthaug_plugins.mixing.records import Records, normal_path, read_records, relative_source
+from synthaug_plugins.mixing.records import normal_path, read_records, relative_source
 from synthaug_plugins.mixing.soft_labels import check_soft_labels
-from synthaug_plugins.mixing.synthetic import SOURCES, RealImages, Synthetic, admit
+from synthaug_plugins.mixing.synthetic import SOURCES, HoldsSynthetic, RealImages, Synthetic, admit
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
@@ -31,7 +30,7 @@ _MAX_ATTEMPTS = 20
 
 
 @DATASETS.register_module()
-class MixedDataset(Dataset):
+class MixedDataset(HoldsSynthetic, Dataset):
     """A recipe's real dataset, and beside it the synthetic records of one or more stores.
 
     Indices below `len(real)` are real images, exactly as the real dataset gives them; those from there on are synthetic
@@ -157,21 +156,6 @@ class MixedDataset(Dataset):
                 sample.set_gt_score((1 - self._soft.blend) * hard + self._soft.blend * records.soft_labels.of(row))
         sample.set_field(weight, 'sample_weight', field_type='metainfo')
         return item
-
-    # --- what the batch sampler asks
-
-    @property
-    def records(self) -> list[Records]:
-        """The synthetic records, one entry per store."""
-        return self.synthetic.records
-
-    def partner_table(self, partner: str) -> PartnerTable:
-        """See `Synthetic.partner_table`."""
-        return self.synthetic.partner_table(partner, self._scan())
-
-    def walk(self, seed: int) -> Walk:
-        """See `Synthetic.walk`."""
-        return self.synthetic.walk(seed)
 
     # --- within
 

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.registry import HOOKS, LOOPS
@@ -59,7 +59,8 @@ class NearestNeighbourLoop(TestLoop):
     """Classifies test images by the most similar training images, as k-NN probes of self-supervised learning do (Wu et al., CVPR 2018, Section 3.4).
 
     Features are the output of the neck, scaled to length 1. Each of the k most similar training images votes for its class with exp(s / tau), s being the
-    cosine of both features. The loaded checkpoint (`load_from`) is compared with the recipe's backbone first. Several processes share the features.
+    cosine of both features. The loaded checkpoint (`load_from`) is compared with the recipe's backbone first; of one with an average of weights (EMAHook)
+    MMEngine loads the average. Several processes share the features.
 
     Args:
         bank_dataloader: training images, in order and without augmentation.
@@ -69,7 +70,7 @@ class NearestNeighbourLoop(TestLoop):
 
     Raises:
         RecipeError: k or temperature out of range, or a checkpoint of another backbone; a recipe that was not given any.
-        DataError: fewer training images than k.
+        DataError: fewer training images than k, or training and test images of other classes.
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, bank_dataloader: dict[str, Any], k: int = 200, temperature: float = 0.07) -> None:
@@ -81,8 +82,16 @@ class NearestNeighbourLoop(TestLoop):
         # Loaders of the recipe's own get their collate function from `training.run`; this one stands inside of test_cfg.
         self.bank_dataloader = runner.build_dataloader({'collate_fn': {'type': 'default_collate'}, **bank_dataloader})
         self.k, self.temperature = k, temperature
-        if len(self.bank_dataloader.dataset) < k:
-            raise DataError(f'There are {len(self.bank_dataloader.dataset)} training images, fewer than k = {k}.', 'Set test_cfg.k lower.')
+        bank = self.bank_dataloader.dataset
+        if len(bank) < k:
+            raise DataError(f'There are {len(bank)} training images, fewer than k = {k}.', 'Set test_cfg.k lower.')
+        self._classes = list(bank.metainfo['classes'])
+        other = list(self.dataloader.dataset.metainfo['classes'])
+        if other != self._classes:
+            raise DataError(
+                f'The classes differ, and so would what a label means: training images {self._classes}, test images {other}.',
+                'Give both the same class folders, or the same metainfo.classes.',
+            )
 
     def run(self) -> dict[str, float]:
         """Collect the features of all training images, then test."""
@@ -98,7 +107,6 @@ class NearestNeighbourLoop(TestLoop):
         count, size = len(self.bank_dataloader.dataset), get_world_size()
         whole = (torch.stack(part, 1).flatten(0, 1)[:count] for part in zip(*gathered, strict=True)) if size > 1 else (features, labels)
         self._bank, self._labels = (part.to(features.device) for part in whole)
-        self._classes = len(self.dataloader.dataset.metainfo['classes'])
         return super().run()  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -106,7 +114,7 @@ class NearestNeighbourLoop(TestLoop):
         """Classify a batch."""
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
         features, _ = self._features(data_batch)
-        votes = neighbour_votes(features, self._bank, self._labels, self._classes, self.k, self.temperature)
+        votes = neighbour_votes(features, self._bank, self._labels, len(self._classes), self.k, self.temperature)
         samples = data_batch['data_samples']
         for sample, scores in zip(samples, votes, strict=True):
             sample.set_pred_score(scores).set_pred_label(scores.argmax().view(1))
@@ -137,7 +145,7 @@ def neighbour_votes(features: Tensor, bank: Tensor, labels: Tensor, classes: int
     """
     similarity, place = (features @ bank.T).topk(k, dim=1)
     weights = ((similarity - similarity[:, :1]) / temperature).exp()  # relative to the nearest: shares stay, and nothing overflows
-    votes = (one_hot(labels[place], classes).to(weights.dtype) * weights[..., None]).sum(1)
+    votes = weights.new_zeros(len(features), classes).scatter_add_(1, labels[place], weights)
     return votes / votes.sum(1, keepdim=True)
 
 

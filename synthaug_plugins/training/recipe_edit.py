@@ -43,6 +43,13 @@ def type_name(cfg: Mapping[str, Any]) -> str:
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
+def pretrained(part: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The entry of a module's `init_cfg` that takes weights from a file, or None."""
+    init = part.get('init_cfg')
+    entries = init if isinstance(init, list | tuple) else [init]
+    return next((entry for entry in entries if isinstance(entry, Mapping) and type_name(entry) in ('Pretrained', 'PretrainedInit')), None)
+
+
 def learns_without_labels(cfg: Any) -> bool:
     """Whether the recipe's model is one of MMPretrain's self-supervised ones, or derived from them.
 

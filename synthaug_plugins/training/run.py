@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
+from synthaug_plugins.training.checkpoints import newest_checkpoint
 from synthaug_plugins.training.head_classes import check_head
 from synthaug_plugins.training.key_queue import check_queue
 from synthaug_plugins.training.processes import join, wrapper_without_gpu
@@ -141,7 +142,7 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
     Args:
         cfg: from `configure`; it is not changed.
         work_dir: where logs and checkpoints go.
-        resume: True: from the latest checkpoint in `work_dir` if there is one; a path: from that checkpoint.
+        resume: True: from the newest whole checkpoint in `work_dir` if there is one; a path: from that checkpoint.
         launcher: 'none', or 'pytorch' under torchrun, as for MMEngine.
 
     Raises:
@@ -150,15 +151,15 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
         TrainingFailed: the trainer raised; `error.txt` in `work_dir` holds its trace.
     """
     from mmengine.logging import print_log
-    from mmengine.runner import find_latest_checkpoint
 
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
         raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
-    changes: dict[str, Any] = {'resume': True, 'load_from': None if resume is True else str(resume)} if resume else {}
+    checkpoint = newest_checkpoint(work_dir) if resume is True else resume or None
+    changes: dict[str, Any] = {} if checkpoint is None else {'resume': True, 'load_from': str(checkpoint)}
     check_queue(cfg, launcher)
     with _failures_told(work_dir):
         runner = _build_runner(cfg, work_dir, launcher, changes)
-        if resume is True and find_latest_checkpoint(str(work_dir)) is None:
+        if resume is True and checkpoint is None:
             print_log(f'{work_dir} holds no checkpoint to resume from: training starts anew.', logger='current', level=logging.WARNING)
         try:
             runner.train()

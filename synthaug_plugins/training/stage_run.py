@@ -18,8 +18,10 @@ from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.card import recipe_differences
 from synthaug_plugins.store.files import PARTIAL, write_whole
+from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone
 from synthaug_plugins.training.checkpoints import newest_checkpoint
+from synthaug_plugins.training.head_classes import stores_of
 from synthaug_plugins.training.processes import is_first, join, wait_for_all
 from synthaug_plugins.training.run import train
 from synthaug_plugins.training.stage_hook import leave_backbone
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 MARK = 'stage.json'
-"""In a stage's folder: its recipe, what its backbone started from, whether it is finished."""
+"""In a stage's folder: its recipe, what its backbone started from, whether it is finished, and which weights its `backbone.pth` holds."""
 # How the machine does its work, which no weight depends on.
 _DECIDES_NOTHING = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'log_level', 'launcher', 'work_dir'})
 
@@ -61,7 +63,8 @@ def train_stages(
     if launcher != 'none':
         _refuse_other_backends(stages)
     if not all(folder.finished for folder in folders):
-        check_stages(stages, launcher=launcher)
+        done = next(number for number, folder in enumerate(folders) if not folder.finished)
+        check_stages(stages, launcher=launcher, done=done)
     wait_for_all()  # nobody has written yet: all processes know the same
     say = progress if is_first() else lambda line: None
     if is_first():
@@ -135,13 +138,15 @@ class StageFolder:
                 f'Stage {self.stage.name!r} in {str(self.path)!r} started from another backbone than {str(start)!r} is now.',
                 f'Remove {str(self.path)!r} to train it from this one, or give a new --work-dir.',
             )
+        left = 'average' if ema else 'trained'
         if self.finished:
-            self._complete(leaves, ema)
+            if leaves and (self.known['left'] != left or not (self.path / BACKBONE).is_file()):  # another list of stages asks for other weights
+                self._leave(left)
             say(f'stage {self.stage.name}: finished before, {self.path}')
             return
         if not self.known:
             seed = (self.stage.cfg.get('randomness') or {}).get('seed')
-            self.known = {'seed': random.SystemRandom().randrange(2**31) if seed is None else seed, 'start': begins, 'finished': False}
+            self.known = {'seed': random.SystemRandom().randrange(2**31) if seed is None else seed, 'start': begins, 'finished': False, 'left': None}
             self._write()
             wait_for_all()
             self.known = _read_mark(self.path / MARK)  # of all processes the first one draws the seed
@@ -152,15 +157,16 @@ class StageFolder:
         where = f'goes on from {checkpoint}' if checkpoint else f'starts from {start}' if start else 'starts'
         say(f'stage {self.stage.name}: {where}')
         train(cfg, self.path, checkpoint or False, launcher)
-        self.known['finished'] = True
-        self._complete(leaves, ema)
+        self.known |= {'finished': True, 'left': left if leaves else None}  # StageHook has left it
         self._write()
         wait_for_all()
         say(f'stage {self.stage.name}: finished, {self.path}')
 
-    def _complete(self, leaves: bool, ema: bool) -> None:
-        if leaves and is_first() and not (self.path / BACKBONE).is_file():
-            leave_backbone(self.path, BACKBONE, ema)
+    def _leave(self, left: str) -> None:
+        if is_first():
+            leave_backbone(self.path, BACKBONE, left == 'average')
+        self.known['left'] = left
+        self._write()
         wait_for_all()
 
     def _seeded(self) -> Stage:
@@ -173,8 +179,15 @@ class StageFolder:
         """What decides the stage's weights, as plain JSON."""
         recipe = _plain(self.stage.cfg.to_dict())
         recipe['randomness'] = {**(recipe.get('randomness') or {}), 'seed': seed}
-        recipe['stage'] = {'init': self.stage.init, 'ema': self.stage.ema, 'may_differ': list(self.stage.may_differ)}
+        recipe['stage'] = {'init': self.stage.init, 'ema': self.stage.ema, 'may_differ': list(self.stage.may_differ), 'stores': self._stores()}
         return recipe
+
+    def _stores(self) -> dict[str, str]:
+        """The fingerprints of the stores that it trains on, by folder: another one may lie there meanwhile. Those that are gone as they were known."""
+        known = self.known.get('recipe', {}).get('stage', {}).get('stores', {})
+        folders = dict.fromkeys(stores_of((self.stage.cfg.get('train_dataloader') or {}).get('dataset') or {}))
+        now = {folder: Store.open(folder).plan.fingerprint if Store.is_one(folder) else known.get(folder) for folder in folders}
+        return {folder: found for folder, found in now.items() if found is not None}
 
     def _write(self) -> None:
         if is_first():
@@ -185,7 +198,7 @@ class StageFolder:
 def _read_mark(mark: Path) -> dict[str, Any]:
     try:
         known = json.loads(mark.read_text(encoding='utf-8'))
-        return {key: known[key] for key in ('recipe', 'seed', 'start', 'finished')}
+        return {key: known[key] for key in ('recipe', 'seed', 'start', 'finished', 'left')}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f'{str(mark)!r} is damaged: {error!r}.', 'Give a new --work-dir.') from error
 

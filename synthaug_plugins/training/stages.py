@@ -13,7 +13,7 @@ from synthaug_plugins.errors import RecipeError, SynthAugError, first_line
 from synthaug_plugins.recipes import recipe_file
 from synthaug_plugins.training.backbone_weights import check_fits, load_backbone, skeleton
 from synthaug_plugins.training.key_queue import check_queue
-from synthaug_plugins.training.recipe_edit import add_hook, type_name
+from synthaug_plugins.training.recipe_edit import add_hook, pretrained, type_name
 from synthaug_plugins.training.run import KEY, configure, lay_over, load_recipe, own_options
 
 if TYPE_CHECKING:
@@ -134,26 +134,27 @@ def _read(entry: Mapping[str, Any], number: int, beside: Path, options: Mapping[
     )
 
 
-def check_stages(stages: Sequence[Stage], data_too: bool = True, launcher: str = 'none') -> None:
+def check_stages(stages: Sequence[Stage], data_too: bool = True, launcher: str = 'none', done: int = 0) -> None:
     """Check before the first stage trains what can be known of all: that they train, build, and fit each other.
 
     Args:
         stages: from `read_stages`.
         data_too: build the data sets of all stages but the first, too: a folder that is missing is said now, not after days.
         launcher: see `run.train`.
+        done: so many of them, from the first one on, have been trained: what they started from need not be there any more.
 
     Raises:
         RecipeError: with the name of the stage.
         ModelError: `init` is no checkpoint with a backbone, or without the average that `ema` asks for.
     """
-    before: Stage | None = None
-    for stage in stages:
+    for number, stage in enumerate(stages[done:], done):
+        before, after = stages[number - 1] if number else None, stages[number + 1 : number + 2]
         try:
             _check_trains(stage)
             check_queue(stage.cfg, launcher)
+            if after:
+                _check_saves(stage, after[0].ema)
             if len(stages) > 1 or stage.init:
-                if stage is not stages[-1]:
-                    _check_saves(stage, any(later.follows and later.ema for later in stages[stages.index(stage) + 1 :][:1]))
                 _check_start(stage, before)
             if before is not None:
                 skeleton(stage.cfg.model, stage.scope)
@@ -161,7 +162,6 @@ def check_stages(stages: Sequence[Stage], data_too: bool = True, launcher: str =
                     _build_data(stage)
         except SynthAugError as error:
             raise (error if stage.single else _of_stage(stage.name, error)) from error
-        before = stage
 
 
 def placed(stage: Stage, folder: str, start: str | None, leaves: bool, ema: bool) -> Config:
@@ -235,10 +235,7 @@ def _refuse_second_start(stage: Stage) -> None:
     places: dict[str, Any] = {'load_from': cfg.get('load_from'), 'resume': cfg.get('resume'), 'model.pretrained': cfg.model.get('pretrained')}
     places |= {f'model.backbone.{key}': cfg.model.backbone.get(key) for key in ('pretrained', 'checkpoint_path')}
     for where, part in (('model', cfg.model), ('model.backbone', cfg.model.backbone)):
-        init = part.get('init_cfg')
-        for entry in init if isinstance(init, list | tuple) else [init]:
-            if isinstance(entry, Mapping) and type_name(entry) in ('Pretrained', 'PretrainedInit'):
-                places[f'{where}.init_cfg'] = entry.get('checkpoint')
+        places[f'{where}.init_cfg'] = (pretrained(part) or {}).get('checkpoint')
     found = next((key for key, value in places.items() if value), None)
     if found is not None:
         source = f'the checkpoint {stage.init!r}' if stage.init else 'the stage before'

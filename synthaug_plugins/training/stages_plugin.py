@@ -20,7 +20,8 @@ OPTIONS = {
     'init': 'of the first stage: a checkpoint of the same backbone to start from, such as one trained on real images; default: as its recipe says. '
     'The others start from the stage before',
     'ema': "start from the average that the stage before (or init's training) kept by EMAHook, default False: from what its optimiser left",
-    'may_differ': 'regular expressions for weights of the backbone that may be absent on either side; they start as the recipe says',
+    'may_differ': "regular expressions for weights of the backbone that may be absent on either side; they start as torch makes them, without the backbone's "
+    'own initialisation',
 }
 """Keys of an entry of `stages`."""
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {

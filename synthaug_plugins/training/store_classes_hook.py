@@ -18,13 +18,13 @@ from synthaug_plugins.training.class_folders import refuse_turned_folders
 class StoreClassesHook(Hook):
     """Compares the classes of a store with those of validation and test: a label is a position in their order.
 
-    Names that differ throughout are logged and no more: one class has many names ('tench', 'tench, Tinca tinca', 'n01440764').
+    Names that only one of them has are logged and no more: one class has many names ('tench', 'tench, Tinca tinca', 'n01440764').
 
     Args:
         store: folder of the store.
 
     Raises:
-        DataError: another number of classes, or the same names in another order.
+        DataError: another number of classes, or a name that has another place in their order.
     """
 
     priority = 'VERY_HIGH'
@@ -53,9 +53,10 @@ class StoreClassesHook(Hook):
                 f'Give a {which} set of its classes, or leave validation and test out with synthaug.train_on.validate=False.',
             )
         different = [(a, b) for a, b in zip(classes, theirs, strict=True) if a != b]
-        if different and set(classes) == set(theirs):
+        moved = next((pair for pair in different if pair[0] in theirs or pair[1] in classes), None)
+        if moved is not None:
             raise DataError(
-                f'The {which} set has the classes of the store {self.store!r} in another order: {different[0][1]!r} where the store has {different[0][0]!r}.',
+                f'The {which} set has classes of the store {self.store!r} in another order: {moved[1]!r} where the store has {moved[0]!r}.',
                 'Generate the store with --cfg-options "classes=[...]" in the order of the data set.',
             )
         if different:

@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS as ALL_DATASETS
 
-from synthaug_plugins.errors import DataError
+from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.mixing.records import Records, normal_path, read_records, relative_source, source_numbers
 from synthaug_plugins.mixing.soft_labels import check_soft_labels
 from synthaug_plugins.mixing.source_check import check_made_from
@@ -53,6 +53,8 @@ class StoreDataset(BaseDataset):
         variants_of: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if unread := options.get('filter_cfg'):
+            raise RecipeError(f'StoreDataset: filter_cfg = {unread!r} would choose nothing.', "Choose with select, such as select='clip_p > 1/10'.")
         self._soft = check_soft_labels(soft_labels)
         records = read_records({'store': store, 'select': select}, classes, self._soft)
         print_log(records.description, logger='current')

@@ -98,10 +98,12 @@ def _loading(cfg: Config, pipeline: Sequence[Any], store: Store) -> list[dict[st
     crop = next((step['crop_size'] for step in pipeline if type_name(step) == 'RandomCrop'), None)
     resized = any('Resize' in type_name(step) for step in pipeline)
     size = _first_size(store)
-    if crop is not None and not resized and size is not None and size != (crop, crop):
+    wanted = (crop, crop) if isinstance(crop, int) else None if crop is None else tuple(crop)
+    if wanted is not None and not resized and size is not None and size != wanted:
         raise RecipeError(
-            f'synthaug: train_on: the recipe takes images of {crop} pixels as they are, and those of {str(store.folder)!r} have {size[0]} x {size[1]}.',
-            f"Generate them with image=dict(size={crop}), or begin the recipe's pipeline with LoadImageFromFile and a Resize.",
+            f'synthaug: train_on: the recipe takes images of {wanted[0]} x {wanted[1]} pixels as they are, and those of {str(store.folder)!r} have '
+            f'{size[0]} x {size[1]}.',
+            f"Generate them with image=dict(size={wanted[0]}), or begin the recipe's pipeline with LoadImageFromFile and a Resize.",
         )
     found = preprocessor(cfg)
     if len(found.get('mean') or ()) == 1:

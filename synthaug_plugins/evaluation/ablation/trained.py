@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pluggy
 
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.recipes import recipe_file
 from synthaug_plugins.store.files import write_whole
 
 if TYPE_CHECKING:
@@ -38,11 +41,21 @@ def load(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: the recipe cannot be read.
     """
-    from synthaug_plugins.training.run import load_recipe
+    from synthaug_plugins.training.run import KEY, load_recipe
 
     changes = {key: value for key, value in options.items() if key not in ('seed', 'data')}
-    recipe = json.loads(json.dumps(load_recipe(path).to_dict(), default=repr))
+    cfg = load_recipe(path)
+    recipe = _plain(cfg)
+    stages = (cfg.get(KEY) or {}).get('stages')
+    if isinstance(stages, list | tuple):  # what stands in their own files decides as much
+        named = [entry['recipe'] for entry in stages if isinstance(entry, Mapping) and isinstance(entry.get('recipe'), str)]
+        recipe['_stages'] = {name: _plain(load_recipe(recipe_file(name, Path(path), 'train', 'recipe'))) for name in named}
     return {FILE: path, 'recipe': recipe, 'cfg_options': changes, 'seed': options.get('seed'), 'data': options.get('data'), 'classes': None}
+
+
+def _plain(cfg: Config) -> dict[str, Any]:
+    """A config as plain JSON."""
+    return json.loads(json.dumps(cfg.to_dict(), default=repr))
 
 
 def _stages(recipe: Mapping[str, Any], manager: pluggy.PluginManager | None) -> tuple[Stage, ...]:
@@ -65,9 +78,23 @@ def make(recipe: Mapping[str, Any], folder: Path, device: str, manager: pluggy.P
     from synthaug_plugins.training.stage_run import train_stages
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOG, 'a', encoding='utf-8') as log, redirect_stdout(log):
-        last = train_stages(_stages(recipe, manager), folder / STAGES, backbone=True)
+    with open(folder / LOG, 'a', encoding='utf-8') as log:
+        try:
+            with redirect_stdout(log):
+                last = train_stages(_stages(recipe, manager), folder / STAGES, backbone=True)
+        finally:
+            _give_back(log)
     write_whole(folder / BACKBONE, (last / BACKBONE).read_bytes())
+
+
+def _give_back(log: TextIO) -> None:
+    """Let MMEngine's loggers, which outlive their training, write to standard output again: what they say later would be lost in a closed file."""
+    from mmengine.logging import MMLogger
+
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is log:
+                handler.setStream(sys.stdout)
 
 
 def stand_in(recipe: Mapping[str, Any], place: Path, classes: tuple[str, ...], manager: pluggy.PluginManager | None) -> None:
@@ -115,9 +142,20 @@ def reads(recipe: Mapping[str, Any], manager: pluggy.PluginManager | None) -> It
 def check_start(cfg: Config) -> None:
     """Refuse (RecipeError) a recipe whose backbone is not that of the file that it starts from. MMEngine would load what fits, and say nothing."""
     from synthaug_plugins.training.backbone_weights import PREFIX, check_fits, load_backbone
-    from synthaug_plugins.training.recipe_edit import type_name
+    from synthaug_plugins.training.recipe_edit import pretrained
 
     backbone = cfg.model.get('backbone') or {}
-    init = backbone.get('init_cfg')
-    if isinstance(init, Mapping) and type_name(init) == 'Pretrained' and init.get('prefix') == PREFIX and Path(init.get('checkpoint', '')).is_file():
-        check_fits(load_backbone(init['checkpoint']), backbone, scope=str(cfg.get('default_scope') or 'mmpretrain'))
+    starts = {'model.backbone.init_cfg': pretrained(backbone), 'model.init_cfg': pretrained(cfg.model), 'load_from': {'checkpoint': cfg.get('load_from')}}
+    for where, start in starts.items():
+        file = Path((start or {}).get('checkpoint') or '')
+        if start is None or not file.is_file():
+            continue
+        try:
+            given = load_backbone(file)
+        except ModelError:
+            continue  # weights of another library, which have other names and are the user's own affair
+        prefix = str(start.get('prefix') or '').removesuffix('.')
+        if prefix != (PREFIX.removesuffix('.') if 'backbone' in where else ''):
+            what = f'{where} has prefix={start.get("prefix")!r}, with which MMEngine takes nothing over from {str(file)!r}.'
+            raise RecipeError(what, f"Write model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix={PREFIX!r}).")
+        check_fits(given, backbone, scope=str(cfg.get('default_scope') or 'mmpretrain'))
