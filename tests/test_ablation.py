@@ -196,7 +196,7 @@ def test_one_command_killed_in_between_goes_on_to_table_and_report(synthaug: Say
         ("'generator.num_steps': 2", "'generator.words': '{variants}'", "is made once, but names .'variants'."),
         ("'generator.words': '{words}'", "'generator.words': '{named}'", 'not made before it'),
         ("'classes': None", "'classes': ['three', 'tow']", 'tow'),
-        ("'classes': None}, once", "'classes': None, 'data': '{data}/test'}, once", 'made.named sees 8 validation or test images: .*test.* byte for byte'),
+        ("'classes': None}, once", "'classes': None, 'data': '{data}/test'}, once", 'made.named sees 9 validation or test images: .*test.* byte for byte'),
         ("title = 'digits'", 'values = dict(data=3)', "'data', which has a meaning of its own"),
         ("store='{named}'", "stor='{named}'", "no option 'stor'"),
         ("store='{named}', partner='class'", "store='{named}', partner='clas'", "partner = 'clas'"),
