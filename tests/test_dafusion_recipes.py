@@ -200,5 +200,5 @@ def test_each_draw_is_a_variant_of_itself_with_probability_alpha(world: Path, te
         if now < real:
             assert now == was
         else:
-            records, row = dataset._locate(now)
+            records, row = dataset.synthetic.locate(now)
             assert records.sources[row].as_py().endswith(f'/{names[was]}')

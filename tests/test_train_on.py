@@ -118,7 +118,7 @@ def test_a_set_that_is_a_store_already_keeps_its_type_and_options(store: Store) 
     ('recipe', 'options', 'text'),
     [
         (RESNET50, ['--store', '{store}'], r"'\S+' has 3 classes, and the recipe has a head for 1000 .*model.head.num_classes=3"),
-        (RESNET50, ['--mix', '{store}'], 'has 3 classes, and the recipe has a head for 1000'),
+        (RESNET50, ['--mix', '{store}', '--cfg-options', 'model.head.num_classes=2'], 'has 3 classes, and the recipe has a head for 2'),
         (RESNET50, ['--store', '{store}', '--mix', '{store}'], 'train_on takes the place of the real images that mix needs'),
         (RESNET50, ['--store', '{store}/none'], 'is not a store'),
         (RESNET50, ['--cfg-options', 'synthaug.train_on.select=x'], 'train_on needs store'),

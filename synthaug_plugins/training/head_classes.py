@@ -11,16 +11,17 @@ from synthaug_plugins.training.recipe_edit import preprocessor
 
 def check_head(cfg: Any) -> None:
     """Refuse (RecipeError) a recipe whose head has another number of classes than a store that it trains on: with more, some never have an image, and
-    with fewer a label has no output. A recipe without such a head (self-supervised, say) needs no classes; a store that is not there is refused when
-    it is opened."""
+    with fewer a label has no output. Beside real images only the latter: there the recipe may have its reasons for a wide head, with or without a store.
+    A recipe without such a head (self-supervised, say) needs no classes; a store that is not there is refused when it is opened."""
     from synthaug_plugins.store.store import Store  # loads what `synthaug --help` can do without
 
     wanted = head_classes(cfg)
     dataset = (cfg.get('train_dataloader') or {}).get('dataset')
     if wanted is None or not isinstance(dataset, Mapping):
         return
+    alone = set(stores_of(dataset, beside_real=False))
     for folder in dict.fromkeys(stores_of(dataset)):
-        if Store.is_one(folder) and (n := len(Store.open(folder).classes)) != wanted:
+        if Store.is_one(folder) and ((n := len(Store.open(folder).classes)) > wanted or (n < wanted and folder in alone)):
             raise RecipeError(
                 f'The store {folder!r} has {n} classes, and the recipe has a head for {wanted} (model.head.num_classes).',
                 f"Give a store of {wanted} classes, or set model.head.num_classes={n} (on a store alone: synthaug.train_on.num_classes='store').",
@@ -48,12 +49,12 @@ def set_head_classes(cfg: Any, n: int) -> None:
             part['num_classes'] = n
 
 
-def stores_of(dataset: Mapping[str, Any]) -> Iterator[str]:
-    """The folders of all stores that a training set's config names: of StoreDataset and MixedDataset, in wrappers too."""
+def stores_of(dataset: Mapping[str, Any], beside_real: bool = True) -> Iterator[str]:
+    """The folders of the stores that a training set's config names, in wrappers too: of StoreDataset and, with `beside_real`, of MixedDataset."""
     if isinstance(dataset.get('store'), str):
         yield dataset['store']
-    for spec in dataset.get('stores') or []:
-        yield spec['store']
+    if beside_real:
+        yield from (spec['store'] for spec in dataset.get('stores') or [])
     for part in (dataset.get('real'), dataset.get('dataset'), *(dataset.get('datasets') or [])):
         if isinstance(part, Mapping):
-            yield from stores_of(part)
+            yield from stores_of(part, beside_real)
