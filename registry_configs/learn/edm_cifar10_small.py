@@ -1,9 +1,9 @@
-"""A small class-conditional EDM denoiser of colour images such as CIFAR-10 at half their size, 16x16, from nothing. Forty minutes of one CPU core.
+"""A small class-conditional EDM denoiser of colour images such as CIFAR-10 at half their size, 16x16, from nothing. Half an hour of one CPU core.
 
 synthaug learn edm edm_cifar10_small --data cifar10/train --out models/cifar10-small
 
 Its images have the colours and rough shapes of their class and no more: it is sized for the study of pre-training on a CPU
-(`synthaug compare pretraining_cifar10`), where at 32 pixels it would learn less in four times the time. On a GPU take edm_cifar10.
+(`synthaug compare pretraining_cifar10`), where an image of 32 pixels costs four times as much. On a GPU take edm_cifar10.
 """
 
 # The denoiser. Every key: the docstring of synthaug_plugins.diffusion.check_denoiser_config.
