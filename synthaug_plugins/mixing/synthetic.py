@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class Synthetic:
         return np.array([r.weight for r in self.records])
 
 
-class HoldsSynthetic:
+class HoldsSynthetic(ABC):
     """What `MixBatchSampler` asks of a data set that has `synthetic` behind its real images, and `_scan()`, which gives these."""
 
     synthetic: Synthetic
@@ -116,8 +117,9 @@ class HoldsSynthetic:
         """See `Synthetic.walk`."""
         return self.synthetic.walk(seed)
 
+    @abstractmethod
     def _scan(self) -> RealImages:
-        raise NotImplementedError
+        """What mixing asks of the real images."""
 
 
 def admit(records: Records, sources: str | None, real: Callable[[], RealImages], in_memory: bool, vouched: bool) -> Records:
