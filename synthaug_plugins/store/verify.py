@@ -95,8 +95,8 @@ def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
     return blocks
 
 
-def block_faults(store: Store, block: Block) -> Iterable[Fault]:
-    """What is wrong with one block's index and shard."""
+def block_faults(store: Store, block: Block, data: bytes | None = None) -> Iterable[Fault]:
+    """What is wrong with one block's index and shard. data: the shard's bytes, where they were read already."""
     place, tar, index = store.place, shard_name(block.index), index_name(block.index)
 
     def fault(file: str, what: str) -> Fault:
@@ -119,7 +119,7 @@ def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     for what in _plan_faults(block, records):
         yield fault(index, what)
     try:
-        data = place.read(tar)
+        data = place.read(tar) if data is None else data
     except FileNotFoundError:
         yield fault(tar, 'missing')
         return
