@@ -77,15 +77,11 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: 
     tar, index = shard_path(folder, block.index), index_path(folder, block.index)
     if index.exists():
         raise StoreError(f'Block {block.index} is published already in {str(folder)!r}.', 'Run verify and repair to redo a damaged block.')
-    records = _records(block, rows)
-    images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
-    chunks, offsets = archive(records, images, block.class_names)
-    for record in records:
-        record['offset'], record['size'] = offsets.get(record['id'], (None, None))
+    chunks, table = block_files(block, rows, keep_rejected)
     made: list[Path] = []
     try:
         made.append(staged_tar := files.stage(tar, chunks))
-        made.append(staged_index := files.stage(index, [_parquet(records, rows)]))
+        made.append(staged_index := files.stage(index, [table]))
         made.append(tar)
         files.commit(staged_tar, tar)
         made.append(index)
@@ -97,6 +93,20 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: 
             done = sum(1 for _ in index.parent.glob('[0-9]*.parquet')) if index.parent.is_dir() else 0
             raise files.refusal(error, f'Block {block.index} of {str(folder)!r} was not written', f'The {done} finished blocks are kept') from error
         raise
+
+
+def block_files(block: Block, rows: Sequence[Row], keep_rejected: bool) -> tuple[list[bytes], bytes]:
+    """The files of a block as `write_block` publishes them: the pieces of the tar, and the index.
+
+    Raises:
+        StoreError: a row that does not fit the block.
+    """
+    records = _records(block, rows)
+    images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
+    chunks, offsets = archive(records, images, block.class_names)
+    for record in records:
+        record['offset'], record['size'] = offsets.get(record['id'], (None, None))
+    return chunks, _parquet(records, rows)
 
 
 def archive(
