@@ -71,7 +71,7 @@ def made_in(folder: Path) -> dict[str, tuple[int, int]]:
     return {p.relative_to(folder).as_posix(): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob('*'))}
 
 
-def test_nothing_is_written_anywhere( tmp_path: Path, monkeypatch: Any) -> None:
+def test_nothing_is_written_anywhere(tmp_path: Path, monkeypatch: Any) -> None:
     """Every file that the process opens to write, makes, moves or removes is heard of; MMEngine's copies of the recipe in the temporary folder go again."""
     from conftest import command_line
 
