@@ -15,7 +15,7 @@ from synthaug_plugins.errors import RecipeError
 @app.command(rich_help_panel='Make images')
 def plan(
     recipe: Recipe,
-    out: Annotated[Path | None, typer.Option(help='The store that is meant: what is in it already is not counted, and its disk is looked at.')] = None,
+    out: Annotated[str | None, typer.Option(help='The store that is meant: what is in it already is not counted, and its disk is looked at.')] = None,
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',

@@ -14,6 +14,7 @@ from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.plan_trial import Trial, try_out
 from synthaug_plugins.engine.recipe import Run, check_sources, prepare
 from synthaug_plugins.prompts.sentence_cache import only_read
+from synthaug_plugins.store.place import LocalPlace, Place, place_of
 from synthaug_plugins.store.plan import Block, Request
 from synthaug_plugins.store.store import Store
 
@@ -44,7 +45,7 @@ class RunPlan:
     unwritten: Sequence[str]
     trial: Trial | None
     device: str
-    out: Path | None
+    out: Place | None
     workers: int
 
     def seconds(self, workers: int) -> float | None:
@@ -71,7 +72,7 @@ class RunPlan:
         rows.append(('per class', [self._per_class()]))
         if self.out is not None and len(self.todo) < len(plan.blocks):
             left = sum(b.target for b in self.todo)
-            rows.append(('left', [f'{left:,} images in {_count(len(self.todo), "block")}; the others are in {self.out}']))
+            rows.append(('left', [f'{left:,} images in {_count(len(self.todo), "block")}; the others are in {self.out.given}']))
         model = (plan.recipe['generator'].get('model') or {}).get('name')
         rows.append(('made by', [f'{self.run.recipe["generator"]["type"].rpartition(".")[2]}{f" with {model}" if model else ""}']))
         rows.append(('requests', [_said(request) for request in self.first]))
@@ -118,11 +119,11 @@ class RunPlan:
 
     def _disk(self, size: float) -> str:
         said = f'about {spoken_bytes(size)}'
-        if self.out is None:
+        if self.out is None or not isinstance(self.out, LocalPlace):
             return said
-        folder = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.is_dir())
+        folder = next(p for p in (self.out.folder.absolute(), *self.out.folder.absolute().parents) if p.is_dir())
         free = shutil.disk_usage(folder).free
-        return f'{said}; {"only " if free < size else ""}{spoken_bytes(free)} are free at {self.out}'
+        return f'{said}; {"only " if free < size else ""}{spoken_bytes(free)} are free at {self.out.given}'
 
     def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -183,7 +184,7 @@ def plan_run(
             trial = try_out(run, where, trial_s, say)
     parts = {part.label: part for part in reversed(run.plan.parts)}  # the first of each class
     first = [next(iter(run.generator.requests(parts[label], run.recipe['seed']))) for label in sorted(parts)[:_REQUESTS_SAID]]
-    return RunPlan(run, todo, first, list(unwritten), trial, spoken, None if out is None else Path(out), workers)
+    return RunPlan(run, todo, first, list(unwritten), trial, spoken, None if out is None else place_of(out), workers)
 
 
 def share_out(seconds: Sequence[float], workers: int, load_s: float, driver_s: float = DRIVER_S) -> float:
