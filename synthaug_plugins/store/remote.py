@@ -22,7 +22,7 @@ _EXTRAS = {'s3': ('s3fs', 's3'), 's3a': ('s3fs', 's3'), 'gs': ('gcsfs', 'gcs'), 
 _TAIL = 1 << 20
 """A Parquet file is asked for by its last MiB, which is all of it for a block of images without lists of scores: one request."""
 _TELLING = ('ETag', 'etag', 'e_tag', 'generation', 'md5Hash', 'content_md5', 'crc32c', 'checksum', 'mtime', 'LastModified', 'last_modified', 'created')
-"""What file systems say of an object that changes with it; the first that there is counts, since a listing gives times more exactly than a look at one object."""
+"""What file systems say of an object that changes with it; the first counts, since a listing gives times more exactly than a look at one object."""
 _TRIES = 3  # to create an object while somebody else does, where the server answers "try again"
 
 
