@@ -75,13 +75,13 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Whether its driver certainly lives no more: it ran here, and is not here. False where that cannot be known."""
-        return bool(self.machine) and self.machine == _machine() and _started(self.process) != self.started
+        return bool(self.machine) and self.machine == machine() and _started(self.process) != self.started
 
 
 def this_process(what: str) -> Holder:
     """A new run of this process."""
     now = datetime.now(UTC).strftime('%Y-%m-%d %H:%M:%S UTC')
-    return Holder(secrets.token_hex(8), what, socket.gethostname(), os.getpid(), now, _machine(), _started(os.getpid()))
+    return Holder(secrets.token_hex(8), what, socket.gethostname(), os.getpid(), now, machine(), _started(os.getpid()))
 
 
 def read_holder(place: Place) -> Holder | None:
@@ -93,7 +93,8 @@ def read_holder(place: Place) -> Holder | None:
         return None
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What tells this boot of this machine, and this container, from others; '' where the system does not say."""
     try:
         return f'{Path("/proc/sys/kernel/random/boot_id").read_text().strip()} {os.stat("/proc/self/ns/pid").st_ino}'
     except OSError:
@@ -235,6 +236,8 @@ def _take(place: Place, me: Holder, say: Say) -> None:
         found = read_holder(place)
         if found is None and not place.exists(LEASE):
             continue  # its run has ended just now
+        if found == me:
+            return  # the answer to the first write was lost, and it was tried again
         if found is None or not found.is_dead():
             _watch(place, found, say)
         if read_holder(place) == found and place.exists(LEASE):
