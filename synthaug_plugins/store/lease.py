@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
@@ -88,7 +89,8 @@ def read_holder(place: Place) -> Holder | None:
     """Who holds a place, or held it when it died; None if nobody does or the file is damaged, as a kill in the middle of writing leaves it."""
     try:
         found = json.loads(place.read(LEASE))
-        return Holder(**{f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)})
+        values: dict[str, Any] = {f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)}
+        return Holder(**values)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -263,7 +263,7 @@ class Store:
         return column_names(self.place, file)
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
-        """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
+        """Note what a completed run took: images tried (rejected ones included), seconds (of all workers together), the batch size it ended with."""
         self.made_by['cost'] = add_cost(self.place, images, seconds, batch_size, network_images)
 
     def check_classes(self, classes: Sequence[str]) -> None:
