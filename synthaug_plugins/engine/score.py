@@ -25,6 +25,7 @@ from synthaug_plugins.registry import INSPECTORS, build_strict
 from synthaug_plugins.store.index import STORED, sorted_by_id
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.rows import params_of
 from synthaug_plugins.store.scores import scores_path
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
@@ -221,6 +222,6 @@ def _shown(store: Store, rows: Sequence[dict[str, Any]]) -> Shown:
 
     def request(row: Mapping[str, Any]) -> Request:
         own = {key: row[key] for key in ('id', 'label', 'seed', 'source', 'prompt')}
-        return Request(class_name=store.classes[row['label']], params=json.loads(row['params']), **own)
+        return Request(class_name=store.classes[row['label']], params=params_of(row['params'], row['id']), **own)
 
     return Shown(rows, request, pixels)

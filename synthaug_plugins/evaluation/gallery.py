@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from synthaug_plugins.errors import DataError
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.rows import params_of
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
@@ -37,7 +37,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
     """
     records = store.index(['id', 'label', 'source', 'params', 'shard', 'offset', 'size', 'sha256'], KEPT).to_pylist()
     for record in records:
-        record['params'] = json.loads(record['params'])
+        record['params'] = params_of(record['params'], record['id'])
     strength, columns = _strengths(records)
     reader, sources = StoreReader(store.folder), _Sources(store)
     rows = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.plain_json import parse_json
 from synthaug_plugins.store.files import write_whole
 
 COST = 'cost.json'
@@ -40,10 +41,14 @@ def read_cost(folder: Path) -> dict[str, Any]:
 def _runs(folder: Path) -> list[dict[str, Any]]:
     path = folder / COST
     try:
-        runs = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
-        return [
-            {'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size']), 'network_images': int(r.get('network_images', 0))}
-            for r in runs
-        ]
+        runs = parse_json(path.read_bytes()) if path.exists() else []
+        return [{key: _count({'network_images': 0, **r}[key]) for key in (*_SUMS, 'batch_size')} for r in runs]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f'{str(path)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error
+
+
+def _count(value: Any) -> int | float:
+    """An amount, whoever wrote it; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        raise ValueError(f'{value!r:.60} is no amount')
+    return value

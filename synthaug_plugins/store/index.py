@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.rows import wrong_rows
 from synthaug_plugins.store.shard import KEPT, index_path, read_index
 from synthaug_plugins.store.table import INDEX_SCHEMA
 
@@ -33,18 +35,24 @@ def read_blocks(folder: Path, numbers: Iterable[int], columns: Collection[str] |
     Raises:
         StoreError: a damaged index.
     """
+    numbers = sorted(numbers)
     read = partial(_read_block, folder, None if columns is None else {c.lower() for c in columns}, only, encoded)
     # One without rows: columns of the index are there in a store without blocks too.
     tables = [_chosen(INDEX_SCHEMA.empty_table().append_column(SHARD, pa.array([], pa.int32())), columns, encoded)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        tables += threads.map(read, sorted(numbers))
+        tables += threads.map(read, numbers)
     table = pa.concat_tables(tables, promote_options='permissive')
-    return (table.unify_dictionaries() if encoded else table).combine_chunks()
+    table = (table.unify_dictionaries() if encoded else table).combine_chunks()
+    if what := wrong_rows(table):
+        for number in numbers:
+            read_index(index_path(folder, number), columns)  # refuses, and names the file
+        raise StoreError(f'The index of {str(folder)!r} is damaged: {what}.', 'Run verify, then repair.')
+    return table
 
 
 def _read_block(folder: Path, columns: Collection[str] | None, only: str | None, encoded: Sequence[str], number: int) -> pa.Table:
     tested = {None: set(), STORED: {'offset'}, KEPT: {'offset', 'verdict'}}[only]
-    table = read_index(index_path(folder, number), None if columns is None else {*columns, *tested})
+    table = read_index(index_path(folder, number), None if columns is None else {*columns, *tested}, check=False)
     n = min(len(INDEX_SCHEMA), sum(name in INDEX_SCHEMA.names for name in table.column_names))
     table = table.add_column(n, SHARD, pa.repeat(pa.scalar(number, SHARD.type), len(table)))
     if only is not None:
@@ -63,6 +71,21 @@ def _chosen(table: pa.Table, columns: Collection[str] | None, encoded: Sequence[
 
 
 def sorted_by_id(table: pa.Table) -> pa.Table:
-    """Rows in the order of their ids, in which most stores have them already."""
+    """Rows in the order of their ids, in which most stores have them already.
+
+    Raises:
+        StoreError: an id that is there twice; only a damaged store has such.
+    """
+    if _rising(table):
+        return table
+    table = table.sort_by('id')
+    if not _rising(table):
+        ids = table['id'].combine_chunks()
+        twice = ids[1:].filter(pc.equal(ids[:-1], ids[1:]))
+        raise StoreError(f'The store has {len(twice)} ids twice, the first is {twice[0].as_py()!r}.', 'Run verify, then repair.')
+    return table
+
+
+def _rising(table: pa.Table) -> bool:
     ids = table['id'].combine_chunks()
-    return table if pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py() else table.sort_by('id')
+    return bool(pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py())

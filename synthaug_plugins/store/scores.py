@@ -94,4 +94,7 @@ def read_made_by(path: Path) -> dict[str, Any] | None:
     Raises:
         StoreError: missing or damaged.
     """
-    return made_by_of(read_parquet(path, _CURE))
+    try:
+        return made_by_of(read_parquet(path, _CURE))
+    except ValueError as error:
+        raise StoreError(f'The file {str(path)!r} does not say what made it: {error}.', _CURE) from error

@@ -180,11 +180,19 @@ class Store:
         scores = {path: [c for c in column_names(path) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for path in self.score_files()}
         keys = set(SCORE_KEYS) if any(scores.values()) else set()
         table = read_blocks(self.folder, self.finished(), None if wanted is None else wanted | keys, only, encoded)
+        self._check_labels(table)
         for path, names in scores.items():
             table = join_scores(table, path, names) if names else table
         if wanted is not None:
             table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
+
+    def _check_labels(self, table: pa.Table) -> None:
+        """Refuse (StoreError) labels that no class of this store has: as an index into a list, -1 would be the last one."""
+        highest = pc.max(table['label']).as_py() if 'label' in table.column_names else None
+        if highest is not None and highest >= len(self.classes):
+            what = f'The store {str(self.folder)!r} has {len(self.classes)} classes and an image of the label {highest}.'
+            raise StoreError(what, 'Run verify, then repair.')
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by kind of reason (see `group_reasons`)."""
@@ -194,6 +202,7 @@ class Store:
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
             part = read_index(index_path(self.folder, number), ['label', 'reason'])
+            self._check_labels(part)
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
         for (label, reason), n in tried.items():
             entry = result[self.classes[label]]

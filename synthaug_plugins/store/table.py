@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError, first_line
+from synthaug_plugins.plain_json import parse_json
+from synthaug_plugins.store.parquet_pages import column_sizes
+from synthaug_plugins.store.plan import MAX_TRIES
 
 Score = float | np.ndarray
 """What an image has in a score column: a number, or a (k,) array."""
@@ -40,25 +44,84 @@ INDEX_SCHEMA = pa.schema(
 )
 RESERVED = frozenset([*INDEX_SCHEMA.names, 'shard', 'class', 'class_name', '__row'])
 """Names that a score column cannot have."""
+MAX_TEXT = 2**16
+"""Bytes of a text."""
+MAX_LIST = 2**20
+"""Bytes of a list: a hundred thousand logits in double precision."""
+_SLACK = 2**26  # bytes that a column may take whatever its rows
 _DIGEST, _MADE_BY = b'synthaug.content_sha256', b'synthaug.made_by'
 _COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
 def read_parquet(
-    path: Path, cure: str = 'Run verify, then repair.', columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None
+    path: Path,
+    cure: str = 'Run verify, then repair.',
+    columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None,
+    rows: int = MAX_TRIES,
 ) -> pa.Table:
     """A Parquet file of the store, page checksums verified; all columns, those named, or those that `columns` chooses of the file's schema.
 
+    Whoever wrote it: nothing is read that takes more memory than `rows` rows of texts of `MAX_TEXT` bytes and lists of `MAX_LIST` bytes may take.
+
+    Args:
+        rows: most rows that it can have.
+
     Raises:
-        StoreError: missing or damaged; or what `columns` raises.
+        StoreError: missing, damaged, too large, or with columns of kinds that no table of a store has; or what `columns` raises.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             chosen = columns(file.schema_arrow) if callable(columns) else columns
+            chosen = file.schema_arrow.names if chosen is None else list(chosen)
+            kinds = {field.name: field.type for field in file.schema_arrow if field.name in set(chosen)}
+            if foreign := [f'{name} {kind}' for name, kind in kinds.items() if not _is_ours(kind)]:
+                raise ValueError(f'columns of a foreign kind: {", ".join(foreign)[:200]}')
+            if file.metadata.num_rows > rows:
+                raise ValueError(f'{file.metadata.num_rows} rows, there can be {rows}')
+            doubtful = _check_sizes(path, file.metadata, kinds)
             # A file is small; where many are read, that is done side by side (`index.read_blocks`).
-            return file.read(columns=None if chosen is None else list(chosen), use_threads=False)
+            if not doubtful:
+                table = file.read(columns=chosen, use_threads=False)
+        if doubtful:
+            table = _read_doubtful(path, chosen, doubtful)
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error, cure) from error
+
+
+def _is_ours(kind: pa.DataType) -> bool:
+    """Whether a table of a store can have a column of this type: text, numbers and what is stored like numbers, lists of these."""
+    return pa.types.is_string(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind) or (is_list(kind) and pa.types.is_primitive(kind.value_type))
+
+
+def _check_sizes(path: Path, metadata: pq.FileMetaData, kinds: Mapping[str, pa.DataType]) -> list[str]:
+    """Columns of text of which it cannot be said beforehand that they fit; ValueError for lists that do not. Numbers take what their rows take."""
+    lists = [name for name, kind in kinds.items() if is_list(kind)]
+    texts = [name for name, kind in kinds.items() if pa.types.is_string(kind)]
+    if not lists and not texts:
+        return []
+    with open(path, 'rb') as file:
+        sizes = column_sizes(metadata, {*lists, *texts}, lambda at, n: os.pread(file.fileno(), n, at))
+    for name in lists:
+        if (found := sizes[name].values * kinds[name].value_type.bit_width // 8) > _SLACK + metadata.num_rows * MAX_LIST:
+            raise ValueError(f'the lists of {name!r} take {found} bytes')
+    return [name for name in texts if sizes[name].plain + sizes[name].by_dictionary > _SLACK + metadata.num_rows * MAX_TEXT]
+
+
+def _read_doubtful(path: Path, columns: Sequence[str], doubtful: Sequence[str]) -> pa.Table:
+    """A file whose texts stand in a large dictionary, as far as they fit once each is written out; else ValueError."""
+    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(doubtful)) as file:
+        table = file.read(columns=columns, use_threads=False)
+    for name in doubtful:
+        size = 0
+        for chunk in table[name].chunks:
+            lengths = pc.binary_length(chunk.dictionary).fill_null(0) if pa.types.is_dictionary(chunk.type) else None
+            size += pc.sum(pc.binary_length(chunk) if lengths is None else lengths.take(chunk.indices)).as_py() or 0
+        if size > _SLACK + len(table) * MAX_TEXT:
+            raise ValueError(f'the texts of {name!r} take {size} bytes')
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table
 
 
 def column_names(path: Path) -> list[str]:
@@ -94,9 +157,13 @@ def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> 
 
 
 def made_by_of(table: pa.Table) -> dict[str, Any] | None:
-    """What `parquet_bytes` was told of a table's origin, or None."""
+    """What `parquet_bytes` was told of a table's origin, or None; ValueError where a file from elsewhere says something else there."""
     text = (table.schema.metadata or {}).get(_MADE_BY)
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    if not isinstance(found := parse_json(text), dict):
+        raise ValueError('no object')
+    return found
 
 
 def content_is_whole(table: pa.Table) -> bool:
@@ -114,7 +181,7 @@ def _digest(table: pa.Table) -> bytes:
     types = [f'list<{t.value_type}>' if is_list(t) else str(t) for t in table.schema.types]
     content = [table.column_names, types, [_list_digest(c) if is_list(c.type) else c.to_pylist() for c in table.columns]]
     made_by = (table.schema.metadata or {}).get(_MADE_BY)
-    content += [] if made_by is None else [made_by.decode()]
+    content += [] if made_by is None else [made_by.decode(errors='backslashreplace')]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest().encode()
 
 
@@ -138,6 +205,13 @@ def check_column(name: str) -> None:
         raise StoreError(f'The score column {name!r} is reserved or not a plain name.', 'Use letters, digits and underscores.')
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse (StoreError) score columns that clash with the index or with each other, or cannot be written in a condition."""
+    check_distinct(names)
+    for name in names:
+        check_column(name)
+
+
 def check_distinct(names: Sequence[str], taken: Iterable[str] = ()) -> None:
     """Refuse (StoreError) score columns that a condition could not tell apart: names that differ in case only are equal there."""
     seen = {name.lower() for name in taken}
@@ -157,10 +231,9 @@ def score_columns(scores: Sequence[Mapping[str, Score]]) -> dict[str, pa.Array]:
         StoreError: a name that cannot be a column, numbers and arrays in one column, arrays of several types or with more than one axis.
     """
     names = list(dict.fromkeys(name for row in scores for name in row))
-    check_distinct(names)
+    check_names(names)
     columns = {}
     for name in names:
-        check_column(name)
         values = [row.get(name) for row in scores]
         arrays = [v for v in values if isinstance(v, np.ndarray)]
         if not arrays:
