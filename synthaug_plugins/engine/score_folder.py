@@ -103,7 +103,7 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
     """
     cure = 'Give what `synthaug score FOLDER RECIPE --out FILE.parquet` writes.'
     try:
-        table = read_parquet(Path(file).expanduser(), cure)
+        table = read_parquet(Path(file).expanduser(), cure, rows=2**31)
     except StoreError as error:
         raise DataError(error.what, error.cure) from error
     try:

@@ -144,6 +144,11 @@ class Plan:
         """The parts of all blocks, in order."""
         return tuple(part for block in self.blocks for part in block.parts)
 
+    @cached_property
+    def tries(self) -> int:
+        """Requests that all blocks may spend: most rows that a table of all images can have."""
+        return sum(part.max_tries for part in self.parts)
+
     def content(self) -> dict[str, Any]:
         """The plan as plain JSON: a block is the list of its parts, and these hold what does not follow from their place.
 

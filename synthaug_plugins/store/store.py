@@ -33,7 +33,7 @@ from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
-from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, scores_path, write_scores
+from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, score_names, scores_path, write_scores
 from synthaug_plugins.store.shard import KEPT, Row, index_path, read_index, shard_path, write_block
 from synthaug_plugins.store.table import INDEX_SCHEMA, column_names
 
@@ -177,12 +177,12 @@ class Store:
             StoreError: a damaged index or scores file, or two score columns of the same name.
         """
         wanted = None if columns is None else {c.lower() for c in columns}
-        scores = {path: [c for c in column_names(path) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for path in self.score_files()}
+        scores = {path: [c for c in score_names(path) if wanted is None or c.lower() in wanted] for path in self.score_files()}
         keys = set(SCORE_KEYS) if any(scores.values()) else set()
         table = read_blocks(self.folder, self.finished(), None if wanted is None else wanted | keys, only, encoded)
         self._check_labels(table)
         for path, names in scores.items():
-            table = join_scores(table, path, names) if names else table
+            table = join_scores(table, path, names, self.plan.tries) if names else table
         if wanted is not None:
             table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
@@ -242,7 +242,7 @@ class Store:
     def score_column_names(self, besides: str | None = None) -> set[str]:
         """Names of the score columns that the store has, those of the scores file `besides` aside."""
         files_ = [p for p in self.score_files() if p.stem != besides]
-        taken = {c for p in files_ for c in column_names(p) if c not in SCORE_KEYS}
+        taken = {c for p in files_ for c in score_names(p)}
         for number in self.finished():
             taken.update(column_names(index_path(self.folder, number))[len(INDEX_SCHEMA) :])
         return taken

@@ -72,10 +72,12 @@ def read_parquet(
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             chosen = columns(file.schema_arrow) if callable(columns) else columns
-            chosen = file.schema_arrow.names if chosen is None else list(chosen)
-            kinds = {field.name: field.type for field in file.schema_arrow if field.name in set(chosen)}
-            if foreign := [f'{name} {kind}' for name, kind in kinds.items() if not _is_ours(kind)]:
-                raise ValueError(f'columns of a foreign kind: {", ".join(foreign)[:200]}')
+            schema = file.schema_arrow
+            if len(set(schema.names)) < len(schema.names):
+                raise ValueError('two columns of one name')
+            chosen = schema.names if chosen is None else list(chosen)
+            kinds = {name: schema.field(name).type for name in chosen if name in schema.names}
+            check_kinds(kinds)
             if file.metadata.num_rows > rows:
                 raise ValueError(f'{file.metadata.num_rows} rows, there can be {rows}')
             doubtful = _check_sizes(path, file.metadata, kinds)
@@ -90,15 +92,22 @@ def read_parquet(
         raise _unreadable(path, error, cure) from error
 
 
-def _is_ours(kind: pa.DataType) -> bool:
-    """Whether a table of a store can have a column of this type: text, numbers and what is stored like numbers, lists of these."""
-    return pa.types.is_string(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind) or (is_list(kind) and pa.types.is_primitive(kind.value_type))
+def check_kinds(kinds: Mapping[str, pa.DataType]) -> None:
+    """Refuse (ValueError) columns of another type than a table of a store can have: text, numbers and what is stored like numbers, lists of these."""
+    for name, kind in kinds.items():
+        inner = kind.value_type if is_list(kind) else kind
+        if not pa.types.is_primitive(inner) and (is_list(kind) or not (_is_text(kind) or pa.types.is_null(kind))):
+            raise ValueError(f'a column {name!r:.100} of the type {str(kind):.100}')
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _check_sizes(path: Path, metadata: pq.FileMetaData, kinds: Mapping[str, pa.DataType]) -> list[str]:
     """Columns of text of which it cannot be said beforehand that they fit; ValueError for lists that do not. Numbers take what their rows take."""
     lists = [name for name, kind in kinds.items() if is_list(kind)]
-    texts = [name for name, kind in kinds.items() if pa.types.is_string(kind)]
+    texts = [name for name, kind in kinds.items() if _is_text(kind)]
     if not lists and not texts:
         return []
     with open(path, 'rb') as file:

@@ -180,7 +180,7 @@ def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str],
     for path in store.score_files():
         name = _name(store, path)
         try:
-            table = read_parquet(path)
+            table = read_parquet(path, rows=store.plan.tries)
         except StoreError as error:
             yield Fault(None, name, f'damaged ({error.what}); score again')
             continue
