@@ -1,136 +1,131 @@
-"""How large a Parquet file becomes in memory, found from its pages' headers before anything is decoded.
+"""How many values a Parquet file's lists hold, found before they are read.
 
-The file's own summary says what its writer liked to say: 600 bytes whose summary names ten values can hold a list of two billion, and a dictionary of one
-long text a million rows of it. A page's header is what the decoder goes by, so this is read here; what the pages hold is not.
-Formats: parquet-format's README and `parquet.thrift` (PageHeader), Thrift's compact protocol.
+A list's length is nowhere but in its pages, and the file's summary says of them what its writer liked to say: 600 bytes whose summary names ten values can
+give one list of two billion. A page's header is what a decoder goes by, so this is read here; what the pages hold is not.
+Formats: `parquet.thrift` of Apache Parquet (FileMetaData, PageHeader), in Thrift's compact protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import os
+from collections.abc import Collection
 from typing import Any
 
-import pyarrow.parquet as pq
-
-MAX_PAGE = 2**27
-"""Bytes of one page, unpacked; pyarrow closes a page at about one MiB."""
+_MAGIC = b'PAR1'
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3  # PageType
-_BY_DICTIONARY = (2, 8)  # Encoding: PLAIN_DICTIONARY, RLE_DICTIONARY
-_WINDOWS = (2**10, 2**16)  # bytes in which a page's header is looked for; a long text may stand in its statistics
-_HEADER_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}  # field of PageHeader
-_ENCODING_AT = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}  # field of that header
+_HEADER_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}  # which field of PageHeader is the header of such a page
+_WINDOWS = (2**10, 2**16, 2**20)  # bytes in which a page's header is looked for; a long text may stand in its statistics
+_DEPTH = 16  # of structs in structs
 
 
-@dataclass
-class Column:
-    """What is in the pages of one column, of all row groups.
-
-    Attributes:
-        values: nulls, and all values of lists, among them.
-        plain: bytes of pages that hold values as they are.
-        by_dictionary: most bytes that values can take that are numbers of values in a dictionary.
-    """
-
-    values: int = 0
-    plain: int = 0
-    by_dictionary: int = 0
-
-
-def column_sizes(metadata: pq.FileMetaData, names: Collection[str] | None, read: Callable[[int, int], bytes]) -> dict[str, Column]:
-    """The sizes of columns by their name.
+def values_in_pages(source: str | Any, columns: Collection[str]) -> dict[str, int]:
+    """The values in the pages of some columns, nulls among them.
 
     Args:
-        metadata: the file's summary.
-        names: the columns that will be read; None for all.
-        read: bytes of the file from a place on, as many as asked for or fewer at its end.
+        source: a path or a file that can be read at any place.
 
     Raises:
-        ValueError: pages that are not what the summary says, or a page beyond `MAX_PAGE`.
+        ValueError: no Parquet file, or pages that are not where its summary has them.
+        OSError: it cannot be read.
     """
-    found: dict[str, Column] = {}
-    for g in range(metadata.num_row_groups):
-        group = metadata.row_group(g)
-        for c in range(group.num_columns):
-            chunk = group.column(c)
-            path = chunk.path_in_schema
-            name = path.partition('.')[0]
-            if names is not None and name not in names and path not in names:
-                continue
-            start = chunk.data_page_offset
-            if chunk.has_dictionary_page:
-                start = min(start, chunk.dictionary_page_offset)
-            values = _add_pages(found.setdefault(name, Column()), start, chunk.total_compressed_size, read)
-            if values != chunk.num_values or (path == name and values != group.num_rows):
-                raise ValueError(f'the pages of {path!r} hold {values} values, not {chunk.num_values}')
+    if isinstance(source, str | os.PathLike):
+        with open(source, 'rb') as file:
+            return values_in_pages(file, columns)
+    found: dict[str, int] = {}
+    try:
+        for group in _list(_summary(source), 4):
+            for chunk in _list(group, 1):
+                about = chunk[3]
+                name = _list(about, 3)[0].decode()
+                if name in columns:
+                    starts = [about[9], *([about[11]] if 11 in about else [])]  # of the first data page, and of a dictionary before it
+                    found[name] = found.get(name, 0) + _values(source, min(starts), about[7])
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError('the summary of the Parquet file is damaged') from error
     return found
 
 
-def _add_pages(column: Column, start: int, length: int, read: Callable[[int, int], bytes]) -> int:
-    """Add the pages of a column chunk; how many values they hold."""
-    at, end, values, largest = start, start + length, 0, 0
-    if start < 4 or length < 0:
+def _summary(file: Any) -> dict[int, Any]:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 8, 0))
+    tail = file.read(8)
+    length = int.from_bytes(tail[:4], 'little')
+    if tail[4:] != _MAGIC or length > end - 12:
+        raise ValueError('no Parquet file')
+    file.seek(end - 8 - length)
+    return _struct(file.read(length), 0)[0]
+
+
+def _list(struct: dict[int, Any], field: int) -> list[Any]:
+    found = struct[field]
+    if not isinstance(found, list):
+        raise TypeError(f'{found!r:.100} is no list')
+    return found
+
+
+def _values(file: Any, start: int, length: int) -> int:
+    """The values in the pages of a column chunk."""
+    at, end, values = start, start + length, 0
+    if start < len(_MAGIC) or length < 0:
         raise ValueError(f'a column lies at {start}, {length} bytes')
-    data, base = b'', 0
     while at < end:
-        header, size = None, 0
-        for window in (0, *_WINDOWS):
-            if window:
-                data, base = read(at, min(window, end - at)), at
+        for window in _WINDOWS:
+            file.seek(at)
             try:
-                header, size = _struct(data, at - base)
+                header, size = _struct(file.read(min(window, end - at)), 0)
                 break
             except IndexError:
                 continue
-        if header is None:
-            raise ValueError('a page has no end')
-        kind, unpacked, packed = header.get(1), header.get(2, -1), header.get(3, -1)
-        own = header.get(_HEADER_OF.get(kind, 0))
-        if not isinstance(own, dict) or packed < 0 or not 0 <= unpacked <= MAX_PAGE:
-            raise ValueError(f'a page of the kind {kind} has {packed} bytes, {unpacked} unpacked')
-        n = own.get(1, -1)
-        if n < 0:
-            raise ValueError(f'a page has {n} values')
-        if kind == _DICTIONARY:
-            largest = max(largest, unpacked)
         else:
-            values += n
-            if own.get(_ENCODING_AT[kind]) in _BY_DICTIONARY:
-                column.by_dictionary += n * largest
-            else:
-                column.plain += unpacked
-        at = base + size + packed
+            raise ValueError('a page has no end')
+        kind, packed, own = header.get(1), header[3], header[_HEADER_OF[header[1]]]
+        if packed < 0 or own[1] < 0:
+            raise ValueError(f'a page has {packed} bytes and {own[1]} values')
+        values += 0 if kind == _DICTIONARY else own[1]
+        at += size + packed
     if at != end:
         raise ValueError('a page reaches beyond its column')
-    column.values += values
     return values
 
 
-def _struct(data: bytes, at: int, depth: int = 4) -> tuple[dict[int, Any], int]:
-    """The fields of a Thrift struct by their numbers, texts left out, and where it ends; IndexError where the data ends before."""
+def _struct(data: bytes, at: int, depth: int = _DEPTH) -> tuple[dict[int, Any], int]:
+    """The fields of a Thrift struct by their numbers, and where it ends; IndexError where the data ends before."""
     fields: dict[int, Any] = {}
     field = 0
     while head := data[at]:
         at += 1
-        kind = head & 15
         if head >> 4:
             field += head >> 4
         else:
             field, at = _integer(data, at)
-        if kind in (4, 5, 6):
-            fields[field], at = _integer(data, at)
-        elif kind in (1, 2):
-            fields[field] = kind == 1
-        elif kind == 12 and depth:
-            fields[field], at = _struct(data, at, depth - 1)
-        elif kind == 8:
-            length, at = _varint(data, at)
-            at += length
-        elif kind in (3, 7):
-            at += 1 if kind == 3 else 8
-        else:
-            raise ValueError(f'a page has a field of the type {kind}')
+        kind = head & 15
+        fields[field], at = (kind == 1, at) if kind in (1, 2) else _value(data, at, kind, depth)
     return fields, at + 1
+
+
+def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind in (4, 5, 6):
+        return _integer(data, at)
+    if kind == 8:
+        length, at = _varint(data, at)
+        if at + length > len(data):
+            raise IndexError
+        return data[at : at + length], at + length
+    if kind == 9 and depth:
+        head, at = data[at], at + 1
+        size, inner = head >> 4, head & 15
+        if size == 15:
+            size, at = _varint(data, at)
+        items = []
+        for _ in range(size):  # ends with the data: each takes a byte at least
+            item, at = (data[at], at + 1) if inner in (1, 2) else _value(data, at, inner, depth - 1)
+            items.append(item)
+        return items, at
+    if kind == 12 and depth:
+        return _struct(data, at, depth - 1)
+    if kind in (3, 7):
+        return None, at + (1 if kind == 3 else 8)
+    raise ValueError(f'a field of the type {kind}')
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,8 @@ import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError, first_line
 from synthaug_plugins.plain_json import parse_json
-from synthaug_plugins.store.parquet_pages import column_sizes
+from synthaug_plugins.store.parquet_pages import values_in_pages
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import MAX_TRIES
 
 Score = float | np.ndarray
@@ -48,101 +47,113 @@ MAX_TEXT = 2**16
 """Bytes of a text."""
 MAX_LIST = 2**20
 """Bytes of a list: a hundred thousand logits in double precision."""
+INDEX_TEXTS = [field.name for field in INDEX_SCHEMA if pa.types.is_string(field.type)]
 _SLACK = 2**26  # bytes that a column may take whatever its rows
 _DIGEST, _MADE_BY = b'synthaug.content_sha256', b'synthaug.made_by'
 _COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
 def read_parquet(
-    path: Path,
+    place: Place,
+    name: str,
     cure: str = 'Run verify, then repair.',
     columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None,
     rows: int = MAX_TRIES,
+    texts: Sequence[str] = (),
+    raw: bool = False,
 ) -> pa.Table:
     """A Parquet file of the store, page checksums verified; all columns, those named, or those that `columns` chooses of the file's schema.
 
-    Whoever wrote it: nothing is read that takes more memory than `rows` rows of texts of `MAX_TEXT` bytes and lists of `MAX_LIST` bytes may take.
+    Whoever wrote it: what is read takes no more memory than so many rows with texts of `MAX_TEXT` and lists of `MAX_LIST` bytes.
 
     Args:
-        rows: most rows that it can have.
+        rows: most that it can have.
+        texts: columns of text that it must have; a file of others is opened twice.
+        raw: leave texts in dictionaries, where they stand in the file.
 
     Raises:
-        StoreError: missing, damaged, too large, or with columns of kinds that no table of a store has; or what `columns` raises.
+        StoreError: missing, damaged, too large, or with columns of a type that no table of a store has; or what `columns` raises.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            chosen = columns(file.schema_arrow) if callable(columns) else columns
-            schema = file.schema_arrow
+        source = place.parquet(name)
+        # A text that a million rows share is held once until it is known that they fit.
+        with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=list(texts)) as file:
+            schema = _undone(file.schema_arrow)
             if len(set(schema.names)) < len(schema.names):
-                raise ValueError('two columns of one name')
-            chosen = schema.names if chosen is None else list(chosen)
-            kinds = {name: schema.field(name).type for name in chosen if name in schema.names}
-            check_kinds(kinds)
-            if file.metadata.num_rows > rows:
+                raise ValueError('two columns have one name')
+            chosen = columns(schema) if callable(columns) else columns
+            fields = [field for field in schema if chosen is None or field.name in chosen]
+            check_kinds(fields)
+            if not 0 <= file.metadata.num_rows <= rows:
                 raise ValueError(f'{file.metadata.num_rows} rows, there can be {rows}')
-            doubtful = _check_sizes(path, file.metadata, kinds)
-            # A file is small; where many are read, that is done side by side (`index.read_blocks`).
-            if not doubtful:
-                table = file.read(columns=chosen, use_threads=False)
-        if doubtful:
-            table = _read_doubtful(path, chosen, doubtful)
+            _check_lists(source, fields, file.metadata.num_rows)
+            held = [field.name for field in fields if pa.types.is_string(field.type)]
+            known = set(held) <= set(texts)
+            if known:
+                # A file is small; where many are read, that is done side by side (`index.read_blocks`).
+                table = file.read(columns=[field.name for field in fields], use_threads=False)
+        if not known:
+            with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=held) as file:
+                table = file.read(columns=[field.name for field in fields], use_threads=False)
         table.validate(full=True)
-        return table
+        for text in held:
+            if not _fits(table[text]):
+                raise ValueError(f'the texts of {text!r} are longer than {MAX_TEXT} bytes')
+        return table if raw else plain_texts(table)
+    except KeyError as error:  # of pyarrow's map of names
+        raise _unreadable(place.path(name), ValueError(f'it has no column {error}'), cure) from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error, cure) from error
+        raise _unreadable(place.path(name), error, cure) from error
 
 
-def check_kinds(kinds: Mapping[str, pa.DataType]) -> None:
-    """Refuse (ValueError) columns of another type than a table of a store can have: text, numbers and what is stored like numbers, lists of these."""
-    for name, kind in kinds.items():
-        inner = kind.value_type if is_list(kind) else kind
-        if not pa.types.is_primitive(inner) and (is_list(kind) or not (_is_text(kind) or pa.types.is_null(kind))):
-            raise ValueError(f'a column {name!r:.100} of the type {str(kind):.100}')
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _check_sizes(path: Path, metadata: pq.FileMetaData, kinds: Mapping[str, pa.DataType]) -> list[str]:
-    """Columns of text of which it cannot be said beforehand that they fit; ValueError for lists that do not. Numbers take what their rows take."""
-    lists = [name for name, kind in kinds.items() if is_list(kind)]
-    texts = [name for name, kind in kinds.items() if _is_text(kind)]
-    if not lists and not texts:
-        return []
-    with open(path, 'rb') as file:
-        sizes = column_sizes(metadata, {*lists, *texts}, lambda at, n: os.pread(file.fileno(), n, at))
-    for name in lists:
-        if (found := sizes[name].values * kinds[name].value_type.bit_width // 8) > _SLACK + metadata.num_rows * MAX_LIST:
-            raise ValueError(f'the lists of {name!r} take {found} bytes')
-    return [name for name in texts if sizes[name].plain + sizes[name].by_dictionary > _SLACK + metadata.num_rows * MAX_TEXT]
-
-
-def _read_doubtful(path: Path, columns: Sequence[str], doubtful: Sequence[str]) -> pa.Table:
-    """A file whose texts stand in a large dictionary, as far as they fit once each is written out; else ValueError."""
-    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=list(doubtful)) as file:
-        table = file.read(columns=columns, use_threads=False)
-    for name in doubtful:
-        size = 0
-        for chunk in table[name].chunks:
-            lengths = pc.binary_length(chunk.dictionary).fill_null(0) if pa.types.is_dictionary(chunk.type) else None
-            size += pc.sum(pc.binary_length(chunk) if lengths is None else lengths.take(chunk.indices)).as_py() or 0
-        if size > _SLACK + len(table) * MAX_TEXT:
-            raise ValueError(f'the texts of {name!r} take {size} bytes')
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+def plain_texts(table: pa.Table, but: Collection[str] = ()) -> pa.Table:
+    """A table with texts that are held in dictionaries written out, in all columns but some."""
+    for i, (name, kind) in enumerate(zip(table.column_names, table.schema.types, strict=True)):
+        if pa.types.is_dictionary(kind) and name not in but:
+            table = table.set_column(i, name, table.column(i).cast(kind.value_type))
     return table
 
 
-def column_names(path: Path) -> list[str]:
+def check_kinds(fields: Iterable[pa.Field]) -> None:
+    """Refuse (ValueError) columns of another type than a table of a store can have: text, numbers and what is stored like numbers, lists of these."""
+    for field in fields:
+        inner = field.type.value_type if is_list(field.type) else field.type
+        if not pa.types.is_primitive(inner) and (is_list(field.type) or not (pa.types.is_string(inner) or pa.types.is_null(inner))):
+            raise ValueError(f'the column {field.name[:100]!r} is of the type {str(field.type)[:100]}')
+
+
+def _undone(schema: pa.Schema) -> pa.Schema:
+    """What a file's schema is without dictionaries of texts."""
+    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
+
+
+def _check_lists(source: Any, fields: Sequence[pa.Field], rows: int) -> None:
+    """Refuse (ValueError) lists that are too long. Numbers take what their rows take."""
+    width = {field.name: field.type.value_type.bit_width for field in fields if is_list(field.type)}
+    for name, values in values_in_pages(source, width).items() if width else ():
+        if values * width[name] // 8 > _SLACK + rows * MAX_LIST:
+            raise ValueError(f'the lists of {name!r} hold {values} values')
+
+
+def _fits(column: pa.ChunkedArray) -> bool:
+    """Whether the texts of a column are short enough once they are written out."""
+    most = _SLACK + len(column) * MAX_TEXT
+    held = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
+    if sum(chunk.dictionary.nbytes * len(chunk) for chunk in held) <= most:
+        return True
+    return sum(pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in held) <= most
+
+
+def column_names(place: Place, name: str) -> list[str]:
     """The columns of a Parquet file of the store; reads its footer only. Raises StoreError as `read_parquet`."""
     try:
-        return pq.read_schema(path).names
+        return pq.read_schema(place.parquet(name)).names
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(place.path(name), error) from error
 
 
-def _unreadable(path: Path, error: Exception, cure: str = 'Run verify, then repair.') -> StoreError:
-    return StoreError(f'The file {str(path)!r} cannot be read: {first_line(error)}.', cure)
+def _unreadable(path: str, error: Exception, cure: str = 'Run verify, then repair.') -> StoreError:
+    return StoreError(f'The file {path!r} cannot be read: {first_line(error)}.', cure)
 
 
 def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> bytes:
