@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synthaug_plugins.errors import DataError, StoreError
-from synthaug_plugins.plain_json import parse_json
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Plan, check_class_names
 
@@ -29,7 +29,7 @@ def read_card(place: Place) -> tuple[Plan, dict[str, Any]]:
     """
     path = place.path(CARD)
     try:
-        card = parse_json(place.read(CARD))
+        card = parse_json(place.read(CARD, MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f'{place.given!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
     except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.plain_json import parse_json
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 from synthaug_plugins.store.place import Place
 
 COST = 'cost.json'
@@ -53,6 +53,6 @@ def _count(value: Any) -> int | float:
 
 def _text(place: Place) -> bytes:
     try:
-        return place.read(COST)
+        return place.read(COST, MAX_BYTES)
     except FileNotFoundError:
         return b'[]'

@@ -13,7 +13,6 @@ from typing import Any
 
 from synthaug_plugins.errors import DataError, RecipeError
 
-
 MAX_NAME = 255
 """Bytes of a class's name: it becomes a folder."""
 MAX_TRIES = 2**20
@@ -203,7 +202,7 @@ def _check_part(index: int, part: Any, n_sources: int) -> None:
     """Refuse (TypeError, ValueError) what is not a part's content: whole numbers that a block can have."""
     if not isinstance(part, dict) or set(part) != {*_PART_KEYS, 'sources'} or not all(type(value) is int for value in part.values()):
         raise TypeError(f'block {index} has the part {str(part)[:200]}')
-    if not (0 <= part['label'] and 1 <= part['target'] <= part['max_tries'] and 0 <= part['first'] < 2**53 and 0 <= part['sources'] < n_sources):
+    if not (part['label'] >= 0 and 1 <= part['target'] <= part['max_tries'] and 0 <= part['first'] < 2**53 and 0 <= part['sources'] < n_sources):
         raise ValueError(f'block {index} has the part {part}')
 
 
