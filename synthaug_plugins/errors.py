@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SynthAugError(Exception):
@@ -18,6 +19,9 @@ class SynthAugError(Exception):
     def __init__(self, what: str, cure: str = '') -> None:
         self.what, self.cure = what.strip(), cure.strip()
         super().__init__(f'{self.what} {self.cure}'.strip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.what, self.cure)  # workers send refusals to their driver; constructors take other arguments
 
 
 class RecipeError(SynthAugError):
@@ -61,10 +65,22 @@ class TrainingFailed(SynthAugError):
     exit_code = 1
 
 
+class ExecutorError(SynthAugError):
+    """The workers of a run died or hung again and again, or could not be started."""
+
+    exit_code = 1
+
+
 class Stopped(SynthAugError):
     """The user stopped a run; what was finished is kept."""
 
     exit_code = 130
+
+
+def _again(kind: type[SynthAugError], what: str, cure: str) -> SynthAugError:
+    error = kind.__new__(kind)
+    SynthAugError.__init__(error, what, cure)
+    return error
 
 
 def first_line(error: BaseException | None) -> str:

@@ -19,7 +19,7 @@ from conftest import REPO
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.errors import DataError, MissingExtra, ModelError, RecipeError, StoreError
 from synthaug_plugins.plugins import get_plugin_manager
-from synthaug_plugins.store.scores import scores_path, write_scores
+from synthaug_plugins.store.scores import write_scores
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure
 
@@ -115,7 +115,7 @@ def scored(store: Store, teacher: dict[str, np.ndarray]) -> None:
     known = dict(zip(index['id'].to_pylist(), index['sha256'].to_pylist(), strict=True))
     length = len(next(iter(teacher.values())))
     values = pa.array([row.astype(np.float16).tolist() for row in teacher.values()], pa.list_(pa.float16(), length))
-    write_scores(scores_path(store.folder, 'teacher'), pa.table({'id': list(teacher), 'teacher_logits': values}), known, set())
+    write_scores(store.place, 'teacher', pa.table({'id': list(teacher), 'teacher_logits': values}), known, set())
 
 
 def test_an_epoch_of_mix_training_is_one_pass_over_the_synthetic_images(world: Path, tmp_path: Path) -> None:  # noqa: F811

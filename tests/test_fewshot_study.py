@@ -27,7 +27,7 @@ from synthaug_plugins.evaluation.fewshot.study import study
 from synthaug_plugins.evaluation.fewshot.tuning import HEAD, METHODS, Setting, chain_key, stages
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.plugins import get_plugin_manager
-from synthaug_plugins.store.scores import scores_path, write_scores
+from synthaug_plugins.store.scores import write_scores
 
 MODEL = 'embedded:digits_clip'
 
@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logits = np.where(np.arange(4) == index['label'].to_numpy()[:, None], 0.0, -3.0)
     values = pa.array(logits.astype(np.float16).tolist(), pa.list_(pa.float16(), 4))
     known = dict(zip(index['id'].to_pylist(), index['sha256'].to_pylist(), strict=True))
-    write_scores(scores_path(store.folder, 'teacher'), pa.table({'id': index['id'], 'teacher_logits': values}), known, set())
+    write_scores(store.place, 'teacher', pa.table({'id': index['id'], 'teacher_logits': values}), known, set())
     return root
 
 

@@ -17,7 +17,7 @@ from conftest import REPO
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
     0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder', 'own_folder', 'device', 'model_parts'},
-    1: {'diffusion', 'store', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
+    1: {'diffusion', 'store', 'executors', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
     2: {'models', 'annotations', 'mixing'},
     3: {'learning', 'generators', 'curation'},
     4: {'engine', 'training', 'timm'},
@@ -41,6 +41,7 @@ FOREIGN = {
     'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'},
     'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
     'mixing': {'torch', 'mmpretrain', 'diffusers', 'timm'},
+    'executors': {'mmengine', 'mmpretrain', 'diffusers', 'pyarrow', 'PIL'},
     'prompts': {'PIL', 'mmengine', 'mmpretrain', 'pyarrow', 'diffusers'},
     'timm': {'mmpretrain', 'mmcv', 'diffusers'},
 }

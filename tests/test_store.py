@@ -26,10 +26,11 @@ from conftest import copy_of_this_process
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import check_format, encode
+from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Block, Part, Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.reasons import group_reasons
-from synthaug_plugins.store.shard import Row, index_path, shard_path, write_block
+from synthaug_plugins.store.shard import Row, index_name, shard_name, write_block
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.table import INDEX_SCHEMA
 from synthaug_plugins.store.verify import verify
@@ -171,23 +172,23 @@ def test_any_tar_reader_sees_kept_images_only(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store', keep_rejected=True)
     block = store.plan.blocks[0]
     kept = [r.request.id for r in make_rows(block) if r.verdict == 'kept']
-    with tarfile.open(shard_path(store.folder, 0)) as tar:
+    with tarfile.open(store.folder / shard_name(0)) as tar:
         members = tar.getmembers()
         assert [m.name for m in members] == [f'{i}.{s}' for i in kept for s in ('png', 'cls', 'json')]
         assert {(m.mtime, m.uid, m.gid, m.uname) for m in members} == {(0, 0, 0, '')}
         assert tar.extractfile(f'{kept[0]}.cls').read() == b'0'
         sidecar = json.loads(tar.extractfile(f'{kept[0]}.json').read())
         assert (sidecar['id'], sidecar['class_name'], sidecar['params']['sampler']) == (kept[0], 'one', 'heun')
-    with tarfile.open(shard_path(store.folder, 0), ignore_zeros=True) as tar:
+    with tarfile.open((store.folder / shard_name(0)), ignore_zeros=True) as tar:
         assert len({n.partition('.')[0] for n in tar.getnames()}) == len(make_rows(block))
-    listed = subprocess.run(['tar', 'tf', str(shard_path(store.folder, 0))], capture_output=True, text=True, check=True)
+    listed = subprocess.run(['tar', 'tf', str(store.folder / shard_name(0))], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == [m.name for m in members]
     assert listed.stderr == ''
 
 
 def test_members_of_a_shared_shard_name_their_own_class(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store', mixed_plan(), keep_rejected=True)
-    with tarfile.open(shard_path(store.folder, 0)) as tar:
+    with tarfile.open(store.folder / shard_name(0)) as tar:
         for name in tar.getnames():
             if name.endswith('.json'):
                 sidecar = json.loads(tar.extractfile(name).read())
@@ -203,7 +204,7 @@ def test_members_of_a_shared_shard_name_their_own_class(tmp_path: Path) -> None:
 def test_the_index_is_the_commit_mark(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store')
     whole = tree(store.folder)
-    index_path(store.folder, 1).unlink()
+    (store.folder / index_name(1)).unlink()
     assert [b.index for b in store.unfinished()] == [1]
     assert 1 not in store.index()['shard'].to_pylist()
     make_store(tmp_path / 'store')
@@ -385,7 +386,7 @@ def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, change: Any, what: s
     plan = make_plan()
     rows = make_rows(plan.blocks[0])
     with pytest.raises(StoreError, match=what):
-        write_block(tmp_path, plan.blocks[0], [change(rows[0]), *rows[1:]], False)
+        write_block(place_of(tmp_path), plan.blocks[0], [change(rows[0]), *rows[1:]], False)
     assert tree(tmp_path) == {}
 
 
@@ -459,7 +460,7 @@ def test_a_changed_list_is_damage(tmp_path: Path) -> None:
     path = tmp_path / 'x.parquet'
     values = pa.array([np.array([1, np.nan], np.float16), None], pa.list_(pa.float16()))
     path.write_bytes(parquet_bytes(pa.table({'id': ['a', 'b'], 'logits': values}), {'teacher': 'clip'}))
-    table = read_parquet(path)
+    table = read_parquet(place_of(path.parent), path.name)
     assert content_is_whole(table)
     for other in ([[1.0, 2.0], None], [[1.0], [float('nan')]], [None, [1.0, float('nan')]]):
         changed = table.set_column(1, table.field(1), pa.array(other, pa.list_(pa.float32())).cast(table.field(1).type))

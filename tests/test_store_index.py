@@ -14,7 +14,7 @@ from test_store_dataset import store_of
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store.selection import select
-from synthaug_plugins.store.shard import index_path
+from synthaug_plugins.store.shard import index_name
 from synthaug_plugins.store.store import Store
 
 
@@ -44,7 +44,7 @@ def test_text_that_many_rows_share_is_held_once(store: Store) -> None:
 
 
 def test_a_column_that_is_not_asked_for_is_not_read(store: Store) -> None:
-    path = index_path(store.folder, 2)
+    path = store.folder / index_name(2)
     group = pq.read_metadata(path).row_group(0)
     params = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == 'params')
     data = bytearray(path.read_bytes())
@@ -58,7 +58,7 @@ def test_a_column_that_is_not_asked_for_is_not_read(store: Store) -> None:
 
 @pytest.mark.parametrize('spoil', [lambda p: p.write_bytes(p.read_bytes()[:-9]), lambda p: p.write_bytes(b'')])
 def test_a_damaged_block_is_named_among_many(store: Store, spoil: Any) -> None:
-    spoil(index_path(store.folder, 4))
+    spoil(store.folder / index_name(4))
     with pytest.raises(StoreError, match=r'00004\.parquet'):
         store.index(['id'])
 

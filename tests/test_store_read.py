@@ -19,7 +19,7 @@ from test_store import make_plan, make_store, mixed_plan
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import reader as reader_module
 from synthaug_plugins.store.reader import StoreReader, image_uri, read_uri
-from synthaug_plugins.store.shard import shard_path
+from synthaug_plugins.store.shard import shard_name
 from synthaug_plugins.store.store import Store
 
 
@@ -59,7 +59,7 @@ def test_threads_read_while_files_are_closed_and_opened(store: Store, monkeypatc
     monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._OpenFile))
     reader = StoreReader(store.folder)
     places = [(r['shard'], r['offset'], r['size']) for r in records(store)]
-    expected = [shard_path(store.folder, s).read_bytes()[o : o + n] for s, o, n in places]
+    expected = [(store.folder / shard_name(s)).read_bytes()[o : o + n] for s, o, n in places]
     wrong: list[int] = []
 
     def work(seed: int) -> None:
@@ -106,7 +106,7 @@ def test_a_wrong_address_is_refused(uri: str) -> None:
 def test_a_missing_or_short_shard_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r'00077\.tar.*No such file'):
         StoreReader(store.folder).read(77, 512, 10)
-    size = shard_path(store.folder, 0).stat().st_size
+    size = (store.folder / shard_name(0)).stat().st_size
     with pytest.raises(StoreError, match=r'00000\.tar.*ends at 12 of 100 bytes'):
         StoreReader(store.folder).read(0, size - 12, 100)
 
@@ -118,7 +118,7 @@ def kept(store: Store) -> list[tuple[str, int]]:
 def test_stock_webdataset_reads_the_shards(tmp_path: Path) -> None:
     wds = pytest.importorskip('webdataset')
     store = make_store(tmp_path / 'store', mixed_plan(), keep_rejected=True)
-    shards = [str(shard_path(store.folder, b.index)) for b in store.plan.blocks]
+    shards = [str(store.folder / shard_name(b.index)) for b in store.plan.blocks]
     dataset = wds.WebDataset(shards, shardshuffle=False).decode('pil').to_tuple('__key__', 'png', 'cls', 'json')
     samples = list(dataset)
     assert sorted((key, label) for key, _, label, _ in samples) == kept(store)

@@ -13,7 +13,7 @@ from test_store import make_plan, make_rows, make_store, mixed_plan, tree
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store.reader import StoreReader
-from synthaug_plugins.store.shard import index_path, read_index, shard_path
+from synthaug_plugins.store.shard import index_name, read_index, shard_name
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.table import parquet_bytes
 from synthaug_plugins.store.verify import Fault, block_faults, discard, verify
@@ -54,7 +54,7 @@ def test_a_whole_store_has_no_faults(whole: Store) -> None:
 
 
 def test_every_flipped_byte_of_a_shard_is_found(store: Store) -> None:
-    path = shard_path(store.folder, 1)
+    path = store.folder / shard_name(1)
     size = path.stat().st_size
     places = {*range(0, size, 97), *range(0, 515), size - 1, size - 1024, size - 512}
     for at in sorted(places):
@@ -70,7 +70,7 @@ def verify_block_one(store: Store) -> list[str]:
 
 
 def test_truncation_anywhere_is_found_and_repaired(store: Store, whole: Store) -> None:
-    path = shard_path(store.folder, 2)
+    path = store.folder / shard_name(2)
     data = path.read_bytes()
     for size in (0, 100, 512, 700, len(data) // 2, len(data) - 1024, len(data) - 512, len(data) - 1):
         path.write_bytes(data[:size])
@@ -81,10 +81,10 @@ def test_truncation_anywhere_is_found_and_repaired(store: Store, whole: Store) -
 
 
 def test_flipped_bytes_are_named_by_what_they_hit(store: Store, whole: Store) -> None:
-    record = read_index(index_path(store.folder, 0)).to_pylist()[1]
-    flip(shard_path(store.folder, 0), record['offset'] + 30)
-    flip(shard_path(store.folder, 1), 0)
-    third = shard_path(store.folder, 2)
+    record = read_index(store.place, 0).to_pylist()[1]
+    flip((store.folder / shard_name(0)), record['offset'] + 30)
+    flip((store.folder / shard_name(1)), 0)
+    third = store.folder / shard_name(2)
     flip(third, third.read_bytes().index(b'"sampler"'))
     words = {f.block: f.what for f in verify(store)}
     assert words.keys() == {0, 1, 2}
@@ -95,8 +95,8 @@ def test_flipped_bytes_are_named_by_what_they_hit(store: Store, whole: Store) ->
 
 
 def test_no_flipped_byte_of_an_index_changes_what_is_read(store: Store) -> None:
-    path = index_path(store.folder, 3)
-    before = read_index(path).replace_schema_metadata(None)
+    path = store.folder / index_name(3)
+    before = read_index(store.place, 3).replace_schema_metadata(None)
     size = path.stat().st_size
     found = 0
     for at in range(0, size, 7):
@@ -104,7 +104,7 @@ def test_no_flipped_byte_of_an_index_changes_what_is_read(store: Store) -> None:
         faults = list(block_faults(store, store.plan.blocks[3]))
         found += bool(faults)
         # The bytes that nothing guards are Parquet's statistics and the name of its writer.
-        assert faults or read_index(path).replace_schema_metadata(None).equals(before), at
+        assert faults or read_index(store.place, 3).replace_schema_metadata(None).equals(before), at
         flip(path, at)
     assert found > size / 7 / 2
     data = path.read_bytes()
@@ -113,7 +113,7 @@ def test_no_flipped_byte_of_an_index_changes_what_is_read(store: Store) -> None:
 
 
 def test_a_renamed_score_column_is_found(store: Store) -> None:
-    path = index_path(store.folder, 3)
+    path = store.folder / index_name(3)
     data = path.read_bytes()
     assert data.count(b'clip_p') > 1
     path.write_bytes(data.replace(b'clip_p', b'clip_q'))
@@ -124,8 +124,8 @@ Damage = Callable[[Store], object]
 
 
 def drop_member(store: Store) -> None:
-    path = shard_path(store.folder, 4)
-    record = read_index(index_path(store.folder, 4)).to_pylist()[0]
+    path = store.folder / shard_name(4)
+    record = read_index(store.place, 4).to_pylist()[0]
     data = path.read_bytes()
     cut = record['offset'] + -(-record['size'] // 512) * 512
     path.write_bytes(data[:cut] + data[cut + 1024 :])  # without the .cls of the first image
@@ -133,8 +133,8 @@ def drop_member(store: Store) -> None:
 
 def rewrite_index(change: Callable[[pa.Table], pa.Table]) -> Damage:
     def damage(store: Store) -> None:
-        path = index_path(store.folder, 4)
-        path.write_bytes(parquet_bytes(change(read_index(path))))
+        path = store.folder / index_name(4)
+        path.write_bytes(parquet_bytes(change(read_index(store.place, 4))))
 
     return damage
 
@@ -151,10 +151,10 @@ def column(name: str, value: object) -> Callable[[pa.Table], pa.Table]:
     ('damage', 'file', 'what'),
     [
         (drop_member, 'shards/00004.tar', 'missing or changed'),
-        (lambda s: shard_path(s.folder, 4).unlink(), 'shards/00004.tar', 'missing'),
-        (lambda s: index_path(s.folder, 4).unlink(), 'index/00004.parquet', 'counts as not finished'),
-        (lambda s: (index_path(s.folder, 4).unlink(), shard_path(s.folder, 4).unlink()), 'index/00004.parquet', 'not made yet'),
-        (lambda s: shutil.copy(shard_path(s.folder, 3), shard_path(s.folder, 4)), 'shards/00004.tar', 'bytes'),
+        (lambda s: (s.folder / shard_name(4)).unlink(), 'shards/00004.tar', 'missing'),
+        (lambda s: (s.folder / index_name(4)).unlink(), 'index/00004.parquet', 'counts as not finished'),
+        (lambda s: ((s.folder / index_name(4)).unlink(), (s.folder / shard_name(4)).unlink()), 'index/00004.parquet', 'not made yet'),
+        (lambda s: shutil.copy((s.folder / shard_name(3)), (s.folder / shard_name(4))), 'shards/00004.tar', 'bytes'),
         (rewrite_index(column('label', 0)), 'index/00004.parquet', 'another label'),
         (rewrite_index(column('id', '00004_000000')), 'index/00004.parquet', 'repeated'),
         (rewrite_index(column('prompt', 'a dog')), 'shards/00004.tar', 'different from the index'),
@@ -199,8 +199,8 @@ def test_faults_of_one_class_in_a_shared_block_are_found_and_repaired(tmp_path: 
     whole = make_store(tmp_path / 'whole' / 'store', mixed_plan(), keep_rejected=True)
     shutil.copytree(whole.folder, tmp_path / 'store')
     store = Store.open(tmp_path / 'store')
-    path = index_path(store.folder, 3)
-    path.write_bytes(parquet_bytes(change(read_index(path))))
+    path = store.folder / index_name(3)
+    path.write_bytes(parquet_bytes(change(read_index(store.place, 3))))
     faults = verify(store)
     assert any(f.file.startswith(file) and what in f.what for f in faults), [str(f) for f in faults]
     assert heal(store, whole) == [3]
@@ -208,8 +208,8 @@ def test_faults_of_one_class_in_a_shared_block_are_found_and_repaired(tmp_path: 
 
 def test_an_id_in_two_blocks_is_found(store: Store) -> None:
     store = make_store(store.folder.parent / 'twins', make_plan({'one': 4, 'two': 4}, block_size=2))
-    for path in (shard_path, index_path):
-        shutil.copy(path(store.folder, 2), path(store.folder, 3))
+    for name in (shard_name, index_name):
+        shutil.copy(store.folder / name(2), store.folder / name(3))
     faults = verify(store)
     assert [(f.block, f.what) for f in faults] == [(3, "the id '00002_000000' is in block 2 too")]
 
@@ -252,7 +252,7 @@ def test_reading_after_a_repair_sees_the_new_shard(store: Store, whole: Store) -
     record = store.index().to_pylist()[0]
     reader = StoreReader(store.folder)
     data = reader.read(record['shard'], record['offset'], record['size'])
-    path = shard_path(store.folder, 0)
+    path = store.folder / shard_name(0)
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(StoreError, match=r'00000\.tar'):
         reader.read(record['shard'], record['offset'], record['size'])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +24,9 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(metavar='RECIPE', help='A recipe file, a shipped recipe by name, or mmpretrain::CONFIG.', show_default=False)]
-StoreArg = Annotated[Path, typer.Argument(metavar='FOLDER', help='A store: a folder that `synthaug generate` made.', show_default=False)]
+StoreArg = Annotated[
+    str, typer.Argument(metavar='STORE', help='A store: what `synthaug generate` made in a folder or at s3://bucket/name.', show_default=False)
+]
 CfgOptions = Annotated[list[str] | None, typer.Option(CFG_OPTIONS, metavar='KEY=VALUE ...', help='Set recipe keys, dotted: seed=1 image.format=webp.')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, ...')]
 Launcher = Annotated[str, typer.Option(help='How the processes were started: none, pytorch, slurm or mpi.')]

@@ -14,7 +14,7 @@ from synthaug_plugins.cli.app import Device, app
 
 @app.command(rich_help_panel='Look and hand over')
 def evaluate(
-    stores: Annotated[list[Path], typer.Argument(metavar='STORE...', help='Stores to measure.', show_default=False)],
+    stores: Annotated[list[str], typer.Argument(metavar='STORE...', help='Stores to measure.', show_default=False)],
     real: Annotated[Path, typer.Option(metavar='FOLDER', help='Real images to measure against: a folder with one folder per class.', show_default=False)],
     features: Annotated[
         str,
@@ -55,7 +55,7 @@ def evaluate(
     for note in found.notes:
         print(f'note: {note}', file=sys.stderr)
     if out is not None:
-        words = ['synthaug', 'evaluate', *map(str, stores), '--real', str(real), '--features', features]
+        words = ['synthaug', 'evaluate', *stores, '--real', str(real), '--features', features]
         options = [*(('--by', text) for text in by or ()), *(('--where', text) for text in where or ())]
         options += [('--k', str(k)), ('--lof-k', str(lof_k)), *([('--held-out', str(held_out))] if held_out else []), ('--out', str(out))]
         words += [word for option in options for word in option]

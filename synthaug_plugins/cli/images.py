@@ -15,7 +15,10 @@ from synthaug_plugins.errors import RecipeError, StoreError
 @app.command(rich_help_panel='Make images')
 def generate(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option(help='Folder of the store: new, empty, or one of the same recipe to go on with.', show_default=False)],
+    out: Annotated[
+        str,
+        typer.Option(help='The store: a folder or s3://bucket/name; new, empty, or one of the same recipe to go on with.', show_default=False),
+    ],
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
@@ -76,7 +79,7 @@ def shots(
 
 
 @app.command(rich_help_panel='Make images')
-def verify(folder: Annotated[Path, typer.Argument(metavar='FOLDER', help='A store, or a folder of learned embeddings.', show_default=False)]) -> None:
+def verify(folder: Annotated[str, typer.Argument(metavar='STORE', help='A store, or a folder of learned embeddings.', show_default=False)]) -> None:
     """Check every byte of a store, or of learned embeddings; ends with status 4 when something is damaged or missing.
 
     synthaug verify stores/digits
@@ -88,19 +91,19 @@ def verify(folder: Annotated[Path, typer.Argument(metavar='FOLDER', help='A stor
     from synthaug_plugins.store.store import Store
     from synthaug_plugins.store.verify import verify as check
 
-    if (folder / EMBEDDINGS).is_file():
+    if (learned := Path(folder)).joinpath(EMBEDDINGS).is_file():
         cure = 'Remove the shards and indexes that are named, and run the same `synthaug learn embeddings` again: their images are learned anew.'
-        return _report_faults(folder, verify_embeddings(folder), cure)
+        return _report_faults(folder, verify_embeddings(learned), cure)
     _report_faults(folder, check(Store.open(folder)), f'Run: synthaug repair {folder}')
 
 
-def _report_faults(folder: Path, faults: Sequence[object], cure: str) -> None:
+def _report_faults(folder: str, faults: Sequence[object], cure: str) -> None:
     from synthaug_plugins.errors import FaultsFound
 
     for fault in faults:
         print(fault)
     if faults:
-        raise FaultsFound(f'{len(faults)} {"fault" if len(faults) == 1 else "faults"} in {str(folder)!r}.', cure)
+        raise FaultsFound(f'{len(faults)} {"fault" if len(faults) == 1 else "faults"} in {folder!r}.', cure)
     print(f'{folder}: no fault')
 
 
@@ -119,7 +122,7 @@ def repair(folder: StoreArg, device: Device = 'auto') -> None:
 
 @app.command(rich_help_panel='Make images')
 def score(
-    target: Annotated[Path, typer.Argument(metavar='TARGET', help='A store, or with --out a folder of images with one folder per class.', show_default=False)],
+    target: Annotated[str, typer.Argument(metavar='TARGET', help='A store, or with --out a folder of images with one folder per class.', show_default=False)],
     recipe: Annotated[str, typer.Argument(metavar='RECIPE', help='A file with inspectors = [...], or a shipped score recipe by name.', show_default=False)],
     name: Annotated[str | None, typer.Option(help='Of the scores, and first part of their verdict columns; default: the name of the recipe.')] = None,
     out: Annotated[Path | None, typer.Option(help='For a folder of images: the Parquet file to write.')] = None,
@@ -145,17 +148,17 @@ def score(
     from synthaug_plugins.engine.score_folder import score_folder
     from synthaug_plugins.plugins import register_nouns
     from synthaug_plugins.recipes import find_recipe
-    from synthaug_plugins.store.card import CARD
+    from synthaug_plugins.store.store import Store
 
     if '::' in recipe:
         raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a score recipe: synthaug list.')
-    is_store = (target / CARD).is_file()
+    is_store = Store.is_one(target)
     if not is_store and out is None:
-        raise StoreError(f'{str(target)!r} is not a store.', 'Give one, or for a folder of images the file to write: --out scores.parquet.')
+        raise StoreError(f'{target!r} is not a store.', 'Give one, or for a folder of images the file to write: --out scores.parquet.')
     if is_store and out is not None:
-        raise RecipeError(f'{str(target)!r} is a store, which takes its scores itself.', 'Leave --out out.')
+        raise RecipeError(f'{target!r} is a store, which takes its scores itself.', 'Leave --out out.')
     if out is not None and (prefix or rejected):
-        raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {str(target)!r} is none.', 'Leave it out.')
+        raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {target!r} is none.', 'Leave it out.')
     register_nouns()
     options = parse_options(cfg_options)
     if data is not None:

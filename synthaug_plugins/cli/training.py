@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def train(
     recipe: Recipe,
     work_dir: Annotated[Path, typer.Option(help='Where checkpoints and logs go.', show_default=False)],
-    mix: Annotated[Path | None, typer.Option(metavar='STORE', help='Mix this store into the training set.')] = None,
+    mix: Annotated[str | None, typer.Option(metavar='STORE', help='Mix this store into the training set.')] = None,
     alpha: Annotated[float | None, typer.Option(help='Probability that a sample is synthetic, 0 to 1.')] = None,
-    store: Annotated[Path | None, typer.Option(metavar='STORE', help="Train on this store alone, in the place of the recipe's training set.")] = None,
+    store: Annotated[str | None, typer.Option(metavar='STORE', help="Train on this store alone, in the place of the recipe's training set.")] = None,
     cfg_options: CfgOptions = None,
     resume: Annotated[bool, typer.Option(help='Go on from the newest checkpoint in the work folder.')] = False,
     launcher: Launcher = 'none',
@@ -68,9 +68,9 @@ def test(
 @app.command(rich_help_panel='Train')
 def explain(
     recipe: Recipe,
-    mix: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
+    mix: Annotated[str | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     alpha: Annotated[float | None, typer.Option(help='As for train.')] = None,
-    store: Annotated[Path | None, typer.Option(metavar='STORE', help='As for train.')] = None,
+    store: Annotated[str | None, typer.Option(metavar='STORE', help='As for train.')] = None,
     cfg_options: CfgOptions = None,
     out: Annotated[Path | None, typer.Option(metavar='FOLDER', help='Write the stages of a recipe into a new folder, a file each.')] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Of a recipe with stages: where the stages' folders will be; default work_dirs/<recipe name>.")] = None,
@@ -102,7 +102,7 @@ def explain(
         print(path)
 
 
-def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: list[str] | None, store: Path | None = None) -> Sequence[Stage]:
+def _stages(recipe: str, mix: str | None, alpha: float | None, cfg_options: list[str] | None, store: str | None = None) -> Sequence[Stage]:
     """The trainings that the plugins made of a recipe and the command line."""
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
     from synthaug_plugins.recipes import find_recipe
@@ -112,11 +112,11 @@ def _stages(recipe: str, mix: Path | None, alpha: float | None, cfg_options: lis
         raise RecipeError(f'--alpha {alpha} is outside [0, 1].', 'It is the probability that a sample is synthetic.')
     extra: dict[str, Any] = {}
     if mix is not None:
-        extra['mix'] = {'store': str(mix)}
+        extra['mix'] = {'store': mix}
     if alpha is not None:
         extra.setdefault('mix', {})['alpha'] = alpha
     if store is not None:
-        extra['train_on'] = {'store': str(store)}
+        extra['train_on'] = {'store': store}
     register_nouns()
     return read_stages(find_recipe(recipe, 'train'), parse_options(cfg_options), get_plugin_manager(), extra)
 
@@ -191,7 +191,7 @@ def fewshot(
     model: Annotated[str, typer.Option(help="The CLIP: 'RN50/openai', 'ViT-B-16/...', a folder in open_clip's layout, 'embedded:digits_clip'.")],
     shots: Annotated[str, typer.Option(metavar='N,N,...', help='Real images per class.')] = '1,2,4,8,16',
     seeds: Annotated[str, typer.Option(metavar='N,N,...', help='Draws of the shots.')] = '1,2,3',
-    store: Annotated[Path | None, typer.Option(metavar='STORE', help='Synthetic images of the same classes, to mix in.')] = None,
+    store: Annotated[str | None, typer.Option(metavar='STORE', help='Synthetic images of the same classes, to mix in.')] = None,
     where: Where = None,
     dataset: Annotated[str | None, typer.Option(help="Class names and wording of one of the paper's data sets, such as eurosat.")] = None,
     templates: Annotated[str | None, typer.Option(help="A template with {}, or the name of an ensemble; default: the data set's own.")] = None,

@@ -46,7 +46,7 @@ def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', h
 
     Args:
         recipe: as `engine.recipe.load_recipe` returns it.
-        out: the store's folder; new, empty, or a store of the same recipe.
+        out: the store's folder or address; new, empty, or a store of the same recipe.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         hook: the plugin manager's hooks (`get_plugin_manager().hook`), or None to run without plugins.
         quiet: no progress on standard error.
@@ -58,7 +58,7 @@ def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', h
         StoreError: `out` is not ours, was made by another recipe, is being written by another process, or the disk is full.
         QuotaShortfall: everything was tried, and a class has fewer accepted images than asked for.
     """
-    return _fill(prepare(recipe, _say(quiet)), Path(out), choose_device(device), hook, quiet)
+    return _fill(prepare(recipe, _say(quiet)), out, choose_device(device), hook, quiet)
 
 
 def _say(quiet: bool) -> Callable[[str], None]:
@@ -66,8 +66,8 @@ def _say(quiet: bool) -> Callable[[str], None]:
     return lambda sentence: None if quiet else print(sentence, file=sys.stderr)
 
 
-def _fill(run: Run, out: Path, device: torch.device, hook: pluggy.HookRelay | None, quiet: bool) -> Store:
-    if not (out / 'store.json').exists():
+def _fill(run: Run, out: str | Path, device: torch.device, hook: pluggy.HookRelay | None, quiet: bool) -> Store:
+    if not Store.is_one(out):
         check_sources(run)
     store = Store.create(out, run.plan, made_by(run, device))
     with store.lock():
@@ -154,4 +154,4 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
         if run.plan.fingerprint != store.plan.fingerprint:
             Store.create(folder, run.plan, {})  # refuses, and names what differs
         discard(store, faults)
-    return verify(_fill(run, Path(folder), choose_device(device), hook, quiet))
+    return verify(_fill(run, folder, choose_device(device), hook, quiet))

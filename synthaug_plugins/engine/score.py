@@ -23,9 +23,10 @@ from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS, build_strict
 from synthaug_plugins.store.index import STORED, sorted_by_id
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
-from synthaug_plugins.store.scores import scores_path
+from synthaug_plugins.store.scores import scores_name
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
 
@@ -93,7 +94,8 @@ def inspected_by(inspectors: Sequence[Inspector], real_images: RealImages | None
 
 
 def score_parts(
-    target: Path,
+    place: Place,
+    file: str,
     columns: Columns,
     recipe: Mapping[str, Any],
     inspectors: Sequence[Inspector],
@@ -104,6 +106,7 @@ def score_parts(
     """The parts of a scoring, those of an earlier run of equal recipe, models, images and kind of device among them.
 
     Args:
+        place, file: where the scores are to be.
         rows: of all images in order; all that they hold must be equal.
     """
     told = hashlib.sha256()
@@ -118,7 +121,7 @@ def score_parts(
         'device': device.type,
     }
     # An inspector that compares with earlier images would have forgotten them.
-    return ScoreParts(target, columns, decides, [row['id'] for row in rows], not any(i.remembers for i in inspectors))
+    return ScoreParts(place, file, columns, decides, [row['id'] for row in rows], not any(i.remembers for i in inspectors))
 
 
 def score(
@@ -179,7 +182,7 @@ def score(
                     cure = 'Give the new ones other names: --prefix second_ --name second.'
                     raise StoreError(f'The store has a column {column!r} already.', cure)
 
-        parts = score_parts(scores_path(store.folder, name), columns, recipe, inspectors, made_by, rows, torch_device)
+        parts = score_parts(store.place, scores_name(name), columns, recipe, inspectors, made_by, rows, torch_device)
         table = show(_shown(store, rows), inspectors, recipe['batch_size'], parts, check, quiet)
         store.add_scores(name, table, made_by)
         parts.remove()
@@ -189,7 +192,7 @@ def score(
 def _check_store(store: Store, name: str, overwrite: bool) -> None:
     """Refuse (StoreError) a store that has scores of that name, or is not finished."""
     folder = str(store.folder)
-    if scores_path(store.folder, name).exists() and not overwrite:
+    if store.place.exists(scores_name(name)) and not overwrite:
         raise StoreError(f'The store {folder!r} has scores {name!r} already.', 'Give another name with --name, or replace them with --overwrite.')
     if missing := store.unfinished():
         raise StoreError(f'The store {folder!r} is not finished: {len(missing)} blocks are missing.', 'Finish it with synthaug generate first.')

@@ -19,6 +19,7 @@ from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.learning.data import check_classes
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import refusal, write_whole
+from synthaug_plugins.store.place import LocalPlace
 from synthaug_plugins.store.plan import Request, purpose_seed
 from synthaug_plugins.store.scores import parts_folder
 from synthaug_plugins.store.table import content_is_whole, made_by_of, parquet_bytes, read_parquet
@@ -81,7 +82,7 @@ def score_folder(
             _check_free(out, overwrite)  # again: hashing takes a while, and somebody may have been here
             for inspector in inspectors:
                 inspector.setup(torch_device, names, compared)
-            parts = score_parts(out, columns, recipe, inspectors, made_by, rows, torch_device)
+            parts = score_parts(LocalPlace(out.parent), out.name, columns, recipe, inspectors, made_by, rows, torch_device)
             table = show(Shown(rows, _request, lambda row: real.load(row['id'])), inspectors, recipe['batch_size'], parts, quiet=quiet)
             table = table.add_column(1, 'label', pa.array([row['label'] for row in rows], pa.int32()))
             table = table.add_column(2, 'class_name', pa.array([row['class_name'] for row in rows], pa.string()))
@@ -103,7 +104,8 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
     """
     cure = 'Give what `synthaug score FOLDER RECIPE --out FILE.parquet` writes.'
     try:
-        table = read_parquet(Path(file).expanduser(), cure)
+        path = Path(file).expanduser()
+        table = read_parquet(LocalPlace(path.parent), path.name, cure)
     except StoreError as error:
         raise DataError(error.what, error.cure) from error
     try:
@@ -138,7 +140,7 @@ def _request(row: Mapping[str, Any]) -> Request:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """The right to write scores to a file: held on the folder of their parts, which is there meanwhile."""
-    folder = parts_folder(out)
+    folder = out.parent / parts_folder(out.name)
     fd = -1
     try:
         while fd < 0:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from synthaug_plugins.curation.base import Inspector
 from synthaug_plugins.engine.judge import Verdict, judge
 from synthaug_plugins.engine.progress import ScoringProgress
 from synthaug_plugins.errors import Stopped, StoreError
-from synthaug_plugins.store.files import partials, write_whole
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.scores import parts_folder
 from synthaug_plugins.store.table import content_is_whole, parquet_bytes, score_columns
@@ -98,7 +96,7 @@ class ScoreParts:
     """Scores so far, in a hidden folder beside the file that they are for. To be used by whoever may write that file.
 
     Args:
-        target: the file to be.
+        place, file: the file to be, and where.
         columns: what the columns are called.
         decides: plain JSON; parts of a run that something else decided are thrown away.
         ids: of all images, in order.
@@ -108,35 +106,35 @@ class ScoreParts:
         done: images whose scores are in a part.
 
     Raises:
-        OSError: the folder cannot be read or emptied.
+        OSError, StoreError: the folder cannot be read or emptied.
     """
 
-    def __init__(self, target: Path, columns: Columns, decides: Mapping[str, Any], ids: Sequence[str], keep: bool) -> None:
-        self.folder, self.columns, self.keep, self.done = parts_folder(target), columns, keep, 0
+    def __init__(self, place: Place, file: str, columns: Columns, decides: Mapping[str, Any], ids: Sequence[str], keep: bool) -> None:
+        self.place, self.folder, self.columns, self.keep, self.done = place, parts_folder(file), columns, keep, 0
         self._card = json.dumps(decides, sort_keys=True, ensure_ascii=False).encode()
-        self._parts: list[Path | bytes] = []
+        self._parts: list[str | bytes] = []
         self._held: list[tuple[str, Verdict]] = []
         self._since = time.monotonic()
-        for path in partials(self.folder):
-            path.unlink()
-        card = self.folder / _CARD
-        usable = keep and card.is_file() and card.read_bytes() == self._card
-        for path in sorted(self.folder.glob('*.parquet')):
-            if usable and path.name == self._name(len(self._parts)) and self._follows(path, ids):
-                self._parts.append(path)
-            else:
-                path.unlink()
+        for name in place.partials(self.folder):
+            place.remove(name)
+        there = [f'{self.folder}/{name}' for name in place.names(self.folder)]
+        card = f'{self.folder}/{_CARD}'
+        usable = keep and card in there and place.read(card) == self._card
+        for name in there:
+            if usable and name == self._name(len(self._parts)) and self._follows(name, ids):
+                self._parts.append(name)
+            elif name.endswith('.parquet'):
+                place.remove(name)
         if not self._parts:
-            card.unlink(missing_ok=True)
+            place.remove(card)
 
-    @staticmethod
-    def _name(number: int) -> str:
-        return f'{number:05d}.parquet'
+    def _name(self, number: int) -> str:
+        return f'{self.folder}/{number:05d}.parquet'
 
-    def _follows(self, part: Path, ids: Sequence[str]) -> bool:
+    def _follows(self, part: str, ids: Sequence[str]) -> bool:
         """Whether a part is whole and of the next images; counts it if so."""
         try:
-            table = _read(part)
+            table = self._read(part)
         except (pa.ArrowException, OSError, ValueError):
             return False
         if not content_is_whole(table) or table['id'].to_pylist() != list(ids[self.done : self.done + len(table)]):
@@ -153,12 +151,12 @@ class ScoreParts:
     def _write(self) -> None:
         if self._held:
             held, self._held = self._held, []
-            part, path = parquet_bytes(self.columns.table([i for i, _ in held], [v for _, v in held])), self.folder / self._name(len(self._parts))
+            part, name = parquet_bytes(self.columns.table([i for i, _ in held], [v for _, v in held])), self._name(len(self._parts))
             if self.keep:
                 if not self._parts:
-                    write_whole(self.folder / _CARD, self._card)
-                write_whole(path, part)
-            self._parts.append(path if self.keep else part)
+                    self.place.write_whole(f'{self.folder}/{_CARD}', self._card)
+                self.place.write_whole(name, part)
+            self._parts.append(name if self.keep else part)
             self.done += len(held)
         self._since = time.monotonic()
 
@@ -181,7 +179,7 @@ class ScoreParts:
         """
         try:
             # Read again also what was just written, so that a run in one go gives the very table that a resumed one gives.
-            tables = [_read(part).replace_schema_metadata(None) for part in self._parts]
+            tables = [self._read(part).replace_schema_metadata(None) for part in self._parts]
             table = pa.concat_tables(tables, promote_options='permissive').combine_chunks()
         except pa.ArrowException as error:
             raise StoreError(f'A score column changes its kind on the way: {error}.', 'Correct the inspector that made it.') from error
@@ -190,11 +188,10 @@ class ScoreParts:
 
     def remove(self) -> None:
         """Throw the parts away: their file is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.place.remove_folder(self.folder)
 
-
-def _read(part: Path | bytes) -> pa.Table:
-    return pq.read_table(pa.BufferReader(part.read_bytes() if isinstance(part, Path) else part))
+    def _read(self, part: str | bytes) -> pa.Table:
+        return pq.read_table(pa.BufferReader(self.place.read(part) if isinstance(part, str) else part))
 
 
 def show(

@@ -172,7 +172,7 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
     selection = select(store, **chosen, columns=[*_COLUMNS, *told, *(() if soft_labels is None else soft_labels.columns)], encoded=told)
     table = selection.table.combine_chunks()
     records = Records(
-        folder=os.path.abspath(store.folder),
+        folder=store.place.absolute,
         weight=spec['weight'],
         classes=tuple(store.classes),
         labels=table['label'].to_numpy().astype(np.int16 if len(store.classes) <= np.iinfo(np.int16).max else np.int32),

@@ -22,6 +22,7 @@ import pyarrow as pa
 from synthaug_plugins.errors import DataError, ModelError, StoreError, first_line
 from synthaug_plugins.models.base import EmbeddingShape
 from synthaug_plugins.store import files
+from synthaug_plugins.store.place import LocalPlace
 from synthaug_plugins.store.table import made_by_of, parquet_bytes, read_parquet
 from synthaug_plugins.weights import read_json
 
@@ -154,7 +155,7 @@ def publish_shard(
     table = pa.table({'id': pa.array(ids, pa.string()), 'sha256': pa.array(sha256, pa.string()), **(columns or {})})
     index = index_path(folder, number)
     if index.is_file():
-        known = read_parquet(index, _AGAIN)
+        known = read_parquet(LocalPlace(index.parent), index.name, _AGAIN)
         if named_hash(known) != digest or known['id'].to_pylist() != list(ids):
             raise ModelError(f'Shard {number} of {str(folder)!r} is published already, with other content.', 'Learn into a new folder.')
         return
@@ -170,7 +171,7 @@ def read_index(folder: Path, number: int, columns: Sequence[str] | None = None) 
     """
     path = index_path(folder, number)
     try:
-        table = read_parquet(path, _AGAIN, columns)
+        table = read_parquet(LocalPlace(path.parent), path.name, _AGAIN, columns)
     except StoreError as error:
         raise ModelError(error.what, error.cure) from error
     if any(name not in table.column_names or table[name].type != pa.string() or table[name].null_count for name in columns or ('id', 'sha256')):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import DataError, StoreError
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Plan, check_class_names
 
 CARD = 'store.json'
@@ -20,23 +20,23 @@ def card_text(plan: Plan, made_by: Mapping[str, Any]) -> str:
     return json.dumps(card, indent=1, ensure_ascii=False) + '\n'
 
 
-def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
-    """The plan and `made_by` of the store in `folder`.
+def read_card(place: Place) -> tuple[Plan, dict[str, Any]]:
+    """The plan and `made_by` of the store that lies at `place`.
 
     Raises:
         StoreError: no card, another format version, or a card that is damaged or was edited.
     """
-    path = folder / CARD
+    path = place.path(CARD)
     try:
-        card = json.loads(path.read_text(encoding='utf-8'))
+        card = json.loads(place.read(CARD).decode())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f'{str(folder)!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
+        raise StoreError(f'{place.given!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
     except (OSError, ValueError) as error:
-        raise StoreError(f'{str(path)!r} cannot be read: {error}.', 'Restore it from a copy, or generate into a new folder.') from error
+        raise StoreError(f'{path!r} cannot be read: {error}.', 'Restore it from a copy, or generate into a new folder.') from error
     version = card.get('format_version') if isinstance(card, dict) else None
     if version != FORMAT_VERSION:
         raise StoreError(
-            f'{str(path)!r} has format_version {version!r}; this version reads {FORMAT_VERSION}.',
+            f'{path!r} has format_version {version!r}; this version reads {FORMAT_VERSION}.',
             'Generate the store again from its recipe into a new folder, or use the version of synthaug-plugins that made it.',
         )
     try:
@@ -44,9 +44,9 @@ def read_card(folder: Path) -> tuple[Plan, dict[str, Any]]:
         check_class_names(plan.classes)  # they become folders on export, and the store may be a stranger's
         fingerprint, made_by = card['fingerprint'], dict(card['made_by'])
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, DataError) as error:
-        raise StoreError(f'{str(path)!r} is damaged ({error!r}).', 'Restore it from a copy, or generate into a new folder.') from error
+        raise StoreError(f'{path!r} is damaged ({error!r}).', 'Restore it from a copy, or generate into a new folder.') from error
     if plan.fingerprint != fingerprint:
-        raise StoreError(f'{str(path)!r} was changed: its fingerprint does not match its content.', 'Restore it from a copy, or generate into a new folder.')
+        raise StoreError(f'{path!r} was changed: its fingerprint does not match its content.', 'Restore it from a copy, or generate into a new folder.')
     return plan, made_by
 
 

@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.place import Place
 
 COST = 'cost.json'
 _SUMS = ('images', 'seconds', 'network_images')
 
 
-def add_cost(folder: Path, images: int, seconds: float, batch_size: int, network_images: int) -> dict[str, Any]:
+def add_cost(place: Place, images: int, seconds: float, batch_size: int, network_images: int) -> dict[str, Any]:
     """Note one completed run; a killed one adds nothing. Returns the new `read_cost`.
 
     network_images: images that went through a network, all of its steps together; 0 where nobody counted.
     """
     run = {'images': int(images), 'seconds': round(float(seconds), 3), 'batch_size': int(batch_size), 'network_images': int(network_images)}
-    runs = [*_runs(folder), run]
-    write_whole(folder / COST, (json.dumps(runs, indent=1) + '\n').encode())
-    return read_cost(folder)
+    runs = [*_runs(place), run]
+    place.write_whole(COST, (json.dumps(runs, indent=1) + '\n').encode())
+    return read_cost(place)
 
 
-def read_cost(folder: Path) -> dict[str, Any]:
+def read_cost(place: Place) -> dict[str, Any]:
     """Sums of `images`, `seconds` and `network_images` over all runs, number of `runs`, last `batch_size`; empty if none is noted.
 
     Raises:
         StoreError: the file is damaged.
     """
-    runs = _runs(folder)
+    runs = _runs(place)
     if not runs:
         return {}
     sums = {key: sum(run[key] for run in runs) for key in _SUMS}
     return {**sums, 'batch_size': runs[-1]['batch_size'], 'runs': len(runs)}
 
 
-def _runs(folder: Path) -> list[dict[str, Any]]:
-    path = folder / COST
+def _runs(place: Place) -> list[dict[str, Any]]:
     try:
-        runs = json.loads(path.read_text(encoding='utf-8')) if path.exists() else []
+        runs = json.loads(_text(place))
         return [
             {'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size']), 'network_images': int(r.get('network_images', 0))}
             for r in runs
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f'{str(path)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error
+        raise StoreError(f'{place.path(COST)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error
+
+
+def _text(place: Place) -> bytes:
+    try:
+        return place.read(COST)
+    except FileNotFoundError:
+        return b'[]'

@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthaug_plugins.store.shard import KEPT, index_path, read_index
+from synthaug_plugins.store.place import Place
+from synthaug_plugins.store.shard import KEPT, read_index
 from synthaug_plugins.store.table import INDEX_SCHEMA
 
 STORED = 'stored'
 """Rows whose image lies in the store, rejected ones included; `KEPT`: those of them that were kept."""
 SHARD = pa.field('shard', pa.int32())
-_THREADS = 8  # a file takes half a millisecond, most of it outside of Python; more files at once help where disks are slow
 
 
-def read_blocks(folder: Path, numbers: Iterable[int], columns: Collection[str] | None = None, only: str | None = None, encoded: Sequence[str] = ()) -> pa.Table:
+def read_blocks(place: Place, numbers: Iterable[int], columns: Collection[str] | None = None, only: str | None = None, encoded: Sequence[str] = ()) -> pa.Table:
     """The indices of some blocks, one after the other: index columns, `shard`, then score columns, null where a block has none.
 
     Args:
@@ -33,18 +32,18 @@ def read_blocks(folder: Path, numbers: Iterable[int], columns: Collection[str] |
     Raises:
         StoreError: a damaged index.
     """
-    read = partial(_read_block, folder, None if columns is None else {c.lower() for c in columns}, only, encoded)
+    read = partial(_read_block, place, None if columns is None else {c.lower() for c in columns}, only, encoded)
     # One without rows: columns of the index are there in a store without blocks too.
     tables = [_chosen(INDEX_SCHEMA.empty_table().append_column(SHARD, pa.array([], pa.int32())), columns, encoded)]
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(place.threads) as threads:
         tables += threads.map(read, sorted(numbers))
     table = pa.concat_tables(tables, promote_options='permissive')
     return (table.unify_dictionaries() if encoded else table).combine_chunks()
 
 
-def _read_block(folder: Path, columns: Collection[str] | None, only: str | None, encoded: Sequence[str], number: int) -> pa.Table:
+def _read_block(place: Place, columns: Collection[str] | None, only: str | None, encoded: Sequence[str], number: int) -> pa.Table:
     tested = {None: set(), STORED: {'offset'}, KEPT: {'offset', 'verdict'}}[only]
-    table = read_index(index_path(folder, number), None if columns is None else {*columns, *tested})
+    table = read_index(place, number, None if columns is None else {*columns, *tested})
     n = min(len(INDEX_SCHEMA), sum(name in INDEX_SCHEMA.names for name in table.column_names))
     table = table.add_column(n, SHARD, pa.repeat(pa.scalar(number, SHARD.type), len(table)))
     if only is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.table import check_column, check_distinct, made_by_of, parquet_bytes, read_parquet
 
 SCORE_KEYS = ('id', 'sha256')
@@ -22,49 +22,51 @@ _CURE = 'Score again, or remove the file.'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 
 
-def score_files(folder: Path) -> list[Path]:
-    """The files of added score columns of the store in `folder`, sorted by name."""
-    return sorted(p for p in (folder / 'scores').glob('*.parquet') if not p.name.startswith(files.PARTIAL))
+def score_files(place: Place) -> list[str]:
+    """The files of added score columns of a store, sorted by name."""
+    return [f'scores/{name}' for name in place.names('scores') if name.endswith('.parquet') and not name.startswith(files.PARTIAL)]
 
 
-def scores_path(folder: Path, name: str) -> Path:
-    """Where the scores `name` are. Raises StoreError for a name that is no plain one."""
+def scores_name(name: str) -> str:
+    """The file of the scores `name`. Raises StoreError for a name that is no plain one."""
     if not _NAME.fullmatch(name):
         raise StoreError(f'The scores name {name!r} is not a plain name.', 'Use letters, digits, - and _.')
-    return folder / 'scores' / f'{name}.parquet'
+    return f'scores/{name}.parquet'
 
 
-def parts_folder(path: Path) -> Path:
-    """Where the scores for a file lie while they are being made."""
-    return path.with_name(f'{UNFINISHED}{path.stem}')
+def parts_folder(file: str) -> str:
+    """Where the scores for a file lie while they are being made: a folder beside it."""
+    folder, slash, name = file.rpartition('/')
+    return f'{folder}{slash}{UNFINISHED}{name.removesuffix(".parquet")}'
 
 
-def join_scores(table: pa.Table, path: Path, columns: Sequence[str]) -> pa.Table:
+def join_scores(table: pa.Table, place: Place, file: str, columns: Sequence[str]) -> pa.Table:
     """The index `table` with columns of a scores file beside it, null where an image has no score.
 
     Args:
         table: with the columns `SCORE_KEYS`.
-        columns: of the file.
+        place, file: the scores, of which `columns` are wanted.
 
     Raises:
         StoreError: a damaged file, or a column that the table has already.
     """
-    scores = read_parquet(path, _CURE, [*SCORE_KEYS, *columns])
-    place = pc.index_in(table['id'], value_set=scores['id'])
+    scores = read_parquet(place, file, _CURE, [*SCORE_KEYS, *columns])
+    row = pc.index_in(table['id'], value_set=scores['id'])
     # A block that was made again has the same ids; scores of images that changed since are not theirs.
-    same = pc.equal(scores['sha256'].take(place), table['sha256'])
-    place = pc.if_else(pc.fill_null(same, False), place, pa.scalar(None, place.type))
+    same = pc.equal(scores['sha256'].take(row), table['sha256'])
+    row = pc.if_else(pc.fill_null(same, False), row, pa.scalar(None, row.type))
     for name in columns:
         if name.lower() in {c.lower() for c in table.column_names}:
-            raise StoreError(f'{str(path)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
-        table = table.append_column(name, scores[name].take(place))
+            raise StoreError(f'{place.path(file)!r} has a column {name!r}, which the store has already.', 'Remove one of the two files from scores/.')
+        table = table.append_column(name, scores[name].take(row))
     return table
 
 
-def write_scores(path: Path, table: pa.Table, known: Mapping[str, str], taken: set[str], made_by: Mapping[str, Any] | None = None) -> None:
+def write_scores(place: Place, name: str, table: pa.Table, known: Mapping[str, str], taken: set[str], made_by: Mapping[str, Any] | None = None) -> None:
     """Write a scores file, whole or not at all; one that is there is replaced.
 
     Args:
+        name: of the scores.
         table: a column `id` and one or more score columns.
         known: SHA-256 of every image by id.
         taken: score columns that the store has already, this file's aside.
@@ -74,7 +76,7 @@ def write_scores(path: Path, table: pa.Table, known: Mapping[str, str], taken: s
         StoreError: unknown or repeated ids, no column, or one that cannot be added; a failed write.
     """
     if 'id' not in table.column_names or len(table.column_names) < 2:
-        raise StoreError(f'Scores {path.stem!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
+        raise StoreError(f'Scores {name!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
     columns = [column for column in table.column_names if column != 'id']
     check_distinct(columns, taken)
     for column in columns:
@@ -83,15 +85,15 @@ def write_scores(path: Path, table: pa.Table, known: Mapping[str, str], taken: s
     unknown = [i for i in ids if i not in known]
     if unknown or len(set(ids)) != len(ids):
         what = f'{len(unknown)} ids that are not in the store, such as {unknown[0]!r}' if unknown else 'repeated ids'
-        raise StoreError(f'Scores {path.stem!r} hold {what}.', 'Score the images of store.index().')
+        raise StoreError(f'Scores {name!r} hold {what}.', 'Score the images of store.index().')
     table = table.append_column('sha256', pa.array([known[i] for i in ids], pa.string()))
-    files.write_whole(path, parquet_bytes(table.combine_chunks(), made_by))
+    place.write_whole(scores_name(name), parquet_bytes(table.combine_chunks(), made_by))
 
 
-def read_made_by(path: Path) -> dict[str, Any] | None:
-    """What a scores file says of its origin; None if it says nothing.
+def read_made_by(place: Place, name: str) -> dict[str, Any] | None:
+    """What the file of the scores `name` says of its origin; None if it says nothing.
 
     Raises:
         StoreError: missing or damaged.
     """
-    return made_by_of(read_parquet(path, _CURE))
+    return made_by_of(read_parquet(place, scores_name(name), _CURE))

@@ -14,7 +14,6 @@ import re
 import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import FORMATS, suffix_of
+from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Block, Request
 from synthaug_plugins.store.table import INDEX_SCHEMA, Score, parquet_bytes, read_parquet, score_columns
 
@@ -52,21 +52,21 @@ class Row:
     scores: Mapping[str, Score] = field(default_factory=dict)
 
 
-def shard_path(folder: Path, block: int) -> Path:
+def shard_name(block: int) -> str:
     """The tar of a block."""
-    return folder / 'shards' / SHARD_NAME.format(block)
+    return f'shards/{SHARD_NAME.format(block)}'
 
 
-def index_path(folder: Path, block: int) -> Path:
+def index_name(block: int) -> str:
     """The index of a block; that it exists means that the block is finished."""
-    return folder / 'index' / f'{block:05d}.parquet'
+    return f'index/{block:05d}.parquet'
 
 
-def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: bool) -> None:
+def write_block(place: Place, block: Block, rows: Sequence[Row], keep_rejected: bool) -> None:
     """Publish a block: tar first, index second, each whole or not at all. The index is the commit mark.
 
     Args:
-        folder: the store's folder.
+        place: the store's.
         rows: in the order of making, rejected ones included.
         keep_rejected: whether images of rejected rows are stored; their rows are stored always.
 
@@ -74,29 +74,18 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], keep_rejected: 
         StoreError: a row that does not fit the block; a block that is published already; a failed write (disk full), which
             leaves nothing of this block behind.
     """
-    tar, index = shard_path(folder, block.index), index_path(folder, block.index)
-    if index.exists():
-        raise StoreError(f'Block {block.index} is published already in {str(folder)!r}.', 'Run verify and repair to redo a damaged block.')
+    if place.exists(index_name(block.index)):
+        raise StoreError(f'Block {block.index} is published already in {place.given!r}.', 'Run verify and repair to redo a damaged block.')
     records = _records(block, rows)
     images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
     chunks, offsets = archive(records, images, block.class_names)
     for record in records:
         record['offset'], record['size'] = offsets.get(record['id'], (None, None))
-    made: list[Path] = []
     try:
-        made.append(staged_tar := files.stage(tar, chunks))
-        made.append(staged_index := files.stage(index, [_parquet(records, rows)]))
-        made.append(tar)
-        files.commit(staged_tar, tar)
-        made.append(index)
-        files.commit(staged_index, index)
-    except BaseException as error:
-        for path in reversed(made):  # the index first: without it the tar counts for nothing
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            done = sum(1 for _ in index.parent.glob('[0-9]*.parquet')) if index.parent.is_dir() else 0
-            raise files.refusal(error, f'Block {block.index} of {str(folder)!r} was not written', f'The {done} finished blocks are kept') from error
-        raise
+        place.publish((shard_name(block.index), chunks), (index_name(block.index), [_parquet(records, rows)]))
+    except OSError as error:
+        done = sum(name.endswith('.parquet') and name[0].isdecimal() for name in place.names('index'))
+        raise files.refusal(error, f'Block {block.index} of {place.given!r} was not written', f'The {done} finished blocks are kept') from error
 
 
 def archive(
@@ -141,10 +130,12 @@ def archive(
     return chunks, offsets
 
 
-def read_index(path: Path, columns: Collection[str] | None = None) -> pa.Table:
+def read_index(place: Place, block: int, columns: Collection[str] | None = None) -> pa.Table:
     """The index of one block, page checksums verified.
 
     Args:
+        place: the store's.
+        block: its number.
         columns: those to read, in lower case; names that the block has not are left out. Default: all. A teacher's logits make an index a hundred
             times as long as the rest.
 
@@ -152,15 +143,17 @@ def read_index(path: Path, columns: Collection[str] | None = None) -> pa.Table:
         StoreError: missing, damaged, or columns that are not an index's.
     """
 
+    name = index_name(block)
+
     def chosen(schema: pa.Schema) -> list[str] | None:
         if schema.names[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.names or schema.types[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.types:
-            raise StoreError(f'The index {str(path)!r} has unexpected columns: {", ".join(schema.names)}.', 'Run verify, then repair.')
-        return None if columns is None else [name for name in schema.names if name.lower() in columns]
+            raise StoreError(f'The index {place.path(name)!r} has unexpected columns: {", ".join(schema.names)}.', 'Run verify, then repair.')
+        return None if columns is None else [column for column in schema.names if column.lower() in columns]
 
-    table = read_parquet(path, columns=chosen)
+    table = read_parquet(place, name, columns=chosen)
     # Ids become file names on export, and the store may be a stranger's.
     if 'id' in table.column_names and not _plain(table['id']):
-        raise StoreError(f'The index {str(path)!r} holds ids that are no plain names.', 'Run verify, then repair.')
+        raise StoreError(f'The index {place.path(name)!r} holds ids that are no plain names.', 'Run verify, then repair.')
     return table
 
 

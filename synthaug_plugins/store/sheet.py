@@ -78,7 +78,7 @@ def contact_sheet(
         strips.append((f'{store.classes[label]}\n{_numbers(records)}', lines))
     shown = f', {len(labels)} of {len(groups)} classes shown' if len(labels) < len(groups) else ''
     subtitle = _numbers([r for records in groups.values() for r in records]) + shown + (' · blue: the real source image' if real_images else '')
-    sheet = _draw(title or store.folder.resolve().name, subtitle, strips)
+    sheet = _draw(title or store.place.label, subtitle, strips)
     buffer = io.BytesIO()
     mark = PngInfo()
     mark.add_text('Software', MARK)

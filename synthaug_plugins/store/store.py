@@ -1,4 +1,4 @@
-"""The store: a folder of finished blocks.
+"""The store: a folder of finished blocks, on a local or a remote disk.
 
 ```
 store.json            the plan (recipe, classes, blocks), its fingerprint, and what made it
@@ -31,14 +31,15 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
+from synthaug_plugins.store.place import LocalPlace, Place, partial_names, place_of
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
-from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, scores_path, write_scores
-from synthaug_plugins.store.shard import KEPT, Row, index_path, read_index, shard_path, write_block
+from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, write_scores
+from synthaug_plugins.store.shard import KEPT, Row, index_name, read_index, shard_name, write_block
 from synthaug_plugins.store.table import INDEX_SCHEMA, column_names
 
 FOLDERS = ('shards', 'index', 'scores')
-INFO = '_info.json'
+INFO_FILE = 'shards/_info.json'
 _INDEX_FILE = re.compile(r'\d{5,}\.parquet')
 
 
@@ -46,16 +47,18 @@ class Store:
     """A store folder. Make one with `Store.create`, read one with `Store.open`.
 
     Attributes:
-        folder: where it is.
+        folder: where it is: a local path, or the address of a folder on a remote disk.
+        place: the same, to be asked for files.
         plan: the plan that it follows.
         classes: class names; a label is an index into them.
         made_by: model, licence and versions, as noted when it was created; `cost` holds the sums of `add_cost`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, made_by: Mapping[str, Any]) -> None:
-        self.folder, self.plan, self.made_by = folder, plan, dict(made_by)
+    def __init__(self, place: Place, plan: Plan, made_by: Mapping[str, Any]) -> None:
+        self.place, self.plan, self.made_by = place, plan, dict(made_by)
+        self.folder: Path | str = place.folder if isinstance(place, LocalPlace) else place.given
         self._left: set[int] | None = None  # blocks that this process still has to publish
-        if cost := read_cost(folder):
+        if cost := read_cost(place):
             self.made_by['cost'] = cost
 
     @property
@@ -72,38 +75,39 @@ class Store:
             StoreError: the folder holds something else, or a store of another plan (it says what differs); nothing is
                 touched then. Or the folder cannot be written.
         """
-        folder = Path(folder).expanduser()
+        place = place_of(folder)
         check_class_names(plan.classes)
-        if (folder / CARD).exists():
+        if place.exists(CARD):
             store = cls.open(folder)
             if store.plan.fingerprint != plan.fingerprint:
                 lines = differences(store.plan, plan)
                 more = f' and {len(lines) - 12} more' if len(lines) > 12 else ''
                 raise StoreError(
-                    f'The store {str(folder)!r} was made by another recipe; these differ: {"; ".join(lines[:12])}{more}.',
+                    f'The store {place.given!r} was made by another recipe; these differ: {"; ".join(lines[:12])}{more}.',
                     'Give another folder with --out, or set the recipe back.',
                 )
             store._write_info()
             return store
-        _refuse_foreign(folder)
-        if not files.write_first(folder / CARD, card_text(plan, made_by).encode()):
+        _refuse_foreign(place)
+        if not place.write_first(CARD, card_text(plan, made_by).encode()):
             return cls.create(folder, plan, made_by)  # another process was quicker: go on with its store
-        return cls(folder, plan, made_by)
+        return cls(place, plan, made_by)
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
         """Open an existing store, finished or not.
 
         Raises:
-            StoreError: not a store, an unknown format version, or a damaged card.
+            StoreError: not a store, an unknown format version, or a damaged card; a remote disk that does not answer.
+            MissingExtra: an address whose protocol needs a package that is not installed.
         """
-        folder = Path(folder).expanduser()
-        return cls(folder, *read_card(folder))
+        place = place_of(folder)
+        return cls(place, *read_card(place))
 
     @staticmethod
     def is_one(folder: str | Path) -> bool:
-        """Whether a folder looks like a store; it may still be damaged."""
-        return (Path(folder).expanduser() / CARD).is_file()
+        """Whether a folder looks like a store; it may still be damaged. Raises StoreError where a remote disk does not answer."""
+        return place_of(folder).exists(CARD)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -112,18 +116,21 @@ class Store:
         Raises:
             StoreError: another process (or another `lock()` of this one) holds it.
         """
-        path = self.folder / CARD
+        if not isinstance(self.place, LocalPlace):
+            yield
+            return
+        path = self.place.folder / CARD
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise files.refusal(error, f'The store {str(self.folder)!r} cannot be opened for writing') from error
+            raise files.refusal(error, f'The store {self.place.given!r} cannot be opened for writing') from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreError(f'Another process is writing to the store {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
-            raise StoreError(f'The store {str(self.folder)!r} cannot be locked: {error.strerror}.', 'Generate on a local disk and copy the store.') from error
+                raise StoreError(f'Another process is writing to the store {self.place.given!r}.', 'Wait until it ends, or stop it.') from error
+            raise StoreError(f'The store {self.place.given!r} cannot be locked: {error.strerror}.', 'Generate on a local disk and copy the store.') from error
         try:
             yield
         finally:
@@ -131,8 +138,7 @@ class Store:
 
     def finished(self) -> set[int]:
         """Numbers of the plan's blocks that are published."""
-        folder = self.folder / 'index'
-        found = {int(p.stem) for p in folder.iterdir() if _INDEX_FILE.fullmatch(p.name)} if folder.is_dir() else set()
+        found = {int(name.partition('.')[0]) for name in self.place.names('index') if _INDEX_FILE.fullmatch(name)}
         return found & {b.index for b in self.plan.blocks}
 
     def unfinished(self) -> list[Block]:
@@ -140,14 +146,14 @@ class Store:
         done = self.finished()
         return [b for b in self.plan.blocks if b.index not in done]
 
-    def partials(self) -> list[Path]:
+    def partials(self) -> list[str]:
         """Temporary files of a killed run."""
-        return [p for name in ('', *FOLDERS) for p in files.partials(self.folder / name)]
+        return partial_names(self.place, ('', *FOLDERS))
 
     def clean_partials(self) -> None:
         """Remove temporary files of a killed run. Call it under `lock()`: those of a running writer look the same."""
-        for path in self.partials():
-            path.unlink(missing_ok=True)
+        for name in self.partials():
+            self.place.remove(name)
 
     def publish(self, block: Block, rows: Sequence[Row], keep_rejected: bool) -> None:
         """Write a finished block (see `write_block`).
@@ -156,8 +162,8 @@ class Store:
             StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
         """
         if not 0 <= block.index < len(self.plan.blocks) or self.plan.blocks[block.index] != block:
-            raise StoreError(f'Block {block.index} is not in the plan of {str(self.folder)!r}.', 'Use the blocks of store.plan.')
-        write_block(self.folder, block, rows, keep_rejected)
+            raise StoreError(f'Block {block.index} is not in the plan of {self.place.given!r}.', 'Use the blocks of store.plan.')
+        write_block(self.place, block, rows, keep_rejected)
         reader.forget_open_files()
         if self._left is None:
             self._left = {b.index for b in self.unfinished()}
@@ -177,11 +183,11 @@ class Store:
             StoreError: a damaged index or scores file, or two score columns of the same name.
         """
         wanted = None if columns is None else {c.lower() for c in columns}
-        scores = {path: [c for c in column_names(path) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for path in self.score_files()}
+        scores = {file: [c for c in self._columns(file) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for file in self.score_files()}
         keys = set(SCORE_KEYS) if any(scores.values()) else set()
-        table = read_blocks(self.folder, self.finished(), None if wanted is None else wanted | keys, only, encoded)
-        for path, names in scores.items():
-            table = join_scores(table, path, names) if names else table
+        table = read_blocks(self.place, self.finished(), None if wanted is None else wanted | keys, only, encoded)
+        for file, names in scores.items():
+            table = join_scores(table, self.place, file, names) if names else table
         if wanted is not None:
             table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
@@ -193,7 +199,7 @@ class Store:
             result[part.class_name]['target'] += part.target
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
-            part = read_index(index_path(self.folder, number), ['label', 'reason'])
+            part = read_index(self.place, number, ['label', 'reason'])
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
         for (label, reason), n in tried.items():
             entry = result[self.classes[label]]
@@ -204,13 +210,13 @@ class Store:
             entry['reasons'] = group_reasons(entry['reasons'])
         return result
 
-    def score_files(self) -> list[Path]:
+    def score_files(self) -> list[str]:
         """The files of added score columns, sorted by name."""
-        return score_files(self.folder)
+        return score_files(self.place)
 
     def scores_made_by(self, name: str) -> dict[str, Any] | None:
         """What made the scores `name`, as `add_scores` was told; None if it was not. Raises StoreError if there are none."""
-        return read_made_by(scores_path(self.folder, name))
+        return read_made_by(self.place, name)
 
     def add_scores(self, name: str, table: pa.Table, made_by: Mapping[str, Any] | None = None) -> None:
         """Write columns for images that are there already; a file of the same name is replaced. No image is touched.
@@ -223,24 +229,25 @@ class Store:
         Raises:
             StoreError: an unsafe name, unknown or repeated ids, or a column that the store has already.
         """
-        path = scores_path(self.folder, name)
         known: dict[str, str] = {}
         for number in sorted(self.finished()):
-            part = read_index(index_path(self.folder, number), SCORE_KEYS)
+            part = read_index(self.place, number, SCORE_KEYS)
             known.update(zip(part['id'].to_pylist(), part['sha256'].to_pylist(), strict=True))
-        write_scores(path, table, known, self.score_column_names(besides=name), made_by)
+        write_scores(self.place, name, table, known, self.score_column_names(besides=name), made_by)
 
     def score_column_names(self, besides: str | None = None) -> set[str]:
         """Names of the score columns that the store has, those of the scores file `besides` aside."""
-        files_ = [p for p in self.score_files() if p.stem != besides]
-        taken = {c for p in files_ for c in column_names(p) if c not in SCORE_KEYS}
+        taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in self._columns(file) if c not in SCORE_KEYS}
         for number in self.finished():
-            taken.update(column_names(index_path(self.folder, number))[len(INDEX_SCHEMA) :])
+            taken.update(self._columns(index_name(number))[len(INDEX_SCHEMA) :])
         return taken
+
+    def _columns(self, file: str) -> list[str]:
+        return column_names(self.place, file)
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
         """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
-        self.made_by['cost'] = add_cost(self.folder, images, seconds, batch_size, network_images)
+        self.made_by['cost'] = add_cost(self.place, images, seconds, batch_size, network_images)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse class names that are not this store's, in its order.
@@ -254,14 +261,14 @@ class Store:
         if sorted(mine) == sorted(other):
             at = next(i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b)
             raise StoreError(
-                f'The class order differs: label {at} is {mine[at]!r} in the store {str(self.folder)!r} and {other[at]!r} here.',
+                f'The class order differs: label {at} is {mine[at]!r} in the store {self.place.given!r} and {other[at]!r} here.',
                 'For folders of images, whose labels are positions of the sorted names, generate the store with --cfg-options '
                 f'"classes={other[:12]!r}{" and so on" if len(other) > 12 else ""}"; for annotation files, set metainfo.classes of all loaders to the '
                 "store's order and number the labels by it.",
             )
         only_store, only_here = [c for c in mine if c not in other], [c for c in other if c not in mine]
         raise StoreError(
-            f'The class names differ: only in the store {str(self.folder)!r}: {only_store[:8]}; only here: {only_here[:8]}.',
+            f'The class names differ: only in the store {self.place.given!r}: {only_store[:8]}; only here: {only_here[:8]}.',
             'Train with the classes that the store was made for, or generate a store for these.',
         )
 
@@ -269,28 +276,23 @@ class Store:
         """What timm's `wds/` reader wants to know: the shards that hold kept images, and how many each."""
         lengths = {}
         for number in sorted(self.finished()):
-            kept = pc.sum(pc.equal(read_index(index_path(self.folder, number), ['verdict'])['verdict'], KEPT)).as_py()
+            kept = pc.sum(pc.equal(read_index(self.place, number, ['verdict'])['verdict'], KEPT)).as_py()
             if kept:
-                lengths[shard_path(self.folder, number).name] = kept
+                lengths[shard_name(number).rpartition('/')[2]] = kept
         split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}
-        return json.dumps({'name': self.folder.resolve().name, 'version': '1', 'splits': {'train': split}}, indent=1) + '\n'
+        return json.dumps({'name': self.place.label, 'version': '1', 'splits': {'train': split}}, indent=1) + '\n'
 
     def _write_info(self) -> None:
         """Once per finished store; writing it per block would cost a pass over all of them each time."""
-        path = self.folder / 'shards' / INFO
-        if not self.unfinished() and not path.exists():
-            files.write_whole(path, self.info_text().encode())
+        if not self.unfinished() and not self.place.exists(INFO_FILE):
+            self.place.write_whole(INFO_FILE, self.info_text().encode())
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(place: Place) -> None:
     """Accept a missing or empty folder, or one where a killed `create` left empty folders or a partial card; else StoreError."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not folder.is_dir():
-        raise StoreError(f'{str(folder)!r} is not a folder.', 'Give another folder with --out.')
-    for path in folder.iterdir():
-        ours = (path.is_file() and path.name.startswith(f'{files.PARTIAL}{CARD}-')) or (path.name in FOLDERS and path.is_dir() and not any(path.iterdir()))
-        if not ours and not (folder / CARD).exists():  # another process may have started this store just now
+    for name in place.names():
+        ours = name.startswith(f'{files.PARTIAL}{CARD}-') or (name.rstrip('/') in FOLDERS and name.endswith('/') and not place.names(name))
+        if not ours and not place.exists(CARD):  # another process may have started this store just now
             raise StoreError(
-                f'The folder {str(folder)!r} is not empty and not a store: it holds {path.name!r}.', 'Give a new or empty folder; nothing was touched.'
+                f'The folder {place.given!r} is not empty and not a store: it holds {name.rstrip("/")!r}.', 'Give a new or empty folder; nothing was touched.'
             )

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError, first_line
+from synthaug_plugins.store.place import Place
 
 Score = float | np.ndarray
 """What an image has in a score column: a number, or a (k,) array."""
@@ -45,7 +45,7 @@ _COLUMN = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
 def read_parquet(
-    path: Path, cure: str = 'Run verify, then repair.', columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None
+    place: Place, name: str, cure: str = 'Run verify, then repair.', columns: Sequence[str] | Callable[[pa.Schema], Sequence[str] | None] | None = None
 ) -> pa.Table:
     """A Parquet file of the store, page checksums verified; all columns, those named, or those that `columns` chooses of the file's schema.
 
@@ -53,24 +53,24 @@ def read_parquet(
         StoreError: missing or damaged; or what `columns` raises.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(place.parquet(name), page_checksum_verification=True) as file:
             chosen = columns(file.schema_arrow) if callable(columns) else columns
             # A file is small; where many are read, that is done side by side (`index.read_blocks`).
             return file.read(columns=None if chosen is None else list(chosen), use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error, cure) from error
+        raise _unreadable(place.path(name), error, cure) from error
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(place: Place, name: str) -> list[str]:
     """The columns of a Parquet file of the store; reads its footer only. Raises StoreError as `read_parquet`."""
     try:
-        return pq.read_schema(path).names
+        return pq.read_schema(place.parquet(name)).names
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(place.path(name), error) from error
 
 
-def _unreadable(path: Path, error: Exception, cure: str = 'Run verify, then repair.') -> StoreError:
-    return StoreError(f'The file {str(path)!r} cannot be read: {first_line(error)}.', cure)
+def _unreadable(path: str, error: Exception, cure: str = 'Run verify, then repair.') -> StoreError:
+    return StoreError(f'The file {path!r} cannot be read: {first_line(error)}.', cure)
 
 
 def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> bytes:

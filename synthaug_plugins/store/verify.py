@@ -12,19 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.store import files, reader
+from synthaug_plugins.store import reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
+from synthaug_plugins.store.place import Unreachable
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
-from synthaug_plugins.store.shard import KEPT, archive, index_path, read_index, shard_path
-from synthaug_plugins.store.store import FOLDERS, INFO, Store
+from synthaug_plugins.store.shard import KEPT, archive, index_name, read_index, shard_name
+from synthaug_plugins.store.store import FOLDERS, INFO_FILE, Store
 from synthaug_plugins.store.table import INDEX_SCHEMA, content_is_whole, read_parquet
 
 
@@ -62,11 +62,10 @@ def verify(store: Store) -> list[Fault]:
     for block in store.plan.blocks:
         if block.index in damaged:
             continue
-        file = index_path(store.folder, block.index)
-        table = read_index(file)
+        table = read_index(store.place, block.index)
         for name in table['id'].to_pylist():
             if owner.setdefault(name, block.index) != block.index:
-                faults.append(Fault(block.index, _name(store, file), f'the id {name!r} is in block {owner[name]} too'))
+                faults.append(Fault(block.index, index_name(block.index), f'the id {name!r} is in block {owner[name]} too'))
                 break
         hashes.update(zip(table['id'].to_pylist(), table['sha256'].to_pylist(), strict=True))
         columns.update(dict.fromkeys((c.lower() for c in table.column_names[len(INDEX_SCHEMA) :]), 'the index'))
@@ -85,30 +84,31 @@ def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
     faults = list(faults)
     blocks = sorted({f.block for f in faults if f.block is not None})
     for number in blocks:
-        index_path(store.folder, number).unlink(missing_ok=True)  # first: without it the block is not finished
-        shard_path(store.folder, number).unlink(missing_ok=True)
-    if blocks or any(f.file == f'shards/{INFO}' for f in faults):
-        (store.folder / 'shards' / INFO).unlink(missing_ok=True)  # written again when all blocks are there
+        store.place.remove(index_name(number))  # first: without it the block is not finished
+        store.place.remove(shard_name(number))
+    if blocks or any(f.file == INFO_FILE for f in faults):
+        store.place.remove(INFO_FILE)  # written again when all blocks are there
     store.clean_partials()
     for name in FOLDERS[:2]:
-        if (store.folder / name).is_dir():
-            files.sync_folder(store.folder / name)
+        store.place.sync(name)
     reader.forget_open_files()
     return blocks
 
 
 def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     """What is wrong with one block's index and shard."""
-    tar, index = shard_path(store.folder, block.index), index_path(store.folder, block.index)
+    place, tar, index = store.place, shard_name(block.index), index_name(block.index)
 
-    def fault(path: Path, what: str) -> Fault:
-        return Fault(block.index, _name(store, path), what)
+    def fault(file: str, what: str) -> Fault:
+        return Fault(block.index, file, what)
 
-    if not index.is_file():
-        yield fault(index, 'missing, so its shard counts as not finished' if tar.exists() else 'not made yet, or lost together with its shard')
+    if not place.exists(index):
+        yield fault(index, 'missing, so its shard counts as not finished' if place.exists(tar) else 'not made yet, or lost together with its shard')
         return
     try:
-        table = read_index(index)
+        table = read_index(place, block.index)
+    except Unreachable:
+        raise
     except StoreError as error:
         yield fault(index, f'damaged ({error.what})')
         return
@@ -119,7 +119,7 @@ def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     for what in _plan_faults(block, records):
         yield fault(index, what)
     try:
-        data = tar.read_bytes()
+        data = place.read(tar)
     except FileNotFoundError:
         yield fault(tar, 'missing')
         return
@@ -177,10 +177,11 @@ def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Map
 
 
 def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
-    for path in store.score_files():
-        name = _name(store, path)
+    for name in store.score_files():
         try:
-            table = read_parquet(path)
+            table = read_parquet(store.place, name)
+        except Unreachable:
+            raise
         except StoreError as error:
             yield Fault(None, name, f'damaged ({error.what}); score again')
             continue
@@ -205,29 +206,25 @@ def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str],
 
 def _folder_faults(store: Store) -> Iterable[Fault]:
     """Temporary files, files that are not part of the store, and a wrong or missing list of shards."""
-    leftover = set(store.partials())
-    for path in sorted(leftover):
-        yield Fault(None, _name(store, path), 'left by a killed run')
-    known = {store.folder / CARD, store.folder / COST, store.folder / 'shards' / INFO, *store.score_files()}
+    place, leftover = store.place, set(store.partials())
+    for name in sorted(leftover):
+        yield Fault(None, name, 'left by a killed run')
+    known = {CARD, COST, INFO_FILE, *store.score_files(), *(f'{name}/' for name in FOLDERS)}
     for block in store.plan.blocks:
-        known |= {shard_path(store.folder, block.index), index_path(store.folder, block.index)}
-    folders = {store.folder / name for name in FOLDERS}
-    for folder in (store.folder, *sorted(folders)):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path not in known and path not in leftover and path not in folders:
+        known |= {shard_name(block.index), index_name(block.index)}
+    for folder in ('', *sorted(FOLDERS)):
+        for name in (f'{folder}/{name}' if folder else name for name in place.names(folder)):
+            if name not in known and name not in leftover:
                 what = 'not part of the store; it is left alone'
-                if path.is_dir() and path.name.startswith(UNFINISHED):
+                if name.endswith('/') and name.rpartition('/')[0].rpartition('/')[2].startswith(UNFINISHED):
                     what = 'left by a scoring that did not end; the same `synthaug score` goes on with it'
-                yield Fault(None, _name(store, path), what)
-    info = store.folder / 'shards' / INFO
+                yield Fault(None, name.rstrip('/'), what)
     if not store.unfinished():
         try:
-            wrong = not info.is_file() or info.read_text(encoding='utf-8') != store.info_text()
+            wrong = not place.exists(INFO_FILE) or place.read(INFO_FILE).decode() != store.info_text()
+        except Unreachable:
+            raise
         except (StoreError, OSError, ValueError):  # a damaged index is reported with its block
             return
         if wrong:
-            yield Fault(None, _name(store, info), 'missing or different from the shards; repair writes it again')
-
-
-def _name(store: Store, path: Path) -> str:
-    return path.relative_to(store.folder).as_posix()
+            yield Fault(None, INFO_FILE, 'missing or different from the shards; repair writes it again')

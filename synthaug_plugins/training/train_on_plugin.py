@@ -124,7 +124,7 @@ def _first_size(store: Store) -> tuple[int, int] | None:
     from synthaug_plugins.store.shard import KEPT
 
     for number in sorted(store.finished()):
-        for row in read_blocks(store.folder, [number], ['shard', 'offset', 'size'], KEPT).slice(0, 1).to_pylist():
+        for row in read_blocks(store.place, [number], ['shard', 'offset', 'size'], KEPT).slice(0, 1).to_pylist():
             with Image.open(BytesIO(StoreReader(store.folder).read(**row))) as image:
                 return image.height, image.width
     return None

@@ -34,8 +34,9 @@ from synthaug_plugins import compat
 from synthaug_plugins.store.card import card_text
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.index import read_blocks
+from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Block, Plan, make_blocks, request_id, request_seed
-from synthaug_plugins.store.shard import index_path, shard_path
+from synthaug_plugins.store.shard import index_name, shard_name
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.table import INDEX_SCHEMA, parquet_bytes
 
@@ -76,7 +77,7 @@ def write_index(folder: Path, sources: bool, block: Block) -> int:
         schema=INDEX_SCHEMA,
     )
     data = parquet_bytes(table)
-    index_path(folder, block.index).write_bytes(data)
+    (folder / index_name(block.index)).write_bytes(data)
     return len(data)
 
 
@@ -113,9 +114,9 @@ def mixed_dataset(store: str) -> Any:
             (real / name).mkdir(parents=True)
             Image.new('RGB', (8, 8)).save(real / name / '0.png')
         # The one image of the store that is read, to compare sizes.
-        first = read_blocks(Path(store), [0], ['offset', 'size']).slice(0, 1).to_pylist()[0]
+        first = read_blocks(place_of(store), [0], ['offset', 'size']).slice(0, 1).to_pylist()[0]
         (Path(store) / 'shards').mkdir()
-        shard_path(Path(store), 0).write_bytes(bytes(first['offset']) + encode(np.zeros((8, 8, 3), np.uint8), 'png', 100).ljust(first['size'], b'\0'))
+        (Path(store) / shard_name(0)).write_bytes(bytes(first['offset']) + encode(np.zeros((8, 8, 3), np.uint8), 'png', 100).ljust(first['size'], b'\0'))
     init_default_scope('mmpretrain')
     dataset = {'type': 'CustomDataset', 'data_root': str(real), 'pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'PackInputs'}]}
     mixed = DATASETS.build({'type': 'synthaug_plugins.MixedDataset', 'real': dataset, 'stores': [{'store': store}], 'sources': 'any'})

@@ -132,7 +132,7 @@ def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: S
         rows = {row['id']: row for row in selection.table.select(['id', 'shard', 'offset', 'size', 'sha256']).to_pylist()}
         class_names = [store.classes[label] for label in selection.table['label'].to_pylist()]
         varied = tuple(split for split in splits if len(split.groups) > 1)
-        sets.append(ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.folder.resolve().name, selection.text))
+        sets.append(ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.place.label, selection.text))
     for text in by:
         if len(refusals[text]) == len(sets):
             raise refusals[text][0]
