@@ -14,7 +14,7 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.prompts.base import PromptSource, content_hash, pick
 from synthaug_plugins.prompts.datasets import dataset_prompts
 from synthaug_plugins.prompts.language_model import COMMON_GEN, SentenceWriter, model_identity
-from synthaug_plugins.prompts.sentence_cache import Partial, making, read_sentences
+from synthaug_plugins.prompts.sentence_cache import Partial, left_unwritten, making, read_sentences
 from synthaug_plugins.prompts.sentences import clean_sentence, fault, sameness
 from synthaug_plugins.prompts.templates import fill, resolve_templates
 
@@ -103,6 +103,8 @@ class Enhanced(PromptSource):
         }
         self.file = self.cache / f'{content_hash(made_with)[:32]}.jsonl'
         if not self.file.exists():
+            if left_unwritten(self.file):
+                return
             with making(self.file) as partial:
                 if partial is not None:
                     self._write(partial, classes, made_with, progress)

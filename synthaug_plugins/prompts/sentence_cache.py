@@ -11,11 +11,36 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.prompts.sources import check_classes, read_lines
+
+_unwritten: ContextVar[list[str] | None] = ContextVar('unwritten', default=None)
+
+
+@contextmanager
+def only_read() -> Iterator[list[str]]:
+    """Within it no sentence is written: a class without any has its plain name. For who looks at a recipe and must leave no trace.
+
+    Yields: the files that are missing, filled while prompts are prepared.
+    """
+    files: list[str] = []
+    token = _unwritten.set(files)
+    try:
+        yield files
+    finally:
+        _unwritten.reset(token)
+
+
+def left_unwritten(path: Path) -> bool:
+    """Whether nothing may be written now (see `only_read`); the missing file is then noted."""
+    files = _unwritten.get()
+    if files is not None:
+        files.append(str(path))
+    return files is not None
 
 
 def read_sentences(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:

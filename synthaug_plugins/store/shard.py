@@ -76,16 +76,26 @@ def write_block(place: Place, block: Block, rows: Sequence[Row], keep_rejected: 
     """
     if place.exists(index_name(block.index)):
         raise StoreError(f'Block {block.index} is published already in {place.given!r}.', 'Run verify and repair to redo a damaged block.')
+    chunks, table = block_files(block, rows, keep_rejected)
+    try:
+        place.publish((shard_name(block.index), chunks), (index_name(block.index), [table]))
+    except OSError as error:
+        done = sum(name.endswith('.parquet') and name[0].isdecimal() for name in place.names('index'))
+        raise files.refusal(error, f'Block {block.index} of {place.given!r} was not written', f'The {done} finished blocks are kept') from error
+
+
+def block_files(block: Block, rows: Sequence[Row], keep_rejected: bool) -> tuple[list[bytes], bytes]:
+    """The files of a block as `write_block` publishes them: the pieces of the tar, and the index.
+
+    Raises:
+        StoreError: a row that does not fit the block.
+    """
     records = _records(block, rows)
     images = {row.request.id: row.image for row in rows if row.image is not None and (keep_rejected or row.verdict == KEPT)}
     chunks, offsets = archive(records, images, block.class_names)
     for record in records:
         record['offset'], record['size'] = offsets.get(record['id'], (None, None))
-    try:
-        place.publish((shard_name(block.index), chunks), (index_name(block.index), [_parquet(records, rows)]))
-    except OSError as error:
-        done = sum(name.endswith('.parquet') and name[0].isdecimal() for name in place.names('index'))
-        raise files.refusal(error, f'Block {block.index} of {place.given!r} was not written', f'The {done} finished blocks are kept') from error
+    return chunks, _parquet(records, rows)
 
 
 def archive(

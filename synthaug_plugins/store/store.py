@@ -77,21 +77,33 @@ class Store:
         """
         place = place_of(folder)
         check_class_names(plan.classes)
-        if place.exists(CARD):
-            store = cls.open(folder)
-            if store.plan.fingerprint != plan.fingerprint:
-                lines = differences(store.plan, plan)
-                more = f' and {len(lines) - 12} more' if len(lines) > 12 else ''
-                raise StoreError(
-                    f'The store {place.given!r} was made by another recipe; these differ: {"; ".join(lines[:12])}{more}.',
-                    'Give another folder with --out, or set the recipe back.',
-                )
+        if (store := cls.started(folder, plan)) is not None:
             store._write_info()
             return store
-        _refuse_foreign(place)
         if not place.write_first(CARD, card_text(plan, made_by).encode()):
             return cls.create(folder, plan, made_by)  # another process was quicker: go on with its store
         return cls(place, plan, made_by)
+
+    @classmethod
+    def started(cls, folder: str | Path, plan: Plan) -> Store | None:
+        """The store that the same plan started in a folder; None where `create` would start it. Nothing is written.
+
+        Raises:
+            StoreError: the folder holds something else, or a store of another plan (it says what differs).
+        """
+        place = place_of(folder)
+        if not place.exists(CARD):
+            _refuse_foreign(place)
+            return None
+        store = cls.open(folder)
+        if store.plan.fingerprint != plan.fingerprint:
+            lines = differences(store.plan, plan)
+            more = f' and {len(lines) - 12} more' if len(lines) > 12 else ''
+            raise StoreError(
+                f'The store {place.given!r} was made by another recipe; these differ: {"; ".join(lines[:12])}{more}.',
+                'Give another folder with --out, or set the recipe back.',
+            )
+        return store
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
