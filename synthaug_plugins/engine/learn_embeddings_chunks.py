@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, nullcontext
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,8 @@ class EmbeddingsJob:
                     self._on_step(image_steps, loss)
 
             learner.learn(number, of[number], on_step)
-            if not chunks.left(of):  # the model is at hand here, and may be too large for the machine of the command
-                sample_embeddings(run, Embeddings(out), self.folder, where)
+            if not chunks.left(of) and not (found := Embeddings(out)).missing(run.ids[: run.recipe['samples']['images']]):
+                sample_embeddings(run, found, self.folder, where)  # the model is at hand here, and may be too large for the machine of the command
             return float(last)
 
         return work
@@ -176,19 +176,16 @@ def learn_chunks(run: EmbeddingsRun, folder: Path, card: Mapping[str, Any], exec
             if on_step is not None:
                 on_step(done * steps + image_steps, loss)  # noqa: B023  (used within this turn of the loop)
 
-        for number, loss in _results(executor, EmbeddingsJob(run.recipe, folder, card, run, told), todo):
-            done += len(of[number])
-            told(0, torch.tensor(loss))
+        job = EmbeddingsJob(run.recipe, folder, card, run, told)
+        running: Any = executor.run(job, todo) if todo else nullcontext(())
+        with closing(running) if todo else running as results:
+            for number, loss in results:
+                done += len(of[number])
+                told(0, torch.tensor(loss))
         chunks.forget(of)
         known, missing = to_learn(run.model, run.real_images, run.ids, run.options, out)
     assert known is not None
     return known
-
-
-def _results(executor: Executor, job: EmbeddingsJob, todo: Sequence[int]) -> Iterator[tuple[Any, float]]:
-    if todo:
-        with closing(executor.run(job, todo)) as results:  # type: ignore[type-var]
-            yield from results
 
 
 def how_far(folder: Path, images: int) -> str:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,7 +58,12 @@ class Ray:
         self.address, self.workers, self.device = address, workers, device
         self.stall_timeout = STALL_TIMEOUT_S if stall_timeout is None else stall_timeout
 
-    def run(self, job: Job, tasks: Sequence[Hashable]) -> Iterator[tuple[Hashable, Any]]:
+    def describe(self) -> str:
+        """See `Executor.describe`. What the workers of a cluster compute on is not known before they are there."""
+        where = self.address or 'this machine'
+        return f'Ray on {where}' if self.device == 'auto' else f'Ray on {where}, {self.device}'
+
+    def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`."""
         if tasks:
             with self._connected(), _Crew(self, job, tasks) as crew:
@@ -225,10 +230,10 @@ class _Crew:
         """Ask for workers until there are as many as there should be, or as there are tasks."""
         import ray
 
-        share = {'num_cpus': 1, 'num_gpus': 1 if self._device == 'cuda' else 0}
+        share: dict[str, Any] = {'num_cpus': 1, 'num_gpus': 1 if self._device == 'cuda' else 0}
         while len(self._workers) < min(self._count, self._left):
             # Lost workers are replaced here, not by Ray: only here is it known how many a task has cost.
-            options = {**share, 'max_restarts': 0, 'max_task_retries': 0, 'concurrency_groups': {'signs': 1}}
+            options: dict[str, Any] = {**share, 'max_restarts': 0, 'max_task_retries': 0, 'concurrency_groups': {'signs': 1}}
             worker = _Worker(ray.remote(**options)(_Actor).remote(), time.monotonic())
             self._workers.append(worker)
             self._asked[worker.actor.where.remote()] = worker, 'where'
