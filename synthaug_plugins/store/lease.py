@@ -144,7 +144,7 @@ def join(place: Place, run: str) -> Iterator[Callable[[], None]]:
         yield lambda: _check(place, run)
         return
     try:
-        fd = os.open(place.path(LEASE), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(place.path(LEASE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise _over(place, None) from error
     try:
@@ -196,7 +196,7 @@ def _hold_locally(place: LocalPlace, me: Holder, say: Say) -> Iterator[None]:
 def _locked(place: LocalPlace, name: str, flags: int, patience_s: float, refusal: Callable[[], StoreError]) -> Iterator[int]:
     """Hold a file exclusively, or raise `refusal()` where another process still does after so many seconds. The kernel frees it with the process."""
     try:
-        fd = os.open(place.path(name), flags | os.O_CLOEXEC, 0o666)
+        fd = os.open(place.path(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)  # a link leads out of the store
     except OSError as error:
         raise files.refusal(error, f'The store {place.given!r} cannot be opened for writing') from error
     try:
