@@ -29,7 +29,7 @@ from typing import Any
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.card import CARD
-from synthaug_plugins.store.place import LocalPlace, Place
+from synthaug_plugins.store.place import LocalPlace, Place, TooLong
 
 LEASE = 'lease.json'
 BEAT_EVERY_S = 10.0
@@ -40,6 +40,8 @@ SETTLE_S = 2.0
 """After taking over a lease on a remote disk: so long may another one that took it over in the same moment remain unseen."""
 WORKERS_END_S = 15.0
 """So long a new run waits for the workers of one that died."""
+
+_MOST_BYTES = 10_000
 
 Say = Callable[[str], None]
 
@@ -88,10 +90,10 @@ def this_process(what: str) -> Holder:
 def read_holder(place: Place) -> Holder | None:
     """Who holds a place, or held it when it died; None if nobody does or the file is damaged, as a kill in the middle of writing leaves it."""
     try:
-        found = json.loads(place.read(LEASE))
+        found = json.loads(place.read(LEASE, _MOST_BYTES))
         values: dict[str, Any] = {f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)}
         return Holder(**values)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, TooLong, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
