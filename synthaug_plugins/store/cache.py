@@ -18,7 +18,7 @@ from pathlib import Path
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.reader import changed
-from synthaug_plugins.store.shard import SHARD_NAME, shard_name
+from synthaug_plugins.store.shard import SHARD_NAME
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import block_faults
 
@@ -29,7 +29,7 @@ _LOCKS = 256  # files; shards that share one wait for each other
 
 def cache_folder() -> Path:
     """Where fetched shards lie."""
-    return Path(os.environ.get(CACHE) or '~/.cache/synthaug/shards').expanduser()
+    return Path(os.environ.get(CACHE) or '~/.cache/synthaug/shards').expanduser().resolve()
 
 
 def cached_shard(url: str, identity: str) -> str:
@@ -63,17 +63,19 @@ def _checked(url: str, identity: str) -> bytes:
     block = next((b for b in store.plan.blocks if SHARD_NAME.format(b.index) == file), None)
     if block is None:
         raise StoreError(f'{url!r} is not a shard of the store {folder!r}.', 'Run verify.')
-    name = shard_name(block.index)
-    try:
-        before, data, after = store.place.identity(name), store.place.read(name), store.place.identity(name)
-    except FileNotFoundError as error:
-        raise StoreError(f'The shard {url!r} is missing.', 'Run verify, then repair.') from error
-    if {before, after} != {identity}:
-        raise changed(url)
-    fault = next(iter(block_faults(store, block, data)), None)
+    place, found = store.place, []
+
+    def read(name: str, most: int) -> bytes:
+        before, data, after = place.identity(name), place.read(name, most), place.identity(name)
+        if {before, after} != {identity}:
+            raise changed(url)
+        found.append(data)
+        return data
+
+    fault = next(iter(block_faults(store, block, read)), None)
     if fault is not None:
         raise StoreError(f'The shard {url!r} cannot be used: {fault}.', 'Run verify, then repair.')
-    return data
+    return found[0]
 
 
 @lru_cache(maxsize=4)

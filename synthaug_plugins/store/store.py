@@ -12,13 +12,10 @@ There is no ledger: what is published is done, what is not is redone with the sa
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,10 +28,11 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
+from synthaug_plugins.store.lease import Say, hold, join
 from synthaug_plugins.store.place import LocalPlace, Place, partial_names, place_of
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
-from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, write_scores
+from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, score_names, write_scores
 from synthaug_plugins.store.shard import KEPT, Row, index_name, read_index, shard_name, write_block
 from synthaug_plugins.store.table import INDEX_SCHEMA, column_names
 
@@ -57,6 +55,7 @@ class Store:
     def __init__(self, place: Place, plan: Plan, made_by: Mapping[str, Any]) -> None:
         self.place, self.plan, self.made_by = place, plan, dict(made_by)
         self.folder: Path | str = place.folder if isinstance(place, LocalPlace) else place.given
+        self._check: Callable[[], None] = _nothing  # that this process's run may still write
         self._left: set[int] | None = None  # blocks that this process still has to publish
         if cost := read_cost(place):
             self.made_by['cost'] = cost
@@ -122,31 +121,36 @@ class Store:
         return place_of(folder).exists(CARD)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the right to write. The kernel frees it when the process ends, however it ends.
+    def lock(self, what: str = 'generate', say: Say = lambda sentence: None) -> Iterator[str]:
+        """Hold the right to write. On a local disk the kernel frees it when the process ends, however it ends; see `lease`.
+
+        Args:
+            what: is done, for whoever is refused meanwhile: 'generate', 'repair', 'score'.
+            say: told when the lease of a run that died is taken over.
+
+        Returns: the name of this run, for the `join` of its workers.
 
         Raises:
-            StoreError: another process (or another `lock()` of this one) holds it.
+            StoreError: another process (or another `lock()` of this one) holds it; it is named.
         """
-        if not isinstance(self.place, LocalPlace):
-            yield
-            return
-        path = self.place.folder / CARD
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise files.refusal(error, f'The store {self.place.given!r} cannot be opened for writing') from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreError(f'Another process is writing to the store {self.place.given!r}.', 'Wait until it ends, or stop it.') from error
-            raise StoreError(f'The store {self.place.given!r} cannot be locked: {error.strerror}.', 'Generate on a local disk and copy the store.') from error
-        try:
-            yield
-        finally:
-            os.close(fd)
+        with hold(self.place, what, say) as (run, self._check):
+            try:
+                yield run
+            finally:
+                self._check = _nothing
+
+    @contextmanager
+    def join(self, run: str) -> Iterator[None]:
+        """Belong to a run that holds the lock, as a worker in another process: `publish` then refuses when the run is over.
+
+        Raises:
+            StoreError: it is over, or its driver sees another folder of this name.
+        """
+        with join(self.place, run) as self._check:
+            try:
+                yield
+            finally:
+                self._check = _nothing
 
     def finished(self) -> set[int]:
         """Numbers of the plan's blocks that are published."""
@@ -171,10 +175,11 @@ class Store:
         """Write a finished block (see `write_block`).
 
         Raises:
-            StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
+            StoreError: not a block of this plan, rows that do not fit it, a run that is over, or a failed write, which leaves nothing half.
         """
         if not 0 <= block.index < len(self.plan.blocks) or self.plan.blocks[block.index] != block:
             raise StoreError(f'Block {block.index} is not in the plan of {self.place.given!r}.', 'Use the blocks of store.plan.')
+        self._check()
         write_block(self.place, block, rows, keep_rejected)
         reader.forget_open_files()
         if self._left is None:
@@ -195,14 +200,22 @@ class Store:
             StoreError: a damaged index or scores file, or two score columns of the same name.
         """
         wanted = None if columns is None else {c.lower() for c in columns}
-        scores = {file: [c for c in self._columns(file) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for file in self.score_files()}
+        scores = {file: [c for c in score_names(self.place, file) if wanted is None or c.lower() in wanted] for file in self.score_files()}
         keys = set(SCORE_KEYS) if any(scores.values()) else set()
         table = read_blocks(self.place, self.finished(), None if wanted is None else wanted | keys, only, encoded)
+        self._check_labels(table)
         for file, names in scores.items():
-            table = join_scores(table, self.place, file, names) if names else table
+            table = join_scores(table, self.place, file, names, self.plan.tries) if names else table
         if wanted is not None:
             table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
+
+    def _check_labels(self, table: pa.Table) -> None:
+        """Refuse (StoreError) labels that no class of this store has: as an index into a list, -1 would be the last one."""
+        highest = pc.max(table['label']).as_py() if 'label' in table.column_names else None
+        if highest is not None and highest >= len(self.classes):
+            what = f'The store {str(self.folder)!r} has {len(self.classes)} classes and an image of the label {highest}.'
+            raise StoreError(what, 'Run verify, then repair.')
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by kind of reason (see `group_reasons`)."""
@@ -212,6 +225,7 @@ class Store:
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
             part = read_index(self.place, number, ['label', 'reason'])
+            self._check_labels(part)
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
         for (label, reason), n in tried.items():
             entry = result[self.classes[label]]
@@ -249,7 +263,7 @@ class Store:
 
     def score_column_names(self, besides: str | None = None) -> set[str]:
         """Names of the score columns that the store has, those of the scores file `besides` aside."""
-        taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in self._columns(file) if c not in SCORE_KEYS}
+        taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in score_names(self.place, file)}
         for number in self.finished():
             taken.update(self._columns(index_name(number))[len(INDEX_SCHEMA) :])
         return taken
@@ -258,7 +272,7 @@ class Store:
         return column_names(self.place, file)
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
-        """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
+        """Note what a completed run took: images tried (rejected ones included), seconds (of all workers together), the batch size it ended with."""
         self.made_by['cost'] = add_cost(self.place, images, seconds, batch_size, network_images)
 
     def check_classes(self, classes: Sequence[str]) -> None:
@@ -294,10 +308,19 @@ class Store:
         split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}
         return json.dumps({'name': self.place.label, 'version': '1', 'splits': {'train': split}}, indent=1) + '\n'
 
+    def finish(self) -> None:
+        """Tidy up after workers, all of which are gone: a killed one leaves temporary files. Call it under `lock()`."""
+        self.clean_partials()
+        self._write_info()
+
     def _write_info(self) -> None:
         """Once per finished store; writing it per block would cost a pass over all of them each time."""
         if not self.unfinished() and not self.place.exists(INFO_FILE):
             self.place.write_whole(INFO_FILE, self.info_text().encode())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _refuse_foreign(place: Place) -> None:
