@@ -130,6 +130,10 @@ class _Meeting:
     def __init__(self, store: Store, size: int, stall_timeout: float) -> None:
         self._store, self._size, self._stall_timeout = store, size, stall_timeout
         self._beaten = -float('inf')
+        try:
+            self._said = sys.stderr.fileno()
+        except (AttributeError, ValueError, OSError):  # a stream of some embedding program
+            self._said = 2
         self._arm()
 
     def tell(self, key: str, value: object) -> None:
@@ -194,7 +198,7 @@ class _Meeting:
 
     def _arm(self) -> None:
         """Put off the end of a rank that hangs: a thread of C, which needs no turn of the interpreter, shows where it hangs and ends it."""
-        faulthandler.dump_traceback_later(self._stall_timeout, exit=True, file=sys.__stderr__ or 2)
+        faulthandler.dump_traceback_later(self._stall_timeout, exit=True, file=self._said)
 
     def leave(self) -> None:
         self._store.add('left', 1)
