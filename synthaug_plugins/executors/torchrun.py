@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from synthaug_plugins import errors
 from synthaug_plugins.errors import ExecutorError, RecipeError, SynthAugError, again, first_line
 from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, describe_device
+from synthaug_plugins.executors.worker import end_with
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -66,6 +67,8 @@ class Torchrun:
         self.leads = self.rank == 0
         self.stall_timeout = STALL_TIMEOUT_S if stall_timeout is None else stall_timeout
         self._asked = device
+        if 'TORCHELASTIC_RUN_ID' in os.environ:
+            end_with(os.getppid())  # a torchrun that is killed would leave its ranks behind, with the store's lock
 
     @property
     def device(self) -> str:
