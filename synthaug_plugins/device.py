@@ -29,3 +29,10 @@ def choose_device(name: str, option: str = '--device') -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise RecipeError(f'{option} {name}: {first_line(error)}.', 'Use auto, cpu or cuda.') from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What a card says that something was made on: the GPU's name, or CPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'

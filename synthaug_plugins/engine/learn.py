@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins import __version__
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
 from synthaug_plugins.diffusion.networks import parameter_count
 from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outside
@@ -248,7 +248,7 @@ class _Learning:
                 'steps': trained.steps,
                 'images_shown': trained.images_shown,
                 'seconds': round(self._seconds),
-                'device': torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else 'CPU',
+                'device': device_name(self.device),
                 'options': asdict(self.options),
                 'augment': self.recipe['augment'],
                 'loss_curve': trained.losses,

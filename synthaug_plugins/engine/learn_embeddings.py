@@ -14,10 +14,13 @@ import torch
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.embedding_samples import SHEET, class_said, sample_embeddings
+from synthaug_plugins.engine.learn_embeddings_chunks import CHECKPOINTS, FOLDER, Chunks, how_far, learn_chunks
 from synthaug_plugins.engine.learn_embeddings_recipe import EmbeddingsRun, decisive, prepare_embeddings
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
 from synthaug_plugins.engine.learn_output import read_log
 from synthaug_plugins.engine.progress import EmbeddingProgress
+from synthaug_plugins.executors.base import Executor
+from synthaug_plugins.executors.local import Local
 from synthaug_plugins.learning.checkpoint import STATE
 from synthaug_plugins.learning.embeddings import learn_embeddings
 from synthaug_plugins.learning.embeddings_options import decisive_options
@@ -25,11 +28,11 @@ from synthaug_plugins.models.embedding_shards import EMBEDDINGS, create_embeddin
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.store.files import write_whole
 
-FOLDER, CARD = 'embeddings', 'card.md'
-"""Of the embeddings, in the folder of a run; and the card for a reader."""
+CARD = 'card.md'
+"""For a reader."""
 
 
-def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False) -> Path:
+def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False, executor: Executor | None = None) -> Path:
     """Learn the embeddings of a complete recipe's images into the folder `out`; continue a run that is there.
 
     Images that have an embedding keep it; of a run that is called again with more images, those are learned. The folder receives embeddings/ (for the
@@ -41,6 +44,9 @@ def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: s
         out: new, empty, or the folder of an earlier call with a recipe that differs in which images, samples, names and memory only.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
+        executor: whose workers learn the images, a chunk at a time, on its own devices: see `learn_embeddings_chunks.divide`. The folder depends neither on
+            the executor nor on how many workers it has. None: all images go through the slots of one batch in this process, which keeps these full
+            to the end also where images are finished early; other images share batches then, so the last bits and the division into shards differ.
 
     Returns: the folder of the embeddings.
 
@@ -48,6 +54,7 @@ def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: s
         RecipeError, DataError, ModelError: see `prepare_embeddings` and `learn_embeddings`; or `out` lies within the images, is not ours, or holds a run
             of another recipe, whose differing keys are named.
         StoreError: the disk is full; the last checkpoint is sound.
+        ExecutorError: workers were lost again and again; their checkpoints are sound.
         Stopped: Ctrl-C.
     """
     folder, where = Path(out).expanduser(), choose_device(device)
@@ -55,7 +62,9 @@ def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: s
     check_outside(folder, run.real_images.root)
     ours = LearnFolder(folder, 'embeddings', run.recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, len(run.ids))):
-        return _Learning(run, folder, where).learn(quiet)
+        if executor is None and Chunks(folder):
+            executor = Local(device, 1)  # what was divided goes on so
+        return _Learning(run, folder, where, executor).learn(quiet)
 
 
 def save_stand_in(run: EmbeddingsRun, folder: Path) -> None:
@@ -76,7 +85,9 @@ def _about(run: EmbeddingsRun, folder: Path) -> dict[str, Any]:
 
 
 def _how_far(folder: Path, images: int) -> str:
-    state = folder / 'checkpoints' / STATE
+    if Chunks(folder):
+        return how_far(folder, images)
+    state = folder / CHECKPOINTS / STATE
     known = json.loads(state.read_text(encoding='utf-8')) if state.is_file() else {'waiting': [], 'at_work': []}
     published = len(Embeddings(folder / FOLDER)) if (folder / FOLDER / EMBEDDINGS).is_file() else 0
     return f'holds {published + len(known["waiting"])} embeddings of {images} images and {len(known["at_work"])} half learned ones'
@@ -85,19 +96,19 @@ def _how_far(folder: Path, images: int) -> str:
 class _Learning:
     """One call of `learn_image_embeddings`, from the checked recipe on."""
 
-    def __init__(self, run: EmbeddingsRun, folder: Path, device: torch.device) -> None:
-        self.run, self.folder, self.device = run, folder, device
+    def __init__(self, run: EmbeddingsRun, folder: Path, device: torch.device, executor: Executor | None) -> None:
+        self.run, self.folder, self.device, self.executor = run, folder, device, executor
 
     def learn(self, quiet: bool) -> Path:
         """Learn to the end and write the results."""
         run, out = self.run, self.folder / FOLDER
         with nullcontext() if quiet else EmbeddingProgress(len(run.ids), run.options.steps) as progress:
-            found = learn_embeddings(
-                *(run.model, run.real_images, run.ids, run.options, out, self.folder / 'checkpoints', self.device),
-                names=run.names,
-                card=_about(run, out),
-                on_step=progress.step if progress else None,
-            )
+            on_step = progress.step if progress else None
+            if self.executor is not None:
+                found = learn_chunks(run, self.folder, _about(run, out), self.executor, on_step)
+            else:
+                arguments = (run.model, run.real_images, run.ids, run.options, out, self.folder / CHECKPOINTS, self.device)
+                found = learn_embeddings(*arguments, names=run.names, card=_about(run, out), on_step=on_step)
         if {**found.card, **_about(run, out)} != found.card:
             create_embeddings(out, {**found.card, **_about(run, out)})  # name and licence are those of the last call
             found = Embeddings(out)

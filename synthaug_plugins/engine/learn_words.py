@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,24 @@ from PIL import Image
 from torch import Tensor
 
 from synthaug_plugins import __version__
-from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_png
-from synthaug_plugins.engine.learn_samples import LoadedPipeline
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log
+from synthaug_plugins.engine.learn_words_job import CHECKPOINTS, WordsJob, small, strip
 from synthaug_plugins.engine.learn_words_recipe import WordsRun, decisive, prepare_words
 from synthaug_plugins.engine.progress import TrainingProgress
-from synthaug_plugins.learning.checkpoint import STATE
-from synthaug_plugins.learning.words import ClassImages, learn_words
+from synthaug_plugins.executors.base import Executor
+from synthaug_plugins.executors.local import Local
+from synthaug_plugins.learning.words import LearnedWord, learned_word, steps_done
 from synthaug_plugins.learning.words_options import decisive_options
 from synthaug_plugins.models.fit import place
 from synthaug_plugins.models.words import save_words
 from synthaug_plugins.prompts.placeholders import word_of
-from synthaug_plugins.prompts.templates import fill
 from synthaug_plugins.store.files import write_whole
 
 WORDS, CARD, SHEET = 'words.safetensors', 'card.md', 'sheet.png'
-_CELL = 128  # pixels of an image on the sheet, at most
 
 
-def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False) -> Path:
+def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quiet: bool = False, executor: Executor | None = None) -> Path:
     """Learn the words of a complete recipe into the folder `out`; continue a run that is there.
 
     The folder receives words.safetensors (for the option `words` of generators), card.md, sheet.png (real images and samples of each word),
@@ -46,6 +43,7 @@ def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 
         out: new, empty, or the folder of an earlier call with a recipe that differs in names, samples and memory only.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
+        executor: whose workers learn the words, a class at a time, on its own devices; the words do not depend on it. None: this process, on `device`.
 
     Returns: the file of words.
 
@@ -53,16 +51,17 @@ def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 
         RecipeError, DataError, ModelError: see `prepare_words`; or `out` lies within the images, is not ours, or holds a run of another recipe or on
             other images, whose differing keys are named; or a loss is not finite.
         StoreError: the disk is full; the last checkpoint is sound.
+        ExecutorError: workers were lost again and again; their checkpoints are sound.
         Stopped: Ctrl-C.
     """
-    folder, where = Path(out).expanduser(), choose_device(device)
+    folder, executor = Path(out).expanduser(), executor or Local(device, 1)
     run = prepare_words(recipe)
     check_outside(folder, run.real_images.root)
     ours = LearnFolder(folder, 'words', run.recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, run)):
         sha256 = run.real_images.content_hash([i for ids in run.images.values() for i in ids])
         ours.remember_data(sha256)
-        return _Learning(run, folder, sha256, where).learn(quiet)
+        return _Learning(run, folder, sha256, executor).learn(quiet)
 
 
 def save_stand_in(run: WordsRun, file: Path) -> None:
@@ -85,57 +84,67 @@ def _known_before(run: WordsRun, encoders: list[str]) -> dict[str, Any]:
 
 
 def _how_far(folder: Path, run: WordsRun) -> str:
-    state = folder / 'checkpoints' / STATE
-    done, steps = divmod(json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0, run.options.steps)
-    return f'holds {done} of {len(run.classes)} words and {steps} steps of the next'
+    steps = [steps_done(folder / CHECKPOINTS, name) for name in run.classes]
+    done = sum(n == run.options.steps for n in steps)
+    return f'holds {done} of {len(run.classes)} words and {sum(steps) - done * run.options.steps} steps of others'
 
 
 class _Learning:
     """One call of `learn_class_words`, from the checked recipe on."""
 
-    def __init__(self, run: WordsRun, folder: Path, sha256: str, device: torch.device) -> None:
-        self.run, self.folder, self.device = run, folder, device
-        self.images = ClassImages(lambda name: map(run.real_images.load, run.images[name]), sha256)
+    def __init__(self, run: WordsRun, folder: Path, sha256: str, executor: Executor) -> None:
+        self.run, self.folder, self.sha256, self.executor = run, folder, sha256, executor
         self.log = {entry['class']: entry for entry in read_log(folder / 'log.jsonl')}
-        self.curves: dict[str, list[float]] = {}
         self._forget_other_samples()
-        self._times: list[tuple[int, float]] = []  # of the steps of the class that is being learned, in this call
 
     def learn(self, quiet: bool) -> Path:
         """Learn to the end and write the results."""
-        run, batch = self.run, self.run.options.batch_size
-        with nullcontext() if quiet else TrainingProgress(len(run.classes) * run.options.steps * batch) as progress:
-
-            def on_step(steps: int, loss: Tensor) -> None:
-                self._times[1:] = [(steps, time.monotonic())]
-                if progress:
-                    progress.step(steps * batch, loss)
-
-            checkpoints = self.folder / 'checkpoints'
-            arguments = (run.model, run.classes, run.names, self.images, run.options, checkpoints, self.device)
-            rows = learn_words(*arguments, on_step=on_step, on_class=self._class)
-        file = self.folder / WORDS
-        card = self._card(list(rows))
+        run, file = self.run, self.folder / WORDS
+        with nullcontext() if quiet else TrainingProgress(len(run.classes) * run.options.steps * run.options.batch_size) as progress:
+            words = self._words(progress)
+        rows = {e: {word_of(name): words[name].rows[e] for name in run.classes} for e in run.model.text_widths()}
+        card = self._card(list(rows), words)
         save_words(file, rows, card)
-        shown = run.classes[: run.recipe['samples']['max_classes']]
-        draw_sheet(self.folder / SHEET, [(name, self._row(name)) for name in shown])
+        draw_sheet(self.folder / SHEET, [(name, self._row(name)) for name in self._shown()])
         write_whole(self.folder / CARD, self._describe(card).encode())
         return file
 
-    def _class(self, name: str, curve: list[float]) -> None:
-        """A word is learned: write its line of the log, and its samples, unless an earlier call did."""
-        self.curves[name] = curve
-        if name not in self.log:
-            entry: dict[str, Any] = {'class': name, 'word': word_of(name), 'steps': self.run.options.steps, 'loss': curve}
-            if len(self._times) == 2 and self._times[1][0] > self._times[0][0]:
-                (before, started), (steps, ended) = self._times
-                entry |= {'steps_per_s': round((steps - before) / max(ended - started, 1e-9), 2), 'timed_steps': steps - before}
-            self.log[name] = entry
-            write_whole(self.folder / 'log.jsonl', ''.join(json.dumps(e, ensure_ascii=False) + '\n' for e in self.log.values()).encode())
-        self._times.clear()
-        number = self.run.classes.index(name)
-        if number < self.run.recipe['samples']['max_classes'] and not self._strip(name).is_file():
-            write_png(self._strip(name), np.concatenate([_small(image) for image in self._samples(name)], axis=1))
+    def _words(self, progress: TrainingProgress | None) -> dict[str, LearnedWord]:
+        """The words of all classes: those that checkpoints hold, and the others, which the executor learns."""
+        found = {name: learned_word(self.folder / CHECKPOINTS, name) for name in self.run.classes}
+        todo = [name for name, word in found.items() if word is None or (name in self._shown() and not strip(self.folder, name).is_file())]
+        steps, batch = self.run.options.steps, self.run.options.batch_size
+        done = len(found) - len(todo)
+
+        def on_step(of_class: int, loss: Tensor) -> None:
+            if progress:
+                progress.step((done * steps + of_class) * batch, loss)
+
+        job = WordsJob(self.run.recipe, self.folder, self.sha256, self.run, on_step)
+        running: Any = self.executor.run(job, todo) if todo else nullcontext(())
+        with closing(running) if todo else running as results:
+            for name, said in results:
+                done += 1
+                word = found[name] = learned_word(self.folder / CHECKPOINTS, name)
+                assert word is not None
+                if progress:
+                    progress.step(done * steps * batch, torch.tensor(word.curve[-1]))
+                self._write_log({n: w for n, w in found.items() if w is not None}, {name: said})
+        words = {name: word for name, word in found.items() if word is not None}
+        self._write_log(words, {})
+        return words
+
+    def _write_log(self, words: Mapping[str, LearnedWord], said: Mapping[str, Mapping[str, float]]) -> None:
+        """A line for each class whose word is learned, in the order of the classes. Lines that an earlier call wrote stay."""
+        for name, word in words.items():
+            if name not in self.log:
+                self.log[name] = {'class': name, 'word': word_of(name), 'steps': self.run.options.steps, 'loss': word.curve, **said.get(name, {})}
+        lines = (json.dumps(self.log[name], ensure_ascii=False) + '\n' for name in self.run.classes if name in self.log)
+        write_whole(self.folder / 'log.jsonl', ''.join(lines).encode())
+
+    def _shown(self) -> Sequence[str]:
+        """The classes of which the sheet shows samples."""
+        return self.run.classes[: self.run.recipe['samples']['max_classes']]
 
     def _forget_other_samples(self) -> None:
         """Remove the samples of an earlier call that drew others: its recipe may differ in them."""
@@ -145,23 +154,15 @@ class _Learning:
             shutil.rmtree(about.parent, ignore_errors=True)
             write_whole(about, said.encode())
 
-    def _strip(self, name: str) -> Path:
-        return self.folder / 'samples' / f'{word_of(name)[1:-1]}.png'
-
-    def _samples(self, name: str) -> list[np.ndarray]:
-        """Images of a word from noise, (H, W, 3) uint8 each. The same noise for every word."""
-        samples = self.run.recipe['samples']
-        return list(LoadedPipeline(self.run.model, samples, self.device).draw(name, fill(samples['prompt'], word_of(name)), range(samples['per_class'])))
-
     def _row(self, name: str) -> np.ndarray:
         """Real images of a class, a gap, and samples of its word, as the sheet shows them."""
         n, size = self.run.recipe['samples']['per_class'], self.run.model.image_size
-        real = [_small(place(self.run.real_images.load(i), *size, self.run.options.fit).pixels) for i in self.run.images[name][:n]]
-        made = np.split(np.asarray(Image.open(self._strip(name)).convert('RGB')), n, axis=1)
+        real = [small(place(self.run.real_images.load(i), *size, self.run.options.fit).pixels) for i in self.run.images[name][:n]]
+        made = np.split(np.asarray(Image.open(strip(self.folder, name)).convert('RGB')), n, axis=1)
         gap = [np.full_like(made[0], 255)] * (n - len(real) + 1)
         return np.stack([*real, *gap, *made])
 
-    def _card(self, encoders: list[str]) -> dict[str, Any]:
+    def _card(self, encoders: list[str], words: Mapping[str, LearnedWord]) -> dict[str, Any]:
         """What the file of words says of itself. Nothing in it depends on when or how often the run was stopped."""
         run, o = self.run, self.run.options
         return {
@@ -170,10 +171,10 @@ class _Learning:
             'licence': run.recipe['licence'],
             **_known_before(run, encoders),
             'model': run.model.origin(contents=True),
-            'data': {'sha256': self.images.sha256, 'images_per_class': {name: len(ids) for name, ids in run.images.items()}},
+            'data': {'sha256': self.sha256, 'images_per_class': {name: len(ids) for name, ids in run.images.items()}},
             'options': decisive_options(o),
-            'loss_curves': {name: self.curves[name] for name in run.classes},
-            'device': torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else 'CPU',
+            'loss_curves': {name: words[name].curve for name in run.classes},
+            'device': ', '.join(sorted({word.device for word in words.values()})),
             'made_by': f'synthaug_plugins {__version__}',
         }
 
@@ -207,9 +208,3 @@ class _Learning:
                 f"words='{WORDS}'{beside})\n```\n\n{stock}",
             ]
         )
-
-
-def _small(image: np.ndarray) -> np.ndarray:
-    """An image as the sheet shows it: square, and not larger than its cell."""
-    side = min(_CELL, *image.shape[:2])
-    return image if image.shape[:2] == (side, side) else place(image, side, side, 'pad').pixels

@@ -38,4 +38,8 @@ def make_executor(
         from synthaug_plugins.executors.local import Local
 
         return Local(device, workers, stall_timeout)
+    if name == 'ray':
+        from synthaug_plugins.executors.ray import Ray
+
+        return Ray(address, workers, device, stall_timeout)
     raise RecipeError(f'--executor {name} is not there yet.', 'Use local.')

@@ -47,7 +47,12 @@ class Finished:
 
 
 class EmbeddingRun:
-    """One call of `learn_embeddings`, from checked options on; loads the model, and starts the folder if there is none. Arguments: see there."""
+    """One call of `learn_embeddings`, or one chunk, from checked options on; starts the folder if there is none. Arguments: see there.
+
+    Args:
+        model: after `load`.
+        number: of the one shard that is to be published; None: shards are numbered as they come.
+    """
 
     def __init__(
         self,
@@ -59,12 +64,13 @@ class EmbeddingRun:
         device: torch.device,
         names: Mapping[str, str],
         card: Mapping[str, Any],
+        number: int | None = None,
     ) -> None:
+        self._number = number
         self.model, self.real_images, self.options, self.folder, self.work_dir, self.device = model, real_images, options, folder, work_dir, device
         self.names, self.shape, self.dtype = names, model.embedding_shape(options.tokens), network_dtype(options.precision, device)
         facts = {'model': model.identity(), 'device': device.type, 'dtype': str(self.dtype)}
         self.identity = json.loads(json.dumps({**decisive_options(options), **facts}))  # through JSON, to compare with what a checkpoint holds
-        model.load(device, self.dtype)
         if not (folder / EMBEDDINGS).is_file():
             about = {'model': model.origin(contents=True), 'shape': self.shape, 'image_size': list(model.image_size)}
             create_embeddings(folder, {**card, **about, 'options': decisive_options(options)})
@@ -243,7 +249,7 @@ class EmbeddingRun:
             size = self.options.shard_size
             images, rows = zip(*self.waiting[:size], strict=True)
             tokens, pooled = split_rows(torch.stack(rows), self.shape)
-            number = next_shard(self.folder)
+            number = next_shard(self.folder) if self._number is None else self._number
             columns = {name: [getattr(image, name) for image in images] for name in ('steps', 'loss_first', 'loss_last')}
             columns['network'] = [str(self.dtype).removeprefix('torch.')] * len(images)
             publish_shard(self.folder, number, [i.image_id for i in images], [i.sha256 for i in images], tokens, pooled, columns)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from synthaug_plugins.errors import StoreError
+from synthaug_plugins.errors import StoreError, first_line
+from synthaug_plugins.store.encode import suffix_of
+from synthaug_plugins.store.files import open_plain
 from synthaug_plugins.store.shard import SHARD_NAME
 
 SCHEME = 'synthaug://'
@@ -79,7 +81,7 @@ class _OpenFile:
     """A file descriptor that is closed when nobody uses it any more, so that dropping it from the cache harms no thread that reads."""
 
     def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = open_plain(path)
 
     def __del__(self) -> None:
         if hasattr(self, 'fd'):
@@ -105,8 +107,10 @@ def _pread(path: str, offset: int, size: int) -> bytes:
             if not more:
                 break
             data += more
-    except OSError as error:
-        raise StoreError(f'The shard {path!r} cannot be read: {error.strerror}.', 'Run verify, then repair.') from error
+    except (OSError, OverflowError) as error:
+        raise StoreError(f'The shard {path!r} cannot be read: {first_line(error)}.', 'Run verify, then repair.') from error
     if len(data) != size:
         raise StoreError(f'The shard {path!r} ends at {len(data)} of {size} bytes of the image at {offset}.', 'Run verify, then repair.')
+    if suffix_of(data) is None:  # other kinds have decoders that start programs
+        raise StoreError(f'The shard {path!r} holds no PNG, JPEG or WebP at {offset}.', 'Run verify, then repair.')
     return data

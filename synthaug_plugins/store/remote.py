@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 from synthaug_plugins.errors import MissingExtra, StoreError, first_line, nearest
-from synthaug_plugins.store.place import Place, Unreachable
+from synthaug_plugins.store.place import Place, TooLong, Unreachable
 
 T = TypeVar('T')
 _EXTRAS = {'s3': ('s3fs', 's3'), 's3a': ('s3fs', 's3'), 'gs': ('gcsfs', 'gcs'), 'gcs': ('gcsfs', 'gcs')}
@@ -99,9 +99,12 @@ class RemotePlace(Place):
         inside = {entry['name'].rstrip('/')[len(path.rstrip('/')) + 1 :]: entry for entry in found}
         return {name: entry for name, entry in inside.items() if name}
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """As in the base class."""
-        return self._ask(name, 'read', lambda: self._fs().cat_file(self._object(name)))
+        data = self._ask(name, 'read', lambda: self._fs().cat_file(self._object(name), start=None, end=None if most is None else most + 1))
+        if most is not None and len(data) > most:
+            raise TooLong(self.path(name), most)
+        return data
 
     def parquet(self, name: str) -> Any:
         """As in the base class: in memory where the file is small, else read as needed."""

@@ -20,7 +20,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
-from synthaug_plugins.store.place import Unreachable
+from synthaug_plugins.store.place import Foreign, TooLong, Unreachable
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
 from synthaug_plugins.store.shard import KEPT, archive, index_name, read_index, shard_name
@@ -102,10 +102,10 @@ def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     def fault(file: str, what: str) -> Fault:
         return Fault(block.index, file, what)
 
-    if not place.exists(index):
-        yield fault(index, 'missing, so its shard counts as not finished' if place.exists(tar) else 'not made yet, or lost together with its shard')
-        return
     try:
+        if not place.exists(index):
+            yield fault(index, 'missing, so its shard counts as not finished' if place.exists(tar) else 'not made yet, or lost together with its shard')
+            return
         table = read_index(place, block.index)
     except Unreachable:
         raise
@@ -119,9 +119,12 @@ def block_faults(store: Store, block: Block) -> Iterable[Fault]:
     for what in _plan_faults(block, records):
         yield fault(index, what)
     try:
-        data = place.read(tar)
+        data = place.read(tar, _longest(records))
     except FileNotFoundError:
         yield fault(tar, 'missing')
+        return
+    except (Foreign, TooLong) as error:
+        yield fault(tar, f'damaged ({error.what})')
         return
     except OSError as error:
         yield fault(tar, f'cannot be read ({error.strerror})')
@@ -144,6 +147,13 @@ def _plan_faults(block: Block, records: Sequence[dict[str, Any]]) -> Iterable[st
         if kept[part.label] < part.target and tried[part.label] < part.max_tries:
             counts = f'{kept[part.label]} of {part.target} images after {tried[part.label]} of {part.max_tries} tries'
             yield f'{part.class_name}: {counts}: the block was not finished'
+
+
+def _longest(records: Sequence[dict[str, Any]]) -> int:
+    """Bytes that a shard with these records cannot exceed: three headers and paddings an image, and what its sidecar says, escaped."""
+    texts = ('id', 'source', 'prompt', 'params')
+    stored = [r for r in records if r['offset'] is not None]
+    return 4096 + sum(r['size'] + 8192 + 6 * sum(len((r[key] or '').encode()) for key in texts) for r in stored)
 
 
 def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Mapping[int, str]) -> Iterable[str]:
@@ -179,7 +189,7 @@ def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Map
 def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
     for name in store.score_files():
         try:
-            table = read_parquet(store.place, name)
+            table = read_parquet(store.place, name, rows=store.plan.tries)
         except Unreachable:
             raise
         except StoreError as error:
@@ -221,10 +231,14 @@ def _folder_faults(store: Store) -> Iterable[Fault]:
                 yield Fault(None, name.rstrip('/'), what)
     if not store.unfinished():
         try:
-            wrong = not place.exists(INFO_FILE) or place.read(INFO_FILE).decode() != store.info_text()
+            expected = store.info_text().encode()
         except Unreachable:
             raise
-        except (StoreError, OSError, ValueError):  # a damaged index is reported with its block
+        except StoreError:  # a damaged index is reported with its block
             return
+        try:
+            wrong = not place.exists(INFO_FILE) or place.read(INFO_FILE, len(expected)) != expected
+        except (Foreign, TooLong, OSError):
+            wrong = True
         if wrong:
             yield Fault(None, INFO_FILE, 'missing or different from the shards; repair writes it again')
