@@ -26,7 +26,7 @@ from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
 from synthaug_plugins.store.shard import KEPT, archive, index_name, read_index, shard_name
 from synthaug_plugins.store.store import FOLDERS, INFO_FILE, Store
-from synthaug_plugins.store.table import INDEX_SCHEMA, content_is_whole, read_parquet
+from synthaug_plugins.store.table import INDEX_SCHEMA, damage, read_parquet
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def block_faults(store: Store, block: Block, read: Callable[[str, int], bytes] |
     except StoreError as error:
         yield fault(index, f'damaged ({error.what})')
         return
-    if not content_is_whole(table):
-        yield fault(index, 'damaged (its content differs from its own digest)')
+    if what := damage(place, index, table):
+        yield fault(index, f'damaged ({what})')
         return
     records = table.select(INDEX_SCHEMA.names).to_pylist()
     for what in _plan_faults(block, records):
@@ -199,8 +199,8 @@ def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str],
         if any(key not in table.column_names or not pa.types.is_string(table.schema.field(key).type) for key in SCORE_KEYS):
             yield Fault(None, name, 'has no columns id and sha256')
             continue
-        if not content_is_whole(table):
-            yield Fault(None, name, 'damaged (its content differs from its own digest); score again')
+        if what := damage(store.place, name, table):
+            yield Fault(None, name, f'damaged ({what}); score again')
             continue
         unknown = [i for i in table['id'].to_pylist() if i not in hashes]
         if unknown and complete:
