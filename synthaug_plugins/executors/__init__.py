@@ -42,4 +42,8 @@ def make_executor(
         from synthaug_plugins.executors.ray import Ray
 
         return Ray(address, workers, device, stall_timeout)
-    raise RecipeError(f'--executor {name} is not there yet.', 'Use local.')
+    if workers is not None:
+        raise RecipeError(f'--workers {workers}: with --executor torchrun its ranks are the workers.', 'Say how many to torchrun: --nproc-per-node.')
+    from synthaug_plugins.executors.torchrun import Torchrun
+
+    return Torchrun(device, stall_timeout)
