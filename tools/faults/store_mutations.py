@@ -22,8 +22,15 @@ from synthaug_plugins.store.table import parquet_bytes
 
 T = TypeVar('T')
 NUMBERS = (-(2**63), -(2**31), -1, 0, 1, 2, 511, 512, 2**31 - 1, 2**31, 2**42, 2**53, 2**62, 2**63 - 1)
-TEXTS = ('', '.', '..', '../../x', '/etc/passwd', 'a\0b', 'x' * 70_000, '<script>alert(1)</script>', '\x1b[31mred', "'; drop table images; --", '\u202e', '💥', 'NaN')
-VALUES: tuple[Any, ...] = (*NUMBERS, *TEXTS, 10**30, 10**400, 0.5, -0.0, 1e308, float('nan'), float('inf'), None, True, [], {}, [[]], {'': 1}, '\ud800', ['a', 1])
+TEXTS = (
+    *('', '.', '..', '../../x', '/etc/passwd', 'a\0b', 'x' * 70_000, '<script>alert(1)</script>', '\x1b[31mred', "'; drop table images; --"),
+    *('\u202e', '💥', 'NaN'),
+)
+VALUES: tuple[Any, ...] = (
+    *NUMBERS,
+    *TEXTS,
+    *(10**30, 10**400, 0.5, -0.0, 1e308, float('nan'), float('inf'), None, True, [], {}, [[]], {'': 1}, '\ud800', ['a', 1]),
+)
 
 
 class Draws(Protocol):
@@ -150,7 +157,9 @@ def _parquet(pattern: str) -> Callable[[Path, Path, Draws], None]:
         i = draw.integer(0, table.num_columns - 1)
         match draw.integer(0, 6):
             case 0:
-                table = table.rename_columns([draw.choice([*table.column_names, 'class', 'CLIP_P', 'a b', '"', '']) if j == i else n for j, n in enumerate(table.column_names)])
+                names = table.column_names
+                names[i] = draw.choice([*names, 'class', 'CLIP_P', 'a b', '"', ''])
+                table = table.rename_columns(names)
             case 1:
                 table = table.remove_column(i)
             case 2:
