@@ -50,7 +50,7 @@ def index_path(folder: Path, number: int) -> Path:
 def published_shards(folder: Path) -> list[int]:
     """Numbers of the finished shards, rising."""
     index = inside(folder, folder / 'index')
-    found = ((int(path.stem), path) for path in index.glob('*.parquet') if path.stem.isascii() and path.stem.isdigit() and len(path.stem) < 10)
+    found = ((int(path.stem), path) for path in index.glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
     return sorted(number for number, path in found if path == index_path(folder, number) and path.is_file())
 
 
