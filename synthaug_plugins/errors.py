@@ -21,7 +21,7 @@ class SynthAugError(Exception):
         super().__init__(f'{self.what} {self.cure}'.strip())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.what, self.cure)  # workers send refusals to their driver; constructors take other arguments
+        return again, (type(self), self.what, self.cure)  # workers send refusals to their driver; constructors take other arguments
 
 
 class RecipeError(SynthAugError):
@@ -77,7 +77,8 @@ class Stopped(SynthAugError):
     exit_code = 130
 
 
-def _again(kind: type[SynthAugError], what: str, cure: str) -> SynthAugError:
+def again(kind: type[SynthAugError], what: str, cure: str) -> SynthAugError:
+    """A refusal that came from another process, whatever the constructor of its class takes."""
     error = kind.__new__(kind)
     SynthAugError.__init__(error, what, cure)
     return error

@@ -63,6 +63,12 @@ def register_nouns() -> None:
     get_plugin_manager().hook.synthaug_register.call_historic(kwargs={'registries': Registries()})
 
 
+def hooks_of_process() -> pluggy.HookRelay:
+    """What a process that generates needs of plugins, workers of an executor among them: their registry entries are added, their hooks returned."""
+    register_nouns()
+    return get_plugin_manager().hook
+
+
 def _entry_points() -> list[metadata.EntryPoint]:
     if os.environ.get('SYNTHAUG_DISABLE_PLUGINS', '') not in ('', '0'):
         return []

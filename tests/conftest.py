@@ -115,9 +115,9 @@ def synthaug(capsys: pytest.CaptureFixture[str]) -> Say:
 
 def command_line(*arguments: object) -> int:
     """Exit status of a command line that runs in this process, whose signal handlers stay as they were."""
-    from synthaug_plugins.cli import main
+    from synthaug_plugins.cli import STOPPING, main
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
         with pytest.raises(SystemExit) as ended:
             main([str(a) for a in arguments])

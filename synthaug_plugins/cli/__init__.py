@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,12 @@ from synthaug_plugins.cli import images, planning, evaluating, importing, learni
 from synthaug_plugins.cli.app import app, parse_options, spread_cfg_options
 from synthaug_plugins.errors import Stopped, SynthAugError
 
-__all__ = ['app', 'every_command', 'main', 'parse_options', 'spread_cfg_options']
+__all__ = ['STOPPING', 'app', 'every_command', 'main', 'parse_options', 'spread_cfg_options']
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command."""
+_ONCE_S = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,12 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from synthaug_plugins.plugins import get_plugin_manager
 
     received: list[int] = []
+    first = 0.0
 
     def stop(number: int, frame: object) -> None:
+        nonlocal first
+        if received and time.monotonic() - first < _ONCE_S:
+            return  # the terminal and torchrun, say, both sent one: what is being tidied up is not interrupted
         received.append(number)
+        first = time.monotonic()
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # cluster schedulers send the first: end as Ctrl-C does
+    for number in STOPPING:  # cluster schedulers send SIGTERM: end as Ctrl-C does
         signal.signal(number, stop)
     get_plugin_manager().hook.synthaug_add_commands(app=app)
     try:
@@ -35,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SynthAugError as error:
         print(f'synthaug: {str(error).removeprefix("synthaug: ")}', file=sys.stderr)
         sys.exit(128 + received[0] if received and isinstance(error, Stopped) else error.exit_code)
+    except SystemExit as end:
+        if received and end.code == Stopped.exit_code:  # where a command has nothing to say about going on
+            sys.exit(128 + received[0])
+        raise
 
 
 def every_command() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, StoreArg, Where, app, parse_options
+from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, StoreArg, Where, Workers_, app, parse_options
 from synthaug_plugins.errors import RecipeError, StoreError
 
 
@@ -22,25 +22,37 @@ def generate(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: Executor_ = None,
+    workers: Workers_ = None,
+    address: Address_ = None,
+    stall_timeout: StallTimeout_ = None,
 ) -> None:
     """Make the images of a recipe into a store; the same command again goes on where a killed run stopped.
 
     synthaug generate edm_digits --out stores/digits
 
+    synthaug generate edm_digits --out stores/digits --workers 2
+
+    torchrun --nproc-per-node 2 -m synthaug_plugins.cli generate edm_digits --out stores/digits --executor torchrun
+
     synthaug generate digits_real_guidance --data my/images --out stores/mine --cfg-options per_class=50 seed=1
     """
     from synthaug_plugins.engine.generate import generate as run
     from synthaug_plugins.engine.recipe import load_recipe
-    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+    from synthaug_plugins.executors import make_executor
+    from synthaug_plugins.plugins import hooks_of_process
     from synthaug_plugins.recipes import find_recipe
 
     if '::' in recipe:
         raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
-    register_nouns()
+    workforce = make_executor(executor, device, workers, address, stall_timeout)
+    hook = hooks_of_process()
     options = parse_options(cfg_options)
     if data is not None:
         options['data'] = str(data)
-    store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, device, get_plugin_manager().hook)
+    store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
+    if not getattr(workforce, 'leads', True):
+        return  # a rank of torchrun that only works
     cost = store.made_by.get('cost', {})
     nfe = f', {cost["network_images"] / cost["images"]:.4g} network evaluations each' if cost.get('network_images') else ''
     print(f'{sum(c["kept"] for c in store.counts().values())} images of {len(store.classes)} classes in {out}{nfe}')

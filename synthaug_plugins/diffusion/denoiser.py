@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -40,17 +41,21 @@ class Denoiser(Protocol):
 class CallCounter:
     """A denoiser that counts how often it was asked: what sampling costs.
 
+    Args:
+        on_call: called before each call.
+
     Attributes:
         calls: calls so far.
         images: images in them, the sum of the batch sizes.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.calls, self.images = denoiser, 0, 0
+    def __init__(self, denoiser: Denoiser, on_call: Callable[[], None] = lambda: None) -> None:
+        self.denoiser, self.calls, self.images, self._on_call = denoiser, 0, 0, on_call
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
         """See `Denoiser.__call__`."""
+        self._on_call()
         self.calls, self.images = self.calls + 1, self.images + len(x)
         return self.denoiser(x, sigma, cond)
 

@@ -17,6 +17,7 @@ from PIL import Image
 from synthaug_plugins.engine.judge import Verdict, judge, out_of_memory, score_of
 from synthaug_plugins.engine.recipe import Run
 from synthaug_plugins.errors import ModelError
+from synthaug_plugins.executors.base import beat
 from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Block, Part, Request
@@ -55,6 +56,7 @@ def _generate(run: Run, requests: Sequence[Request], size: BatchSize) -> list[_M
     while len(done) < len(requests):
         part = requests[len(done) : len(done) + size.value]
         bad: dict[int, str] = {}
+        beat()
         try:
             made = run.generator.generate(part)
         except NonFiniteImages as found:
@@ -170,6 +172,7 @@ class _Wave:
 
 def _inspect(run: Run, workers: Workers, requests: Sequence[Request], made: Sequence[_Made]) -> list[_Judged]:
     """Judge a batch and have it encoded. Runs in the inspectors' thread."""
+    beat()
     image = run.recipe['image']
     finite = [i for i, one in enumerate(made) if one.finite]
     resized = {i: _resized(run, requests[i], made[i].image) for i in finite}

@@ -5,22 +5,23 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pluggy
-import torch
 
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
-from synthaug_plugins.engine.block import BatchSize, Workers, make_block
-from synthaug_plugins.engine.progress import GenerationProgress
+from synthaug_plugins.engine.block_job import BlockDone, BlockJob, InWorker
+from synthaug_plugins.engine.progress import GenerationProgress, say_to_user
 from synthaug_plugins.engine.recipe import Run, check_sources, complete, prepare
-from synthaug_plugins.errors import QuotaShortfall, Stopped, StoreError
-from synthaug_plugins.store.plan import Block
+from synthaug_plugins.errors import QuotaShortfall, Stopped, StoreError, SynthAugError
+from synthaug_plugins.executors.base import Executor
+from synthaug_plugins.executors.local import Local
+from synthaug_plugins.executors.torchrun import Torchrun
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import Fault, discard, verify
 
@@ -28,85 +29,103 @@ _CLASSES_SAID = 12
 """Classes that fell short and are named in one message."""
 
 
-def made_by(run: Run, device: torch.device) -> dict[str, Any]:
-    """Provenance for store.json: what the fingerprint does not decide but a reader wants to know. Holds no token and no user name."""
+def made_by(run: Run, device: str) -> dict[str, Any]:
+    """Provenance for store.json: what the fingerprint does not decide but a reader wants to know. Holds no token and no user name.
+
+    device: as `Executor.describe` has it.
+    """
     packages = ('torch', 'diffusers', 'transformers', 'open_clip_torch', 'numpy', 'pillow')
     return {
         'synthaug_plugins': __version__,
         'recipe': run.recipe,
         'model': run.plan.recipe['generator'].get('model'),
-        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine() + ' CPU',
+        'device': device,
         'versions': {'python': platform.python_version(), **{p: metadata.version(p) for p in packages}},
         'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     }
 
 
-def generate(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', hook: pluggy.HookRelay | None = None, quiet: bool = False) -> Store:
+def generate(
+    recipe: Mapping[str, Any],
+    out: str | Path,
+    device: str = 'auto',
+    hook: pluggy.HookRelay | None = None,
+    quiet: bool = False,
+    executor: Executor | None = None,
+    in_worker: InWorker | None = None,
+) -> Store:
     """Make every image of a complete recipe into the store `out`; blocks that are already there stay as they are.
 
     Args:
         recipe: as `engine.recipe.load_recipe` returns it.
         out: the store's folder or address; new, empty, or a store of the same recipe.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...; where there is no executor.
         hook: the plugin manager's hooks (`get_plugin_manager().hook`), or None to run without plugins.
         quiet: no progress on standard error.
+        executor: has the blocks made (see `executors.make_executor`); default: this process makes them, on one device.
+        in_worker: what its workers do first, see `InWorker` (`plugins.hooks_of_worker`).
 
-    Returns: the finished store.
+    Returns: the finished store. In a rank of torchrun that does not lead: the store, when no block is left that this rank could make.
 
     Raises:
         RecipeError, DataError, ModelError: refused before any weights load.
         StoreError: `out` is not ours, was made by another recipe, is being written by another process, or the disk is full.
+        ExecutorError: workers were lost again and again.
         QuotaShortfall: everything was tried, and a class has fewer accepted images than asked for.
+        Stopped: Ctrl-C or a signal; what is published stays.
     """
-    return _fill(prepare(recipe, _say(quiet)), out, choose_device(device), hook, quiet)
-
-
-def _say(quiet: bool) -> Callable[[str], None]:
-    """Where sentences for the user go: standard error, or nowhere."""
-    return lambda sentence: None if quiet else print(sentence, file=sys.stderr)
-
-
-def _fill(run: Run, out: str | Path, device: torch.device, hook: pluggy.HookRelay | None, quiet: bool) -> Store:
-    if not Store.is_one(out):
-        check_sources(run)
-    store = Store.create(out, run.plan, made_by(run, device))
-    with store.lock():
-        store.clean_partials()
-        todo = store.unfinished()
-        if todo:
-            run.generator.setup(device, run.real_images)
-            for inspector in run.inspectors:
-                inspector.setup(device, run.plan.classes, run.real_images)
-            try:
-                _work(run, store, todo, hook, quiet)
-            except KeyboardInterrupt:
-                raise Stopped(
-                    f'Stopped: {len(store.finished())} of {len(run.plan.blocks)} blocks are in {store.folder}.', 'The same command goes on from there.'
-                ) from None
+    with _stopped(out):
+        if isinstance(executor, Torchrun) and not executor.leads:
+            executor.follow(lambda shared: BlockJob.from_shared(shared, in_worker))
+            return Store.open(out)
+        run = prepare(recipe, say_to_user(quiet))
+        executor = executor or Local(str(choose_device(device)), workers=1)
+        if not Store.is_one(out):
+            check_sources(run)
+        store = Store.create(out, run.plan, made_by(run, executor.describe()))
+        with store.lock('generate', say_to_user(quiet)) as lease:
+            _make_missing(run, store, lease, executor, hook, in_worker, quiet)
     _check_quota(store)
     return store
 
 
-def _work(run: Run, store: Store, todo: Sequence[Block], hook: pluggy.HookRelay | None, quiet: bool) -> None:
-    total = sum(block.target for block in run.plan.blocks)
-    done = sum(per_class['kept'] for per_class in store.counts().values())
-    size = BatchSize(run.recipe['batch_size'])
-    started, made = time.monotonic(), 0
-    progress = None if quiet else GenerationProgress(total, done)
-    with Workers() as workers, progress or nullcontext():
-        for block in todo:
-            if hook:
-                hook.synthaug_before_block(block=block)
-            rows, images = make_block(run, block, size, workers)
-            if hook:
-                hook.synthaug_after_block(block=block, rows=rows, images=images)
-            store.publish(block, rows, run.recipe['image']['keep_rejected'])
-            made += len(rows)
-            if progress:
-                progress.block_done(sum(row.verdict == 'kept' for row in rows), len(rows))
-    if size.value < run.recipe['batch_size'] and not quiet:
-        print(f'Memory ran out: the batch was lowered from {run.recipe["batch_size"]} to {size.value}. Set batch_size to that next time.', file=sys.stderr)
-    store.add_cost(images=made, seconds=time.monotonic() - started, batch_size=size.value, network_images=run.generator.network_images)
+@contextmanager
+def _stopped(out: str | Path) -> Iterator[None]:
+    """Turn Ctrl-C, and the signals that end as it does, into a refusal that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how_far = 'nothing is made yet'
+        with suppress(SynthAugError):
+            store = Store.open(out)
+            how_far = f'{len(store.finished())} of {len(store.plan.blocks)} blocks are in {store.folder}'
+        raise Stopped(f'Stopped: {how_far}.', 'The same command goes on from there.') from None
+
+
+def _make_missing(run: Run, store: Store, lease: str, executor: Executor, hook: pluggy.HookRelay | None, in_worker: InWorker | None, quiet: bool) -> None:
+    """Have every block made that is not there, under the store's lock."""
+    store.clean_partials()
+    todo = [block.index for block in store.unfinished()]
+    if todo or isinstance(executor, Torchrun):  # its other ranks wait to hear that there is nothing to do
+        total = sum(block.target for block in run.plan.blocks)
+        done: list[BlockDone] = []
+        progress = None if quiet else GenerationProgress(total, sum(per_class['kept'] for per_class in store.counts().values()))
+        with progress or nullcontext(), closing(executor.run(BlockJob(run, store, lease, hook, in_worker), todo)) as results:
+            for _, one in results:
+                done.append(one)
+                if progress:
+                    progress.block_done(one['kept'], one['made'])
+        if done:
+            _note_cost(run, store, done, quiet)
+    store.finish()
+
+
+def _note_cost(run: Run, store: Store, done: Sequence[BlockDone], quiet: bool) -> None:
+    size, asked = min(one['batch_size'] for one in done), run.recipe['batch_size']
+    if size < asked and not quiet:
+        print(f'Memory ran out: the batch was lowered from {asked} to {size}. Set batch_size to that next time.', file=sys.stderr)
+    sums = {key: sum(one[key] for one in done) for key in ('made', 'seconds', 'network_images')}  # type: ignore[literal-required]
+    store.add_cost(images=sums['made'], seconds=sums['seconds'], batch_size=size, network_images=sums['network_images'])
 
 
 def _check_quota(store: Store) -> None:
@@ -146,12 +165,14 @@ def repair(folder: str | Path, device: str = 'auto', hook: pluggy.HookRelay | No
     recipe = store.made_by.get('recipe')
     if recipe is None:
         raise StoreError(f'{str(folder)!r} does not hold the recipe that made it.', 'Generate it again from the recipe file.')
-    with store.lock():
+    with _stopped(folder), store.lock('repair', say_to_user(quiet)) as lease:
         faults = verify(store)
         if not faults:
             return []
-        run = prepare(complete(recipe), _say(quiet))  # a key that came later has its default
+        run = prepare(complete(recipe), say_to_user(quiet))  # a key that came later has its default
         if run.plan.fingerprint != store.plan.fingerprint:
             Store.create(folder, run.plan, {})  # refuses, and names what differs
         discard(store, faults)
-    return verify(_fill(run, folder, choose_device(device), hook, quiet))
+        _make_missing(run, store, lease, Local(str(choose_device(device)), workers=1), hook, None, quiet)
+    _check_quota(store)
+    return verify(store)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+
+def say_to_user(quiet: bool) -> Callable[[str], None]:
+    """Where sentences for the user go: standard error, or nowhere."""
+    return lambda sentence: None if quiet else print(sentence, file=sys.stderr)
 
 
 class _Spoken:

@@ -195,12 +195,13 @@ def _quota(recipe: Mapping[str, Any], classes: Sequence[str], real_images: RealI
     return {name: max(0, full - n) for name, n in counts.items()}
 
 
-def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None) -> Run:
+def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None, plan: Plan | None = None) -> Run:
     """Check a complete recipe against its data and model, and compute its plan.
 
     Args:
         recipe: as `complete` returns it.
         say: called with one sentence when a user should know something.
+        plan: of the same recipe, images and model, which is not computed again: that reads them all.
 
     Raises:
         RecipeError, DataError, ModelError: what cannot work, before any weights load.
@@ -230,6 +231,8 @@ def prepare(recipe: Mapping[str, Any], say: Callable[[str], None] = lambda sente
         say(f"image.format = {recipe['image']['format']!r} loses detail everywhere: only 'png' keeps pixels outside of the masks as they are.")
     if generator.keeps_pixels and isinstance(recipe['image']['size'], int):
         say(f"image.size = {recipe['image']['size']} resamples every image: only None and 'source' keep pixels outside of the masks as they are.")
+    if plan is not None:
+        return Run(dict(recipe), plan, generator, inspectors, real_images)
     sources = {name: real_images.ids(name) for name in classes} if generator.needs_sources and real_images else None
     blocks = make_blocks(classes, _quota(recipe, classes, real_images), sources, recipe['block_size'], recipe['tries_per_image'])
     decides = {

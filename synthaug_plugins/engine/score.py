@@ -16,6 +16,7 @@ from PIL import Image
 from synthaug_plugins import __version__
 from synthaug_plugins.curation.base import Inspector
 from synthaug_plugins.device import choose_device
+from synthaug_plugins.engine.progress import say_to_user
 from synthaug_plugins.engine.recipe import read_recipe
 from synthaug_plugins.engine.score_run import Columns, ScoreParts, Shown, show
 from synthaug_plugins.engine.scored import Scored, scored
@@ -168,7 +169,7 @@ def score(
         inspector.check(store.classes, real_images)
     torch_device = choose_device(device)
     made_by = inspected_by(inspectors, real_images)
-    with store.lock():  # nobody may make blocks again meanwhile
+    with store.lock('score', say_to_user(quiet)):  # nobody may make blocks again meanwhile
         _check_store(store, name, overwrite)  # again: hashing models takes a while, and somebody may have been here
         store.clean_partials()
         rows = _rows(store, rejected)

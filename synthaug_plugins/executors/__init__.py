@@ -38,8 +38,12 @@ def make_executor(
         from synthaug_plugins.executors.local import Local
 
         return Local(device, workers, stall_timeout)
-    if name == 'ray':
-        from synthaug_plugins.executors.ray import Ray
+    if name == 'torchrun':
+        if workers is not None:
+            raise RecipeError(f'--workers {workers}: with --executor torchrun its ranks are the workers.', 'Say how many to torchrun: --nproc-per-node.')
+        from synthaug_plugins.executors.torchrun import Torchrun
 
-        return Ray(address, workers, device, stall_timeout)
-    raise RecipeError(f'--executor {name} is not there yet.', 'Use local.')
+        return Torchrun(device, stall_timeout)
+    from synthaug_plugins.executors.ray import Ray
+
+    return Ray(address, workers, device, stall_timeout)

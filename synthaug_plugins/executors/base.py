@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -39,7 +40,10 @@ class Job(Protocol):
 class Executor(Protocol):
     """Has tasks worked on."""
 
-    def run(self, job: Job, tasks: Sequence[Hashable]) -> Iterator[tuple[Hashable, Any]]:
+    def describe(self) -> str:
+        """What its workers compute on, for records: 'NVIDIA H100', '4 of x86_64 CPU', 'a Ray cluster of 8 GPUs'."""
+
+    def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """Have every task done once, by workers that call `job.start` once each and may do many tasks.
 
         Close the iterator (`contextlib.closing`) where it may be left early: workers end with it, within one batch.
@@ -50,6 +54,13 @@ class Executor(Protocol):
             SynthAugError: the one that a worker raised, of the same class and text; the other workers are stopped.
             ExecutorError: workers died or hung again and again, or could not be started.
         """
+
+
+def describe_device(device: str) -> str:
+    """A device by the name of its kind: 'NVIDIA H100 PCIe', 'x86_64 CPU'."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith('cuda') else f'{platform.machine()} CPU'
 
 
 class _Sign:

@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, how_it_ended
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -50,7 +50,12 @@ class Local:
         self.stall_timeout = STALL_TIMEOUT_S if stall_timeout is None else stall_timeout
         self.in_process = self.workers == 1 and stall_timeout is None
 
-    def run(self, job: Job, tasks: Sequence[Hashable]) -> Iterator[tuple[Hashable, Any]]:
+    def describe(self) -> str:
+        """See `Executor.describe`."""
+        name = describe_device(self.devices[0])
+        return name if self.workers == 1 else f'{self.workers} of {name}'
+
+    def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`."""
         if self.in_process:
             work = job.start(self.devices[0])

@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, signals_wait
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, describe_device, signals_wait
 from synthaug_plugins.executors.local import check_workers
 from synthaug_plugins.executors.worker import DONE, FAILED, Failure
 
@@ -60,8 +61,7 @@ class Ray:
 
     def describe(self) -> str:
         """See `Executor.describe`. What the workers of a cluster compute on is not known before they are there."""
-        where = self.address or 'this machine'
-        return f'Ray on {where}' if self.device == 'auto' else f'Ray on {where}, {self.device}'
+        return f'a Ray cluster ({self.device})' if self.address else f'Ray on {describe_device(str(choose_device(self.device)))}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`."""

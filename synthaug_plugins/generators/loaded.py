@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from synthaug_plugins.executors.base import beat
 from synthaug_plugins.models.base import Model
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class LoadedModels:
 
         key = json.dumps([model.identity(), model.run_as(), str(device), precision], sort_keys=True)
         if key not in self._found:
-            self._found[key] = model, CallCounter(model.load(device, network_dtype(precision, device)))
+            self._found[key] = model, CallCounter(model.load(device, network_dtype(precision, device)), beat)
         return self._found[key]
 
     @property

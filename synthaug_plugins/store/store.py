@@ -12,13 +12,10 @@ There is no ledger: what is published is done, what is not is redone with the sa
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from synthaug_plugins.store import files, reader
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
+from synthaug_plugins.store.lease import Say, hold, join
 from synthaug_plugins.store.place import LocalPlace, Place, partial_names, place_of
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
@@ -57,6 +55,7 @@ class Store:
     def __init__(self, place: Place, plan: Plan, made_by: Mapping[str, Any]) -> None:
         self.place, self.plan, self.made_by = place, plan, dict(made_by)
         self.folder: Path | str = place.folder if isinstance(place, LocalPlace) else place.given
+        self._check: Callable[[], None] = _nothing  # that this process's run may still write
         self._left: set[int] | None = None  # blocks that this process still has to publish
         if cost := read_cost(place):
             self.made_by['cost'] = cost
@@ -122,31 +121,36 @@ class Store:
         return place_of(folder).exists(CARD)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the right to write. The kernel frees it when the process ends, however it ends.
+    def lock(self, what: str = 'generate', say: Say = lambda sentence: None) -> Iterator[str]:
+        """Hold the right to write. On a local disk the kernel frees it when the process ends, however it ends; see `lease`.
+
+        Args:
+            what: is done, for whoever is refused meanwhile: 'generate', 'repair', 'score'.
+            say: told when the lease of a run that died is taken over.
+
+        Returns: the name of this run, for the `join` of its workers.
 
         Raises:
-            StoreError: another process (or another `lock()` of this one) holds it.
+            StoreError: another process (or another `lock()` of this one) holds it; it is named.
         """
-        if not isinstance(self.place, LocalPlace):
-            yield
-            return
-        path = self.place.folder / CARD
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise files.refusal(error, f'The store {self.place.given!r} cannot be opened for writing') from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreError(f'Another process is writing to the store {self.place.given!r}.', 'Wait until it ends, or stop it.') from error
-            raise StoreError(f'The store {self.place.given!r} cannot be locked: {error.strerror}.', 'Generate on a local disk and copy the store.') from error
-        try:
-            yield
-        finally:
-            os.close(fd)
+        with hold(self.place, what, say) as (run, self._check):
+            try:
+                yield run
+            finally:
+                self._check = _nothing
+
+    @contextmanager
+    def join(self, run: str) -> Iterator[None]:
+        """Belong to a run that holds the lock, as a worker in another process: `publish` then refuses when the run is over.
+
+        Raises:
+            StoreError: it is over, or its driver sees another folder of this name.
+        """
+        with join(self.place, run) as self._check:
+            try:
+                yield
+            finally:
+                self._check = _nothing
 
     def finished(self) -> set[int]:
         """Numbers of the plan's blocks that are published."""
@@ -171,10 +175,11 @@ class Store:
         """Write a finished block (see `write_block`).
 
         Raises:
-            StoreError: not a block of this plan, rows that do not fit it, or a failed write, which leaves nothing half.
+            StoreError: not a block of this plan, rows that do not fit it, a run that is over, or a failed write, which leaves nothing half.
         """
         if not 0 <= block.index < len(self.plan.blocks) or self.plan.blocks[block.index] != block:
             raise StoreError(f'Block {block.index} is not in the plan of {self.place.given!r}.', 'Use the blocks of store.plan.')
+        self._check()
         write_block(self.place, block, rows, keep_rejected)
         reader.forget_open_files()
         if self._left is None:
@@ -294,10 +299,19 @@ class Store:
         split = {'name': 'train', 'num_samples': sum(lengths.values()), 'filenames': list(lengths), 'shard_lengths': list(lengths.values())}
         return json.dumps({'name': self.place.label, 'version': '1', 'splits': {'train': split}}, indent=1) + '\n'
 
+    def finish(self) -> None:
+        """Tidy up after workers, all of which are gone: a killed one leaves temporary files. Call it under `lock()`."""
+        self.clean_partials()
+        self._write_info()
+
     def _write_info(self) -> None:
         """Once per finished store; writing it per block would cost a pass over all of them each time."""
         if not self.unfinished() and not self.place.exists(INFO_FILE):
             self.place.write_whole(INFO_FILE, self.info_text().encode())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _refuse_foreign(place: Place) -> None:

@@ -20,6 +20,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
+from synthaug_plugins.store.lease import LEASE
 from synthaug_plugins.store.place import Unreachable
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
@@ -209,7 +210,7 @@ def _folder_faults(store: Store) -> Iterable[Fault]:
     place, leftover = store.place, set(store.partials())
     for name in sorted(leftover):
         yield Fault(None, name, 'left by a killed run')
-    known = {CARD, COST, INFO_FILE, *store.score_files(), *(f'{name}/' for name in FOLDERS)}
+    known = {CARD, COST, INFO_FILE, LEASE, *store.score_files(), *(f'{name}/' for name in FOLDERS)}
     for block in store.plan.blocks:
         known |= {shard_name(block.index), index_name(block.index)}
     for folder in ('', *sorted(FOLDERS)):
