@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, nearest
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: no such file, or it is no JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f'{size} bytes')
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelError(f'{str(path)!r} is not valid JSON: {error}.', 'Save the model again, or give the right file.') from error
     if not isinstance(found, dict):

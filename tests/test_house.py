@@ -16,7 +16,7 @@ from conftest import REPO
 
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
-    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'new_folder', 'own_folder', 'device', 'model_parts'},
+    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'plain_json', 'new_folder', 'own_folder', 'device', 'model_parts'},
     1: {'diffusion', 'store', 'executors', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
     2: {'models', 'annotations', 'mixing'},
     3: {'learning', 'generators', 'curation'},

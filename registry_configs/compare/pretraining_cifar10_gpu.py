@@ -1,9 +1,9 @@
-"""The supervised half of `pretraining_cifar10` with models and lengths for one GPU: images of 32 pixels, a wide ResNet-18. Under ten minutes of an H200.
+"""The supervised half of `pretraining_cifar10` with models and lengths for one GPU: images of 32 pixels, a wide ResNet-18. About nine minutes of an H200.
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10_gpu --data runs/pretraining-data/cifar10 --out runs/pretraining-gpu --jobs 8
 
-MoCo v2 is left to the smaller study: on these images it wants some 20,000 steps before it helps, ten times as long as all of this.
+MoCo v2, for which 1,500 steps are few, is left to the smaller study.
 """
 
 _base_ = './pretraining_cifar10.py'

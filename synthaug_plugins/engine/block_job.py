@@ -51,7 +51,7 @@ class BlockJob:
 
     def __init__(self, run: Run, store: Store, lease: str, hook: pluggy.HookRelay | None, in_worker: InWorker | None) -> None:
         self._here: tuple[Run, Store, pluggy.HookRelay | None] | None = (run, store, hook)
-        self._shared = {'recipe': run.recipe, 'folder': store.place.absolute, 'lease': lease, 'machine': machine()}
+        self._shared: dict[str, Any] = {'recipe': run.recipe, 'folder': store.place.absolute, 'lease': lease, 'machine': machine()}
         self._in_worker = in_worker
         self._stack = ExitStack()
 

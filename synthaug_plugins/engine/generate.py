@@ -124,8 +124,12 @@ def _note_cost(run: Run, store: Store, done: Sequence[BlockDone], quiet: bool) -
     size, asked = min(one['batch_size'] for one in done), run.recipe['batch_size']
     if size < asked and not quiet:
         print(f'Memory ran out: the batch was lowered from {asked} to {size}. Set batch_size to that next time.', file=sys.stderr)
-    sums = {key: sum(one[key] for one in done) for key in ('made', 'seconds', 'network_images')}  # type: ignore[literal-required]
-    store.add_cost(images=sums['made'], seconds=sums['seconds'], batch_size=size, network_images=sums['network_images'])
+    store.add_cost(
+        images=sum(one['made'] for one in done),
+        seconds=sum(one['seconds'] for one in done),
+        batch_size=size,
+        network_images=sum(one['network_images'] for one in done),
+    )
 
 
 def _check_quota(store: Store) -> None:

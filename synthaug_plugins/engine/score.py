@@ -6,12 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from synthaug_plugins import __version__
 from synthaug_plugins.curation.base import Inspector
@@ -23,10 +21,12 @@ from synthaug_plugins.engine.scored import Scored, scored
 from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.registry import INSPECTORS, build_strict
+from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.index import STORED, sorted_by_id
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.rows import params_of
 from synthaug_plugins.store.scores import scores_name
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
@@ -220,11 +220,10 @@ def _shown(store: Store, rows: Sequence[dict[str, Any]]) -> Shown:
     reader = StoreReader(store.folder)
 
     def pixels(row: Mapping[str, Any]) -> np.ndarray:
-        with Image.open(BytesIO(reader.read_image(row))) as image:
-            return np.asarray(image.convert('RGB'))
+        return np.asarray(decode(reader.read_image(row), f'The image {row["id"]!r} of {store.place.given!r}').convert('RGB'))
 
     def request(row: Mapping[str, Any]) -> Request:
         own = {key: row[key] for key in ('id', 'label', 'seed', 'source', 'prompt')}
-        return Request(class_name=store.classes[row['label']], params=json.loads(row['params']), **own)
+        return Request(class_name=store.classes[row['label']], params=params_of(row['params'], row['id']), **own)
 
     return Shown(rows, request, pixels)

@@ -104,8 +104,8 @@ def read_folder_scores(file: str | Path, real_images: RealImages | None = None) 
     """
     cure = 'Give what `synthaug score FOLDER RECIPE --out FILE.parquet` writes.'
     try:
-        path = Path(file).expanduser()
-        table = read_parquet(LocalPlace(path.parent), path.name, cure)
+        path = Path(file).expanduser().resolve()  # the user's own, which may be a link
+        table = read_parquet(LocalPlace(path.parent), path.name, cure, rows=2**31)
     except StoreError as error:
         raise DataError(error.what, error.cure) from error
     try:

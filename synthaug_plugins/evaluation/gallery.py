@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.real_images import RealImages
+from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import StoreReader
+from synthaug_plugins.store.rows import params_of
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
@@ -37,7 +37,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
     """
     records = store.index(['id', 'label', 'source', 'params', 'shard', 'offset', 'size', 'sha256'], KEPT).to_pylist()
     for record in records:
-        record['params'] = json.loads(record['params'])
+        record['params'] = params_of(record['params'], record['id'])
     strength, columns = _strengths(records)
     reader, sources = StoreReader(store.folder), _Sources(store)
     rows = []
@@ -47,7 +47,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
         cells = []
         for value in columns:
             shown = [r for r in mine if r['source'] == source and (strength is None or r['params'].get(strength) == value)]
-            cells.append([data_uri(Image.open(io.BytesIO(reader.read_image(r)))) for r in shown[:per_cell]])
+            cells.append([data_uri(decode(reader.read_image(r), f'The image {r["id"]!r}')) for r in shown[:per_cell]])
         rows.append({'name': name, 'source': sources.picture(source) if source else None, 'cells': cells})
     return {
         'strength': strength,
@@ -61,7 +61,7 @@ def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str,
 
 def _strengths(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, list[Any]]:
     for name in STRENGTHS:
-        values = sorted({r['params'][name] for r in records if r['params'].get(name) is not None})
+        values = sorted({value for r in records if isinstance(value := r['params'].get(name), int | float)})
         if len(values) > 1:
             return name, values[:8]
     return None, [None]
@@ -72,7 +72,7 @@ def _best_source(records: Sequence[Mapping[str, Any]], strength: str | None) -> 
     found: dict[str, set[Any]] = {}
     for record in records:
         if record['source'] is not None:
-            found.setdefault(record['source'], set()).add(record['params'].get(strength))
+            found.setdefault(record['source'], set()).add(record['params'].get(strength) if strength else None)
     return max(sorted(found), key=lambda s: len(found[s])) if found else None
 
 
@@ -158,5 +158,5 @@ def is_pixel_art(store: Store) -> bool:
     stored = store.index(['id', 'shard', 'offset', 'size', 'sha256'], STORED)
     if not len(stored):
         return False
-    size = Image.open(io.BytesIO(StoreReader(store.folder).read_image(stored.slice(0, 1).to_pylist()[0]))).size
-    return bool(np.max(size) <= 64)
+    first = stored.slice(0, 1).to_pylist()[0]
+    return max(decode(StoreReader(store.folder).read_image(first), f'The image {first["id"]!r}').size) <= 64

@@ -38,12 +38,12 @@ def make_executor(
         from synthaug_plugins.executors.local import Local
 
         return Local(device, workers, stall_timeout)
-    if name == 'torchrun':
-        if workers is not None:
-            raise RecipeError(f'--workers {workers}: with --executor torchrun its ranks are the workers.', 'Say how many to torchrun: --nproc-per-node.')
-        from synthaug_plugins.executors.torchrun import Torchrun
+    if name == 'ray':
+        from synthaug_plugins.executors.ray import Ray
 
-        return Torchrun(device, stall_timeout)
-    from synthaug_plugins.executors.ray import Ray
+        return Ray(address, workers, device, stall_timeout)
+    if workers is not None:
+        raise RecipeError(f'--workers {workers}: with --executor torchrun its ranks are the workers.', 'Say how many to torchrun: --nproc-per-node.')
+    from synthaug_plugins.executors.torchrun import Torchrun
 
-    return Ray(address, workers, device, stall_timeout)
+    return Torchrun(device, stall_timeout)

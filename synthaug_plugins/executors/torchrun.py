@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from synthaug_plugins import errors
 from synthaug_plugins.errors import ExecutorError, RecipeError, SynthAugError, again, first_line
@@ -33,6 +33,7 @@ _BEAT_EVERY_S = 1.0
 _PART_S = 30.0
 
 
+@runtime_checkable
 class SharedJob(Job, Protocol):
     """A job that travels as plain JSON: what is read from the rendezvous' store is never code."""
 
@@ -79,12 +80,15 @@ class Torchrun:
         """See `Executor.describe`: as many as there are ranks, of the kind that the first has."""
         return f'{self.size} of {describe_device(self.device)}'
 
-    def run(self, job: SharedJob, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
+    def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`; for rank 0, also where there is no task: the others wait to hear that. Tasks and results are plain JSON.
 
         Raises:
             ExecutorError: no rank gives a sign of life any more, or the rendezvous is gone.
+            RecipeError: a job that is no `SharedJob`.
         """
+        if not isinstance(job, SharedJob):
+            raise RecipeError(f'--executor torchrun: the job of each {job.name} cannot be told as plain JSON.', 'Use --executor local.')
         with _meeting(self) as meeting:
             meeting.tell('job', {'job': job.shared(), 'tasks': list(tasks)})
             heard = dict.fromkeys(range(1, self.size), 0)

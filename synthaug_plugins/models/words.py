@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import DataError, ModelError, nearest
+from synthaug_plugins.plain_json import parse_json
 from synthaug_plugins.prompts.placeholders import word_of
 from synthaug_plugins.weights import file_hash
 
@@ -55,10 +56,8 @@ class Words:
         try:
             with safe_open(self.file, 'pt') as opened:
                 self._shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  (not a dict)
-                self.card: dict[str, Any] = json.loads((opened.metadata() or {})[_CARD])
-            self.classes = tuple(self.card['classes'])
-            self.vectors = int(self.card['vectors'])
-            self.encoders = tuple(self.card['encoders'])
+                self.card: dict[str, Any] = parse_json((opened.metadata() or {})[_CARD])
+            self.classes, self.vectors, self.encoders = _named(self.card)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f'words = {str(file)!r} holds no learned words: {error!r}.', cure) from error
         wanted = {tensor_name(encoder, word_of(name)) for encoder in self.encoders for name in self.classes}
@@ -135,6 +134,16 @@ class Words:
     def identity(self) -> dict[str, Any]:
         """What decides the pixels: plain JSON."""
         return {'sha256': file_hash(self.file)}
+
+
+def _named(card: Any) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    """Classes, vectors and encoders that a card names; KeyError, TypeError or ValueError for a card that is none of ours."""
+    classes, vectors, encoders, learned_on = card['classes'], card['vectors'], card['encoders'], card.get('erasures') or {}
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in (classes, encoders)):
+        raise TypeError('classes or encoders are no list of names')
+    if type(vectors) is not int or vectors < 1 or not all(isinstance(said, dict) for said in (card['model'], learned_on, card.get('initialised_from', {}))):
+        raise ValueError('vectors, model, erasures or initialised_from are damaged')
+    return tuple(classes), vectors, tuple(encoders)
 
 
 def save_words(file: Path, rows: Mapping[str, Mapping[str, Tensor]], card: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synthaug_plugins.errors import DataError, StoreError
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Plan, check_class_names
 
@@ -28,7 +29,7 @@ def read_card(place: Place) -> tuple[Plan, dict[str, Any]]:
     """
     path = place.path(CARD)
     try:
-        card = json.loads(place.read(CARD).decode())
+        card = parse_json(place.read(CARD, MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f'{place.given!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
     except (OSError, ValueError) as error:
@@ -42,12 +43,19 @@ def read_card(place: Place) -> tuple[Plan, dict[str, Any]]:
     try:
         plan = Plan.from_content(card)
         check_class_names(plan.classes)  # they become folders on export, and the store may be a stranger's
-        fingerprint, made_by = card['fingerprint'], dict(card['made_by'])
+        fingerprint, made_by = card['fingerprint'], _provenance(card['made_by'])
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, DataError) as error:
         raise StoreError(f'{path!r} is damaged ({error!r}).', 'Restore it from a copy, or generate into a new folder.') from error
     if plan.fingerprint != fingerprint:
         raise StoreError(f'{path!r} was changed: its fingerprint does not match its content.', 'Restore it from a copy, or generate into a new folder.')
     return plan, made_by
+
+
+def _provenance(made_by: Any) -> dict[str, Any]:
+    """`made_by` as far as a program looks into it; TypeError if it is something else. What generation took is in `cost.json` alone."""
+    if not isinstance(made_by, dict) or not isinstance(made_by.get('recipe', {}), dict):
+        raise TypeError('made_by, or the recipe in it, is no object')
+    return {key: value for key, value in made_by.items() if key != 'cost'}
 
 
 def differences(old: Plan, new: Plan) -> list[str]:

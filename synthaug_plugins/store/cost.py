@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 from synthaug_plugins.store.place import Place
 
 COST = 'cost.json'
@@ -38,17 +39,20 @@ def read_cost(place: Place) -> dict[str, Any]:
 
 def _runs(place: Place) -> list[dict[str, Any]]:
     try:
-        runs = json.loads(_text(place))
-        return [
-            {'images': int(r['images']), 'seconds': float(r['seconds']), 'batch_size': int(r['batch_size']), 'network_images': int(r.get('network_images', 0))}
-            for r in runs
-        ]
+        return [{key: _count({'network_images': 0, **r}[key]) for key in (*_SUMS, 'batch_size')} for r in parse_json(_text(place))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f'{place.path(COST)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error
 
 
+def _count(value: Any) -> int | float:
+    """An amount, whoever wrote it; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        raise ValueError(f'{value!r:.60} is no amount')
+    return value
+
+
 def _text(place: Place) -> bytes:
     try:
-        return place.read(COST)
+        return place.read(COST, MAX_BYTES)
     except FileNotFoundError:
         return b'[]'

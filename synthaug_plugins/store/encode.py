@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.errors import RecipeError, StoreError, first_line, nearest
 
 _PILLOW = {'png': 'PNG', 'jpg': 'JPEG', 'webp': 'WEBP'}
 FORMATS = tuple(_PILLOW)
@@ -46,6 +46,26 @@ def encode(image: np.ndarray, format: str, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, _PILLOW[format], **options)
     return buffer.getvalue()
+
+
+def decode(data: bytes, what: str) -> Image.Image:
+    """An image of a store, decoded: (W, H) in the mode that the file has.
+
+    Only decoders of the formats that a store has are asked: that of PostScript, for one, starts a program.
+
+    Args:
+        data: the file.
+        what: it is, for the message.
+
+    Raises:
+        StoreError: no PNG, JPEG or WebP, damaged, or larger than Pillow's limit.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=list(_PILLOW.values()))
+        image.load()
+        return image
+    except Exception as error:  # Pillow raises many kinds
+        raise StoreError(f'{what} cannot be decoded: {first_line(error)}.', 'Run verify, then repair.') from error
 
 
 def suffix_of(data: bytes) -> str | None:

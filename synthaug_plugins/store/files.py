@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def refusal(error: OSError, what: str, kept: str = 'Nothing else was touched') -
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f'{what}: the disk is full.', f'{kept}; free some space and run the same command again.')
     return StoreError(f'{what}: {error.strerror or error}.', f'{kept}; make the folder writable and run the same command again.')
+
+
+def open_plain(path: str) -> int:
+    """A descriptor of an ordinary file that is not reached through a link, as far as its own folder goes, to read.
+
+    Raises:
+        OSError: missing, a link (ELOOP), or a pipe or a device, for which a reader might wait for ever (EINVAL).
+    """
+    if stat.S_ISLNK(os.lstat(os.path.dirname(path)).st_mode):
+        raise OSError(errno.ELOOP, 'its folder is a link', path)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, 'no ordinary file', path)
+    return fd
 
 
 def partials(folder: Path) -> list[Path]:

@@ -24,11 +24,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.card import CARD
-from synthaug_plugins.store.place import LocalPlace, Place
+from synthaug_plugins.store.place import LocalPlace, Place, TooLong
 
 LEASE = 'lease.json'
 BEAT_EVERY_S = 10.0
@@ -39,6 +40,8 @@ SETTLE_S = 2.0
 """After taking over a lease on a remote disk: so long may another one that took it over in the same moment remain unseen."""
 WORKERS_END_S = 15.0
 """So long a new run waits for the workers of one that died."""
+
+_MOST_BYTES = 10_000
 
 Say = Callable[[str], None]
 
@@ -87,9 +90,10 @@ def this_process(what: str) -> Holder:
 def read_holder(place: Place) -> Holder | None:
     """Who holds a place, or held it when it died; None if nobody does or the file is damaged, as a kill in the middle of writing leaves it."""
     try:
-        found = json.loads(place.read(LEASE))
-        return Holder(**{f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = json.loads(place.read(LEASE, _MOST_BYTES))
+        values: dict[str, Any] = {f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)}
+        return Holder(**values)
+    except (FileNotFoundError, TooLong, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -142,7 +146,7 @@ def join(place: Place, run: str) -> Iterator[Callable[[], None]]:
         yield lambda: _check(place, run)
         return
     try:
-        fd = os.open(place.path(LEASE), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(place.path(LEASE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise _over(place, None) from error
     try:
@@ -194,7 +198,7 @@ def _hold_locally(place: LocalPlace, me: Holder, say: Say) -> Iterator[None]:
 def _locked(place: LocalPlace, name: str, flags: int, patience_s: float, refusal: Callable[[], StoreError]) -> Iterator[int]:
     """Hold a file exclusively, or raise `refusal()` where another process still does after so many seconds. The kernel frees it with the process."""
     try:
-        fd = os.open(place.path(name), flags | os.O_CLOEXEC, 0o666)
+        fd = os.open(place.path(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)  # a link leads out of the store
     except OSError as error:
         raise files.refusal(error, f'The store {place.given!r} cannot be opened for writing') from error
     try:

@@ -6,6 +6,7 @@ A store's code names its files relative to the store (`index/00000.parquet`) and
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 class Unreachable(StoreError):
     """A remote disk did not answer, or refused: nothing is known of the file. Never to be taken for damage, which would be removed and made again."""
+
+
+class Foreign(StoreError):
+    """A link, or something else that is no ordinary file: a store is never followed out of its folder, and never waited for."""
+
+
+class TooLong(StoreError):
+    """A file that is longer than what it can hold, so that it is not read into memory."""
+
+    def __init__(self, path: str, most: int) -> None:
+        super().__init__(f'{path!r} has more than {most} bytes.', 'Restore it from a copy.')
 
 
 class Place(ABC):
@@ -56,8 +68,8 @@ class Place(ABC):
         """What one folder holds, sorted; names of folders end in '/'. Empty where there is no such folder; StoreError where it is none."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """All of a file. Raises FileNotFoundError where there is none, OSError (locally) or Unreachable where it cannot be read."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """All of a file. Raises FileNotFoundError where there is none, OSError or Unreachable where it cannot be read, TooLong beyond `most` bytes."""
 
     @abstractmethod
     def parquet(self, name: str) -> str | pa.NativeFile | Any:
@@ -66,6 +78,10 @@ class Place(ABC):
     @abstractmethod
     def identities(self, folder: str) -> dict[str, str]:
         """What tells each file of a folder from any other that may come to lie at its name, by name without the folder: short hexadecimal text."""
+
+    @abstractmethod
+    def identity(self, name: str) -> str:
+        """The identity of one file, see `identities`; raises as `read`."""
 
     @abstractmethod
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
@@ -111,7 +127,7 @@ class Place(ABC):
 
 
 class LocalPlace(Place):
-    """A folder of this machine.
+    """A folder of this machine. It may itself be a link, since the user named it; nothing in it is one, see `inside`.
 
     Attributes:
         folder: its path.
@@ -137,35 +153,67 @@ class LocalPlace(Place):
         """As in the base class."""
         return os.path.abspath(self.folder)
 
+    def inside(self, name: str) -> Path:
+        """The path of a file, or of a folder (a name that ends in '/'), that is there or not.
+
+        Raises:
+            Foreign: a link on the way or at its end, or no ordinary file: reading a pipe would wait for ever.
+        """
+        path = self.folder
+        for part in name.rstrip('/').split('/'):
+            path = path / part
+            try:
+                mode = os.lstat(path).st_mode
+            except OSError:  # nothing there: whoever opens it says so
+                break
+            if stat.S_ISLNK(mode):
+                raise Foreign(
+                    f'{str(path)!r} is a link.', f'Nothing in a store is followed elsewhere; if you trust it, copy it without links: cp -rL {self.given} COPY'
+                )
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise Foreign(f'{str(path)!r} is no ordinary file.', 'Remove it, then run repair.')
+        return self.folder / name
+
+    def _folder(self, name: str) -> Path:
+        """The path of a file whose folder is inside; the file itself may be anything, since it is not opened."""
+        return self.inside(name.rpartition('/')[0] + '/') / name.rpartition('/')[2] if '/' in name else self.folder / name
+
     def exists(self, name: str) -> bool:
-        """As in the base class."""
-        return (self.folder / name).is_file()
+        """As in the base class. Raises Foreign for a link."""
+        return self.inside(name).is_file()
 
     def names(self, folder: str = '') -> list[str]:
         """As in the base class."""
         try:
-            with os.scandir(self.folder / folder) as entries:
-                return sorted(f'{entry.name}/' if entry.is_dir() else entry.name for entry in entries)
+            with os.scandir(self.inside(f'{folder}/') if folder else self.folder) as entries:
+                return sorted(f'{entry.name}/' if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.lexists(self.folder / folder):
                 raise StoreError(f'{self.path(folder)!r} is not a folder.', 'Give another folder with --out.') from error
             return []
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """As in the base class."""
-        return (self.folder / name).read_bytes()
+        path = self.inside(name)
+        if most is not None and path.stat().st_size > most:
+            raise TooLong(str(path), most)
+        return path.read_bytes()
 
     def parquet(self, name: str) -> str:
         """As in the base class."""
-        return str(self.folder / name)
+        return str(self.inside(name))
 
     def identities(self, folder: str) -> dict[str, str]:
         """As in the base class: size, time of the last change and inode."""
         try:
-            with os.scandir(self.folder / folder) as entries:
-                return {entry.name: stat_identity(entry.stat()) for entry in entries if entry.is_file()}
+            with os.scandir(self.inside(f'{folder}/')) as entries:
+                return {entry.name: stat_identity(entry.stat()) for entry in entries if entry.is_file(follow_symlinks=False)}
         except (FileNotFoundError, NotADirectoryError):
             return {}
+
+    def identity(self, name: str) -> str:
+        """As in the base class."""
+        return stat_identity((self.folder / name).stat())
 
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """As in the base class: all are written beside their names and forced to disk before the first gets its name; a failure leaves none of them."""
@@ -173,7 +221,7 @@ class LocalPlace(Place):
         staged: list[Path] = []
         try:
             for name, chunks in contents:
-                staged.append(files.stage(self.folder / name, chunks))
+                staged.append(files.stage(self._folder(name), chunks))
                 made.append(staged[-1])
             for (name, _), path in zip(contents, staged, strict=True):
                 if len(contents) > 1:
@@ -186,21 +234,21 @@ class LocalPlace(Place):
 
     def write_first(self, name: str, data: bytes) -> bool:
         """As in the base class."""
-        return files.write_first(self.folder / name, data)
+        return files.write_first(self._folder(name), data)
 
     def remove(self, name: str) -> None:
         """As in the base class."""
-        (self.folder / name).unlink(missing_ok=True)
+        self._folder(name).unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
         """As in the base class."""
         import shutil
 
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        shutil.rmtree(self._folder(name), ignore_errors=True)
 
     def partials(self, folder: str = '') -> list[str]:
         """As in the base class."""
-        return [path.relative_to(self.folder).as_posix() for path in files.partials(self.folder / folder)]
+        return [path.relative_to(self.folder).as_posix() for path in files.partials(self.inside(f'{folder}/') if folder else self.folder)]
 
     def sync(self, folder: str) -> None:
         """As in the base class."""
@@ -208,9 +256,9 @@ class LocalPlace(Place):
             files.sync_folder(self.folder / folder)
 
 
-def stat_identity(stat: os.stat_result) -> str:
+def stat_identity(found: os.stat_result) -> str:
     """What tells a local file from one that was put in its place or was written to: size, time of the last change, inode."""
-    return f'{stat.st_size:x}.{stat.st_mtime_ns:x}.{stat.st_ino:x}'
+    return f'{found.st_size:x}.{found.st_mtime_ns:x}.{found.st_ino:x}'
 
 
 def is_url(folder: str | Path) -> bool:

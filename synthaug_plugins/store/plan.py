@@ -13,6 +13,11 @@ from typing import Any
 
 from synthaug_plugins.errors import DataError, RecipeError
 
+MAX_NAME = 255
+"""Bytes of a class's name: it becomes a folder."""
+MAX_TRIES = 2**20
+"""Requests that a block may spend; its index has a row for each."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -138,6 +143,11 @@ class Plan:
         """The parts of all blocks, in order."""
         return tuple(part for block in self.blocks for part in block.parts)
 
+    @cached_property
+    def tries(self) -> int:
+        """Requests that all blocks may spend: most rows that a table of all images can have."""
+        return sum(part.max_tries for part in self.parts)
+
     def content(self) -> dict[str, Any]:
         """The plan as plain JSON: a block is the list of its parts, and these hold what does not follow from their place.
 
@@ -149,16 +159,23 @@ class Plan:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Plan:
-        """The plan that `content()` described; KeyError, TypeError, IndexError or ValueError if it is not one."""
-        sources = [tuple(s) for s in content['sources']]
-        classes = tuple(content['classes'])
+        """The plan that `content()` described; KeyError, TypeError or ValueError if it is not one, whoever wrote it."""
+        classes, recipe = _texts(content['classes'], 'classes'), content['recipe']
+        sources = [_texts(names, 'sources') for names in _list(content['sources'], 'sources')]
+        if not isinstance(recipe, dict):
+            raise TypeError('the recipe is no object')
+        for name in (name for names in sources for name in names):
+            if name[:1] == '/' or '..' in name.split('/') or '\0' in name:
+                raise ValueError(f'the real image {name[:200]!r} is not named by its place in a folder')
         blocks = []
-        for index, parts in enumerate(content['blocks']):
+        for index, parts in enumerate(_list(content['blocks'], 'blocks')):
+            for part in _list(parts, f'block {index}'):
+                _check_part(index, part, len(sources))
             labels = [part['label'] for part in parts]
-            if not labels or labels != sorted(set(labels)) or not 0 <= labels[0] <= labels[-1] < len(classes):
-                raise ValueError(f'block {index} has the labels {labels}')
+            if not labels or labels != sorted(set(labels)) or labels[-1] >= len(classes) or sum(part['max_tries'] for part in parts) > MAX_TRIES:
+                raise ValueError(f'block {index} has the labels {labels[:20]} and {sum(part["max_tries"] for part in parts)} tries')
             blocks.append(_block(index, classes, [{**part, 'sources': sources[part['sources']]} for part in parts]))
-        return cls(classes, tuple(blocks), content['recipe'])
+        return cls(classes, tuple(blocks), recipe)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -167,6 +184,26 @@ class Plan:
 
 
 _PART_KEYS = ('label', 'target', 'max_tries', 'first')
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f'{what} is no list')
+    return value
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    if not all(isinstance(text, str) for text in _list(value, what)):
+        raise TypeError(f'{what} holds something that is no text')
+    return tuple(value)
+
+
+def _check_part(index: int, part: Any, n_sources: int) -> None:
+    """Refuse (TypeError, ValueError) what is not a part's content: whole numbers that a block can have."""
+    if not isinstance(part, dict) or set(part) != {*_PART_KEYS, 'sources'} or not all(type(value) is int for value in part.values()):
+        raise TypeError(f'block {index} has the part {str(part)[:200]}')
+    if not (part['label'] >= 0 and 1 <= part['target'] <= part['max_tries'] and 0 <= part['first'] < 2**53 and 0 <= part['sources'] < n_sources):
+        raise ValueError(f'block {index} has the part {part}')
 
 
 def _block(index: int, classes: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> Block:
@@ -220,6 +257,10 @@ def make_blocks(
                 room = block_size
             blocks[-1].append({'label': label, 'target': target, 'max_tries': int(target * tries_per_image), 'first': first, 'sources': of_class})
             room -= target
+    for block in blocks:
+        if (tries := sum(part['max_tries'] for part in block)) > MAX_TRIES:
+            what = f'block_size = {block_size} with tries_per_image = {tries_per_image} allows a block {tries} tries, {MAX_TRIES} are possible.'
+            raise RecipeError(what, 'Lower one of them.')
     if not blocks:
         raise RecipeError('The recipe asks for no image at all (per_class is 0 everywhere).', 'Set per_class to 1 or more.')
     return tuple(_block(index, classes, parts) for index, parts in enumerate(blocks))
@@ -230,6 +271,8 @@ def check_class_names(classes: Sequence[str]) -> None:
     for name in classes:
         if not name or name != name.strip() or name in ('.', '..') or any(c in name for c in '/\\\0') or not name.isprintable():
             raise DataError(f'The class name {name!r} is empty, padded or holds a separator or control character.', 'Rename the class.')
+        if len(name.encode()) > MAX_NAME:
+            raise DataError(f'The class name {name[:40]!r}... has {len(name.encode())} bytes, a folder takes {MAX_NAME}.', 'Rename the class.')
     repeated = sorted(name for name, n in Counter(classes).items() if n > 1)
     if repeated:
         raise DataError(f'The class names {repeated} are repeated.', 'Every class needs its own name.')

@@ -15,14 +15,14 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 from synthaug_plugins.errors import MissingExtra, StoreError, first_line, nearest
-from synthaug_plugins.store.place import Place, Unreachable
+from synthaug_plugins.store.place import Place, TooLong, Unreachable
 
 T = TypeVar('T')
 _EXTRAS = {'s3': ('s3fs', 's3'), 's3a': ('s3fs', 's3'), 'gs': ('gcsfs', 'gcs'), 'gcs': ('gcsfs', 'gcs')}
 _TAIL = 1 << 20
 """A Parquet file is asked for by its last MiB, which is all of it for a block of images without lists of scores: one request."""
-_TELLING = ('ETag', 'etag', 'e_tag', 'md5Hash', 'content_md5', 'generation', 'crc32c', 'checksum', 'LastModified', 'last_modified', 'mtime', 'created')
-"""What file systems say of an object that changes with it."""
+_TELLING = ('ETag', 'etag', 'e_tag', 'generation', 'md5Hash', 'content_md5', 'crc32c', 'checksum', 'mtime', 'LastModified', 'last_modified', 'created')
+"""What file systems say of an object that changes with it; the first counts, since a listing gives times more exactly than a look at one object."""
 _TRIES = 3  # to create an object while somebody else does, where the server answers "try again"
 
 
@@ -60,7 +60,7 @@ class RemotePlace(Place):
         try:
             return call()
         except (FileNotFoundError, FileExistsError) as error:
-            if 'bucket' in str(error).lower():
+            if 'bucket does not exist' in str(error):
                 raise Unreachable(f'{self.path(name)!r} cannot be {does}: {first_line(error)}.', 'Create the bucket, or correct its name.') from error
             raise
         except Exception as error:
@@ -99,9 +99,12 @@ class RemotePlace(Place):
         inside = {entry['name'].rstrip('/')[len(path.rstrip('/')) + 1 :]: entry for entry in found}
         return {name: entry for name, entry in inside.items() if name}
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """As in the base class."""
-        return self._ask(name, 'read', lambda: self._fs().cat_file(self._object(name)))
+        data = self._ask(name, 'read', lambda: self._fs().cat_file(self._object(name), start=None, end=None if most is None else most + 1))
+        if most is not None and len(data) > most:
+            raise TooLong(self.path(name), most)
+        return data
 
     def parquet(self, name: str) -> Any:
         """As in the base class: in memory where the file is small, else read as needed."""
@@ -117,15 +120,8 @@ class RemotePlace(Place):
         return {name: _identity(entry) for name, entry in self._list(folder).items() if entry['type'] == 'file'}
 
     def identity(self, name: str) -> str:
-        """The identity of one file, see `identities`. Raises FileNotFoundError where there is none."""
+        """As in the base class."""
         return _identity(self._ask(name, 'looked at', lambda: self._fs().info(self._object(name))))
-
-    def fetch(self, name: str, to: str) -> None:
-        """Copy a file to a local path; raises as `read`, OSError where the local disk is full."""
-        with open(to, 'wb') as file:
-            file.write(self.read(name))  # a shard is a block's images, some ten MB
-            file.flush()
-            os.fsync(file.fileno())
 
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """As in the base class. A failed put removes nothing: it may have arrived all the same, and a mark must not outlive what it marks."""
@@ -196,8 +192,8 @@ class _Ranges(io.RawIOBase):
 
 
 def _identity(entry: dict[str, Any]) -> str:
-    telling = [f'{key}={entry[key]}' for key in ('size', *_TELLING) if entry.get(key) is not None]
-    return hashlib.sha256('\n'.join(telling).encode()).hexdigest()[:32]
+    telling = next((str(entry[key]).strip('"') for key in _TELLING if entry.get(key) is not None), '')
+    return hashlib.sha256(f'{entry["size"]} {telling}'.encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=16)

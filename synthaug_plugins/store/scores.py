@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.place import Place
-from synthaug_plugins.store.table import check_column, check_distinct, made_by_of, parquet_bytes, read_parquet
+from synthaug_plugins.store.table import check_distinct, check_kinds, check_names, column_names, made_by_of, parquet_bytes, read_parquet
 
 SCORE_KEYS = ('id', 'sha256')
 """Columns of a scores file that say which image a score is of."""
@@ -40,17 +40,37 @@ def parts_folder(file: str) -> str:
     return f'{folder}{slash}{UNFINISHED}{name.removesuffix(".parquet")}'
 
 
-def join_scores(table: pa.Table, place: Place, file: str, columns: Sequence[str]) -> pa.Table:
+def score_names(place: Place, file: str) -> list[str]:
+    """The score columns of a scores file; reads its footer only.
+
+    Raises:
+        StoreError: damaged, or without a key, or with names that a score column cannot have.
+    """
+    names = column_names(place, file)
+    scores = [name for name in names if name not in SCORE_KEYS]
+    if set(SCORE_KEYS) - set(names):
+        raise StoreError(f'The file {place.path(file)!r} holds no scores: it has the columns {", ".join(names)[:200]}.', _CURE)
+    try:
+        check_names(scores)
+    except StoreError as error:
+        raise StoreError(f'The file {place.path(file)!r} holds no scores: {error.what}', _CURE) from error
+    return scores
+
+
+def join_scores(table: pa.Table, place: Place, file: str, columns: Sequence[str], rows: int) -> pa.Table:
     """The index `table` with columns of a scores file beside it, null where an image has no score.
 
     Args:
         table: with the columns `SCORE_KEYS`.
         place, file: the scores, of which `columns` are wanted.
+        rows: most that the file can have.
 
     Raises:
         StoreError: a damaged file, or a column that the table has already.
     """
-    scores = read_parquet(place, file, _CURE, [*SCORE_KEYS, *columns])
+    scores = read_parquet(place, file, _CURE, [*SCORE_KEYS, *columns], rows)
+    if any(not pa.types.is_string(scores.schema.field(key).type) for key in SCORE_KEYS):
+        raise StoreError(f'The file {place.path(file)!r} holds no scores: id or sha256 is no text.', _CURE)
     row = pc.index_in(table['id'], value_set=scores['id'])
     # A block that was made again has the same ids; scores of images that changed since are not theirs.
     same = pc.equal(scores['sha256'].take(row), table['sha256'])
@@ -79,8 +99,11 @@ def write_scores(place: Place, name: str, table: pa.Table, known: Mapping[str, s
         raise StoreError(f'Scores {name!r} have the columns {table.column_names}.', 'Give a column id and one or more score columns.')
     columns = [column for column in table.column_names if column != 'id']
     check_distinct(columns, taken)
-    for column in columns:
-        check_column(column)
+    check_names(columns)
+    try:
+        check_kinds(table.schema)
+    except ValueError as error:
+        raise StoreError(f'Scores {name!r}: {error}.', 'Give numbers, text, or lists of numbers.') from error
     ids = table['id'].to_pylist()
     unknown = [i for i in ids if i not in known]
     if unknown or len(set(ids)) != len(ids):
@@ -96,4 +119,8 @@ def read_made_by(place: Place, name: str) -> dict[str, Any] | None:
     Raises:
         StoreError: missing or damaged.
     """
-    return made_by_of(read_parquet(place, scores_name(name), _CURE))
+    file = scores_name(name)
+    try:
+        return made_by_of(read_parquet(place, file, _CURE, SCORE_KEYS, 2**31))
+    except ValueError as error:
+        raise StoreError(f'The file {place.path(file)!r} does not say what made it: {error}.', _CURE) from error

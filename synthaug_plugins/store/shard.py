@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.plain_json import parse_json
 from synthaug_plugins.store import files
 from synthaug_plugins.store.encode import FORMATS, suffix_of
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Block, Request
-from synthaug_plugins.store.table import INDEX_SCHEMA, Score, parquet_bytes, read_parquet, score_columns
+from synthaug_plugins.store.rows import KEPT, MAX_ID, MAX_IMAGE, REJECTED, is_plain_id, wrong_rows
+from synthaug_plugins.store.table import INDEX_SCHEMA, INDEX_TEXTS, MAX_TEXT, Score, check_names, parquet_bytes, read_parquet, score_columns
 
-KEPT, REJECTED = 'kept', 'rejected'
 SHARD_NAME = '{:05d}.tar'
-_ID = re.compile(r'[A-Za-z0-9_-]{1,90}')
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def archive(
     return chunks, offsets
 
 
-def read_index(place: Place, block: int, columns: Collection[str] | None = None) -> pa.Table:
+def read_index(place: Place, block: int, columns: Collection[str] | None = None, raw: bool = False) -> pa.Table:
     """The index of one block, page checksums verified.
 
     Args:
@@ -148,28 +146,24 @@ def read_index(place: Place, block: int, columns: Collection[str] | None = None)
         block: its number.
         columns: those to read, in lower case; names that the block has not are left out. Default: all. A teacher's logits make an index a hundred
             times as long as the rest.
+        raw: as they stand in the file, texts in dictionaries and rows unchecked: who reads many indices does the rest for all of them at once.
 
     Raises:
-        StoreError: missing, damaged, or columns that are not an index's.
+        StoreError: missing, damaged, or columns or rows that are not an index's.
     """
 
     name = index_name(block)
 
     def chosen(schema: pa.Schema) -> list[str] | None:
         if schema.names[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.names or schema.types[: len(INDEX_SCHEMA)] != INDEX_SCHEMA.types:
-            raise StoreError(f'The index {place.path(name)!r} has unexpected columns: {", ".join(schema.names)}.', 'Run verify, then repair.')
+            raise StoreError(f'The index {place.path(name)!r} has unexpected columns: {", ".join(schema.names)[:500]}.', 'Run verify, then repair.')
+        check_names(schema.names[len(INDEX_SCHEMA) :])
         return None if columns is None else [column for column in schema.names if column.lower() in columns]
 
-    table = read_parquet(place, name, columns=chosen)
-    # Ids become file names on export, and the store may be a stranger's.
-    if 'id' in table.column_names and not _plain(table['id']):
-        raise StoreError(f'The index {place.path(name)!r} holds ids that are no plain names.', 'Run verify, then repair.')
+    table = read_parquet(place, name, columns=chosen, texts=INDEX_TEXTS, raw=raw)
+    if not raw and (what := wrong_rows(table)):
+        raise StoreError(f'The index {place.path(name)!r} is damaged: {what}.', 'Run verify, then repair.')
     return table
-
-
-def _plain(ids: pa.ChunkedArray) -> bool:
-    """Whether all are of `_ID`. Its bounded repetition takes five times as long to compile as a block's ids take to compare, so lengths are looked at apart."""
-    return pc.all(pc.match_substring_regex(ids, '^[A-Za-z0-9_-]+$'), min_count=0).as_py() and (pc.max(pc.binary_length(ids)).as_py() or 0) <= 90
 
 
 def _parquet(records: list[dict[str, Any]], rows: Sequence[Row]) -> bytes:
@@ -207,8 +201,8 @@ def _records(block: Block, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _wrong(block: Block, row: Row, seen: set[str]) -> str | None:
     request = row.request
-    if not _ID.fullmatch(request.id):
-        return 'the id is not 1 to 90 letters, digits, - and _'
+    if not is_plain_id(request.id):
+        return f'the id is not 1 to {MAX_ID} letters, digits, - and _'
     if request.id in seen:
         return 'the id is repeated'
     if request.label not in block.class_names:
@@ -219,6 +213,11 @@ def _wrong(block: Block, row: Row, seen: set[str]) -> str | None:
         return f'verdict {row.verdict!r} with reason {row.reason!r}'
     if row.verdict == KEPT and row.image is None:
         return 'it is kept but has no image'
+    if row.image is not None and len(row.image) > MAX_IMAGE:
+        return f'its data has {len(row.image)} bytes'
+    for what, text in (('source', request.source), ('prompt', request.prompt), ('reason', row.reason)):
+        if text is not None and len(text.encode(errors='replace')) > MAX_TEXT:
+            return f'its {what} is longer than {MAX_TEXT} bytes'
     if row.image is not None and (row.suffix not in FORMATS or suffix_of(row.image) != row.suffix):
         return f'its data is not a {row.suffix} file'
     return None
@@ -226,7 +225,10 @@ def _wrong(block: Block, row: Row, seen: set[str]) -> str | None:
 
 def _params(block: Block, request: Request) -> str:
     try:
-        return json.dumps(dict(request.params), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        params = json.dumps(dict(request.params), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        if len(params.encode()) > MAX_TEXT:
+            raise ValueError(f'longer than {MAX_TEXT} bytes')
+        return params
     except (TypeError, ValueError) as error:
         raise StoreError(
             f'Block {block.index}, image {request.id!r}: its params are not plain JSON ({error}).', 'Use numbers, text, lists and dicts.'
@@ -235,5 +237,5 @@ def _params(block: Block, request: Request) -> str:
 
 def _sidecar(record: Mapping[str, Any], class_name: str) -> bytes:
     content = {k: record[k] for k in ('id', 'label', 'source', 'prompt', 'seed', 'sha256')}
-    content |= {'class_name': class_name, 'params': json.loads(record['params'])}
+    content |= {'class_name': class_name, 'params': parse_json(record['params'])}
     return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()

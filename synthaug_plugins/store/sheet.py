@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import Selection
@@ -113,8 +114,7 @@ def _numbers(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _variant(record: dict[str, Any], reader: StoreReader) -> _Cell:
-    with Image.open(io.BytesIO(reader.read_image(record))) as opened:
-        image = opened.convert('RGB')
+    image = decode(reader.read_image(record), f'The image {record["id"]!r}').convert('RGB')
     return _Cell(image, '#d0d7de') if record['verdict'] == KEPT else _Cell(image, RED, record['reason'].partition(' (')[0])
 
 

@@ -32,7 +32,7 @@ from synthaug_plugins.store.lease import Say, hold, join
 from synthaug_plugins.store.place import LocalPlace, Place, partial_names, place_of
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
-from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, write_scores
+from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, score_names, write_scores
 from synthaug_plugins.store.shard import KEPT, Row, index_name, read_index, shard_name, write_block
 from synthaug_plugins.store.table import INDEX_SCHEMA, column_names
 
@@ -200,14 +200,22 @@ class Store:
             StoreError: a damaged index or scores file, or two score columns of the same name.
         """
         wanted = None if columns is None else {c.lower() for c in columns}
-        scores = {file: [c for c in self._columns(file) if c not in SCORE_KEYS and (wanted is None or c.lower() in wanted)] for file in self.score_files()}
+        scores = {file: [c for c in score_names(self.place, file) if wanted is None or c.lower() in wanted] for file in self.score_files()}
         keys = set(SCORE_KEYS) if any(scores.values()) else set()
         table = read_blocks(self.place, self.finished(), None if wanted is None else wanted | keys, only, encoded)
+        self._check_labels(table)
         for file, names in scores.items():
-            table = join_scores(table, self.place, file, names) if names else table
+            table = join_scores(table, self.place, file, names, self.plan.tries) if names else table
         if wanted is not None:
             table = table.select([name for name in table.column_names if name.lower() in wanted])
         return table.replace_schema_metadata(None)
+
+    def _check_labels(self, table: pa.Table) -> None:
+        """Refuse (StoreError) labels that no class of this store has: as an index into a list, -1 would be the last one."""
+        highest = pc.max(table['label']).as_py() if 'label' in table.column_names else None
+        if highest is not None and highest >= len(self.classes):
+            what = f'The store {str(self.folder)!r} has {len(self.classes)} classes and an image of the label {highest}.'
+            raise StoreError(what, 'Run verify, then repair.')
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Per class name: `kept`, `rejected`, `target` (counts) and `reasons`, rejected counts by kind of reason (see `group_reasons`)."""
@@ -217,6 +225,7 @@ class Store:
         tried: Counter[tuple[int, str | None]] = Counter()
         for number in self.finished():
             part = read_index(self.place, number, ['label', 'reason'])
+            self._check_labels(part)
             tried.update(zip(part['label'].to_pylist(), part['reason'].to_pylist(), strict=True))
         for (label, reason), n in tried.items():
             entry = result[self.classes[label]]
@@ -254,7 +263,7 @@ class Store:
 
     def score_column_names(self, besides: str | None = None) -> set[str]:
         """Names of the score columns that the store has, those of the scores file `besides` aside."""
-        taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in self._columns(file) if c not in SCORE_KEYS}
+        taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in score_names(self.place, file)}
         for number in self.finished():
             taken.update(self._columns(index_name(number))[len(INDEX_SCHEMA) :])
         return taken
@@ -263,7 +272,7 @@ class Store:
         return column_names(self.place, file)
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
-        """Note what a completed run took: images tried (rejected ones included), wall seconds, the batch size it ended with."""
+        """Note what a completed run took: images tried (rejected ones included), seconds (of all workers together), the batch size it ended with."""
         self.made_by['cost'] = add_cost(self.place, images, seconds, batch_size, network_images)
 
     def check_classes(self, classes: Sequence[str]) -> None:

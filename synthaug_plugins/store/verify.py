@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,12 +21,12 @@ from synthaug_plugins.store import reader
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
 from synthaug_plugins.store.lease import LEASE
-from synthaug_plugins.store.place import Unreachable
+from synthaug_plugins.store.place import Foreign, TooLong, Unreachable
 from synthaug_plugins.store.plan import Block
 from synthaug_plugins.store.scores import SCORE_KEYS, UNFINISHED
 from synthaug_plugins.store.shard import KEPT, archive, index_name, read_index, shard_name
 from synthaug_plugins.store.store import FOLDERS, INFO_FILE, Store
-from synthaug_plugins.store.table import INDEX_SCHEMA, content_is_whole, read_parquet
+from synthaug_plugins.store.table import INDEX_SCHEMA, damage, read_parquet
 
 
 @dataclass(frozen=True)
@@ -96,33 +96,36 @@ def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
     return blocks
 
 
-def block_faults(store: Store, block: Block) -> Iterable[Fault]:
-    """What is wrong with one block's index and shard."""
+def block_faults(store: Store, block: Block, read: Callable[[str, int], bytes] | None = None) -> Iterable[Fault]:
+    """What is wrong with one block's index and shard. read: gives the shard of a name, of at most so many bytes; default: as `store.place` does."""
     place, tar, index = store.place, shard_name(block.index), index_name(block.index)
 
     def fault(file: str, what: str) -> Fault:
         return Fault(block.index, file, what)
 
-    if not place.exists(index):
-        yield fault(index, 'missing, so its shard counts as not finished' if place.exists(tar) else 'not made yet, or lost together with its shard')
-        return
     try:
+        if not place.exists(index):
+            yield fault(index, 'missing, so its shard counts as not finished' if place.exists(tar) else 'not made yet, or lost together with its shard')
+            return
         table = read_index(place, block.index)
     except Unreachable:
         raise
     except StoreError as error:
         yield fault(index, f'damaged ({error.what})')
         return
-    if not content_is_whole(table):
-        yield fault(index, 'damaged (its content differs from its own digest)')
+    if what := damage(place, index, table):
+        yield fault(index, f'damaged ({what})')
         return
     records = table.select(INDEX_SCHEMA.names).to_pylist()
     for what in _plan_faults(block, records):
         yield fault(index, what)
     try:
-        data = place.read(tar)
+        data = (read or place.read)(tar, _longest(records))
     except FileNotFoundError:
         yield fault(tar, 'missing')
+        return
+    except (Foreign, TooLong) as error:
+        yield fault(tar, f'damaged ({error.what})')
         return
     except OSError as error:
         yield fault(tar, f'cannot be read ({error.strerror})')
@@ -145,6 +148,13 @@ def _plan_faults(block: Block, records: Sequence[dict[str, Any]]) -> Iterable[st
         if kept[part.label] < part.target and tried[part.label] < part.max_tries:
             counts = f'{kept[part.label]} of {part.target} images after {tried[part.label]} of {part.max_tries} tries'
             yield f'{part.class_name}: {counts}: the block was not finished'
+
+
+def _longest(records: Sequence[dict[str, Any]]) -> int:
+    """Bytes that a shard with these records cannot exceed: three headers and paddings an image, and what its sidecar says, escaped."""
+    texts = ('id', 'source', 'prompt', 'params')
+    stored = [r for r in records if r['offset'] is not None]
+    return 4096 + sum(r['size'] + 8192 + 6 * sum(len((r[key] or '').encode()) for key in texts) for r in stored)
 
 
 def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Mapping[int, str]) -> Iterable[str]:
@@ -180,7 +190,7 @@ def _tar_faults(data: bytes, records: Sequence[dict[str, Any]], class_names: Map
 def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str], complete: bool) -> Iterable[Fault]:
     for name in store.score_files():
         try:
-            table = read_parquet(store.place, name)
+            table = read_parquet(store.place, name, rows=store.plan.tries)
         except Unreachable:
             raise
         except StoreError as error:
@@ -189,8 +199,8 @@ def _score_faults(store: Store, hashes: dict[str, str], columns: dict[str, str],
         if any(key not in table.column_names or not pa.types.is_string(table.schema.field(key).type) for key in SCORE_KEYS):
             yield Fault(None, name, 'has no columns id and sha256')
             continue
-        if not content_is_whole(table):
-            yield Fault(None, name, 'damaged (its content differs from its own digest); score again')
+        if what := damage(store.place, name, table):
+            yield Fault(None, name, f'damaged ({what}); score again')
             continue
         unknown = [i for i in table['id'].to_pylist() if i not in hashes]
         if unknown and complete:
@@ -222,10 +232,14 @@ def _folder_faults(store: Store) -> Iterable[Fault]:
                 yield Fault(None, name.rstrip('/'), what)
     if not store.unfinished():
         try:
-            wrong = not place.exists(INFO_FILE) or place.read(INFO_FILE).decode() != store.info_text()
+            expected = store.info_text().encode()
         except Unreachable:
             raise
-        except (StoreError, OSError, ValueError):  # a damaged index is reported with its block
+        except StoreError:  # a damaged index is reported with its block
             return
+        try:
+            wrong = not place.exists(INFO_FILE) or place.read(INFO_FILE, len(expected)) != expected
+        except (Foreign, TooLong, OSError):
+            wrong = True
         if wrong:
             yield Fault(None, INFO_FILE, 'missing or different from the shards; repair writes it again')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.mixing.records import Records, check_store_spec, read_records
 from synthaug_plugins.mixing.soft_labels import check_soft_labels
 from synthaug_plugins.mixing.synthetic import SOURCES, HoldsSynthetic, RealImages, Synthetic, admit
+from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.reader import read_uri
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.timm.real_set import check_real, class_names, has_files, real_images
@@ -129,7 +129,8 @@ class MixedImageDataset(HoldsSynthetic, Dataset):
         return read_records(checked, self.classes, self.soft)
 
     def _image(self, records: Records, row: int) -> Any:
-        image: Image.Image = Image.open(io.BytesIO(read_uri(records.uri(row))))
+        uri = records.uri(row)
+        image = decode(read_uri(uri), f'The image {uri!r}')
         image = image.convert(self.image_mode) if self.image_mode else image
         return image if self.transform is None else self.transform(image)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmcv
 import numpy as np
 
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.errors import RecipeError, StoreError
 
 CHANNEL_ORDERS = ('rgb', 'bgr')
 
@@ -31,6 +31,8 @@ def decode_like(data: bytes, like: np.ndarray, channel_order: str) -> np.ndarray
         )
     gray = like.ndim == 2 or like.shape[2] == 1
     image = mmcv.imfrombytes(data, flag='grayscale' if gray else 'color', channel_order=channel_order)
+    if image is None:
+        raise StoreError('An image of a store cannot be decoded.', 'Run verify, then repair.')
     height, width = like.shape[:2]
     if image.shape[:2] != (height, width):
         shrinks = image.shape[0] * image.shape[1] > height * width

@@ -115,18 +115,15 @@ def _loading(cfg: Config, pipeline: Sequence[Any], store: Store) -> list[dict[st
 
 def _first_size(store: Store) -> tuple[int, int] | None:
     """(height, width) of an image of the store, None if it has none; of one block only, since millions of rows need not be read for it."""
-    from io import BytesIO
-
-    from PIL import Image
-
+    from synthaug_plugins.store.encode import decode
     from synthaug_plugins.store.index import read_blocks
     from synthaug_plugins.store.reader import StoreReader
     from synthaug_plugins.store.shard import KEPT
 
     for number in sorted(store.finished()):
         for row in read_blocks(store.place, [number], ['shard', 'offset', 'size'], KEPT).slice(0, 1).to_pylist():
-            with Image.open(BytesIO(StoreReader(store.folder).read(**row))) as image:
-                return image.height, image.width
+            image = decode(StoreReader(store.folder).read(**row), f'The first image of {str(store.folder)!r}')
+            return image.height, image.width
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from synthaug_plugins.errors import DataError, ModelError, RecipeError, StoreError, nearest
+from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.evaluation.metrics.features import FeatureNetwork
-from synthaug_plugins.real_images import RealImages, decode_rgb, in_threads
+from synthaug_plugins.real_images import RealImages, in_threads
+from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import UnknownColumn, select, values_of
 from synthaug_plugins.store.store import Store
@@ -159,10 +158,7 @@ def _reads(store: Store, rows: dict[str, dict[str, Any]]) -> Callable[[str], np.
     reader = StoreReader(store.folder)
 
     def pixels(image_id: str) -> np.ndarray:
-        try:
-            return decode_rgb(io.BytesIO(reader.read_image(rows[image_id])))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise StoreError(f'The image {image_id!r} of {str(store.folder)!r} cannot be read: {error}.', 'Run verify, then repair.') from error
+        return np.asarray(decode(reader.read_image(rows[image_id]), f'The image {image_id!r} of {str(store.folder)!r}').convert('RGB'))
 
     return pixels
 
