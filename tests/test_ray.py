@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pluggy
 import pytest
+from test_executors import Script, running, started
 
 from conftest import REPO
 from synthaug_plugins.engine.generate import generate
@@ -25,7 +26,6 @@ from synthaug_plugins.executors.base import DEATHS_ALLOWED
 from synthaug_plugins.executors.ray import Ray
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import verify
-from test_executors import Script, running, started
 
 pytest.importorskip('ray')
 
