@@ -224,6 +224,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of the executor `local` are copies of this process; new ones, which a user's run starts, take seconds to load torch and MMEngine."""
+    from synthaug_plugins.executors import local
+
+    monkeypatch.setattr(local, 'START_METHOD', 'fork')
+
+
+@pytest.fixture
 def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of a comparison are copies of this process; new ones, which every comparison of a user starts, take seconds to load MMPretrain."""
     from synthaug_plugins.evaluation import pool

@@ -469,7 +469,7 @@ def test_a_changed_list_is_damage(tmp_path: Path) -> None:
     assert not content_is_whole(table.replace_schema_metadata(renamed))
 
 
-def test_tables_without_lists_have_the_bytes_that_they_always_had() -> None:
+def test_tables_without_lists_have_the_digest_that_they_always_had() -> None:
     """The digest was taken with the version before lists: stores of then are whole today."""
     from io import BytesIO
 
@@ -479,7 +479,7 @@ def test_tables_without_lists_have_the_bytes_that_they_always_had() -> None:
 
     columns = {'id': ['a', 'b'], 'label': pa.array([0, 1], pa.int32()), 'clip_p': [0.5, float('nan')], 'reason': [None, 'blank (contrast 1.00 below 2)']}
     metadata = pq.read_schema(BytesIO(parquet_bytes(pa.table(columns)))).metadata
-    assert metadata == {b'synthaug.content_sha256': b'8b951672c5745fb38bdbabda9d1bb1c64cabdf43a351e95b6acb9f852c3fbd30'}
+    assert metadata[b'synthaug.content_sha256'] == b'8b951672c5745fb38bdbabda9d1bb1c64cabdf43a351e95b6acb9f852c3fbd30'
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_store import make_plan, make_rows, make_store, mixed_plan, tree
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store import file_digest
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.shard import index_name, read_index, shard_name
 from synthaug_plugins.store.store import Store
@@ -204,6 +207,28 @@ def test_faults_of_one_class_in_a_shared_block_are_found_and_repaired(tmp_path: 
     faults = verify(store)
     assert any(f.file.startswith(file) and what in f.what for f in faults), [str(f) for f in faults]
     assert heal(store, whole) == [3]
+
+
+def test_every_flipped_bit_of_an_index_is_found(store: Store) -> None:
+    """Also where it changes nothing that is read: statistics, page headers, the name of what wrote the file, the digests themselves."""
+    block, path = store.plan.blocks[3], store.folder / index_name(3)
+    data = path.read_bytes()
+    rng = random.Random(0)
+    digests = [data.rindex(key) for key in (b'synthaug.content_sha256', b'synthaug.file_sha256')]
+    places = [rng.randrange(len(data)) for _ in range(150)] + [at + k for at in digests for k in (0, 5, 30, 60)] + [len(data) - k for k in range(1, 9)]
+    for at in places:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
+        assert list(block_faults(store, block)), f'a bit of byte {at} of {len(data)} was flipped'
+    path.write_bytes(data)
+    assert not list(block_faults(store, block))
+
+
+def test_an_index_that_was_written_without_a_digest_of_the_file_is_read_as_before(store: Store) -> None:
+    path = store.folder / index_name(3)
+    table = pq.read_table(path)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != file_digest.KEY}
+    pq.write_table(table.replace_schema_metadata(metadata), path, write_page_checksum=True)
+    assert not verify(store)
 
 
 def test_an_id_in_two_blocks_is_found(store: Store) -> None:

@@ -22,9 +22,11 @@ from synthaug_plugins.models.embedding_shards import (
     read_rows,
     shard_path,
 )
+from synthaug_plugins.models.inside import inside
 from synthaug_plugins.models.sorted_ids import SortedIds
 from synthaug_plugins.store import files
-from synthaug_plugins.store.table import content_is_whole
+from synthaug_plugins.store.place import LocalPlace
+from synthaug_plugins.store.table import damage
 from synthaug_plugins.store.verify import Fault
 from synthaug_plugins.weights import file_hash
 
@@ -75,7 +77,8 @@ def _index(folder: Path, number: int) -> tuple[pa.Table | None, str]:
         return None, f'damaged ({error.what})'
     if named_hash(table) is None:
         return None, 'damaged (it names no hash of its shard)'
-    return (table, '') if content_is_whole(table) else (None, 'damaged (its content differs from its own digest)')
+    what = damage(LocalPlace(folder), _name(folder, index_path(folder, number)), table)
+    return (None, f'damaged ({what})') if what else (table, '')
 
 
 def _shard_faults(folder: Path, number: int, shape: EmbeddingShape, table: pa.Table) -> Iterator[str]:
@@ -84,7 +87,7 @@ def _shard_faults(folder: Path, number: int, shape: EmbeddingShape, table: pa.Ta
     except ModelError as error:
         yield error.what
         return
-    if file_hash(shard_path(folder, number)) != named_hash(table):
+    if file_hash(inside(folder, shard_path(folder, number))) != named_hash(table):
         yield 'damaged (its hash is not the one that its index names)'
     for name, array in read_rows(folder, number, np.arange(len(table))).items():
         if wrong := not_finite_rows(array):

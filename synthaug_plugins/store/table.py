@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from synthaug_plugins.errors import StoreError, first_line
 from synthaug_plugins.plain_json import parse_json
+from synthaug_plugins.store import file_digest
 from synthaug_plugins.store.parquet_pages import values_in_pages
-from synthaug_plugins.store.place import Place
+from synthaug_plugins.store.place import Place, Unreachable
 from synthaug_plugins.store.plan import MAX_TRIES
 
 Score = float | np.ndarray
@@ -160,7 +161,7 @@ def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> 
     """A table as a Parquet file of the store.
 
     NaN in columns of floats becomes null, so that no condition is true of it; lists stay as they are. Pages carry
-    checksums; column names and types, which Parquet leaves unguarded, are covered by a digest in the file's metadata.
+    checksums; column names and types, which Parquet leaves unguarded, are covered by a digest in the file's metadata, and every bit by another one.
 
     Args:
         made_by: plain JSON that says where the values come from; it stands in the metadata and is covered too.
@@ -170,10 +171,10 @@ def parquet_bytes(table: pa.Table, made_by: Mapping[str, Any] | None = None) -> 
             table = table.set_column(i, table.field(i), pa.array(column.to_numpy(), column.type, from_pandas=True))
     metadata = {} if made_by is None else {_MADE_BY: json.dumps(made_by, sort_keys=True, ensure_ascii=False).encode()}
     table = table.replace_schema_metadata(metadata)
-    table = table.replace_schema_metadata({**metadata, _DIGEST: _digest(table)})
+    table = table.replace_schema_metadata({**metadata, _DIGEST: _digest(table), file_digest.KEY: file_digest.BLANK})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression='zstd', write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    return file_digest.seal(sink.getvalue().to_pybytes())
 
 
 def made_by_of(table: pa.Table) -> dict[str, Any] | None:
@@ -189,6 +190,23 @@ def made_by_of(table: pa.Table) -> dict[str, Any] | None:
 def content_is_whole(table: pa.Table) -> bool:
     """Whether a table that was read from the store is what was written there: names, types and every value."""
     return (table.schema.metadata or {}).get(_DIGEST) == _digest(table)
+
+
+def damage(place: Place, name: str, table: pa.Table) -> str | None:
+    """What is wrong with a file of the store that `table` was read from, the whole of it; None if every bit is as it was written.
+
+    Raises:
+        Unreachable: a remote disk did not answer.
+    """
+    if not content_is_whole(table):
+        return 'its content differs from its own digest'
+    try:
+        data = place.read(name, 2**20 + 2 * table.nbytes)  # compressed it is smaller
+    except Unreachable:
+        raise
+    except (StoreError, OSError) as error:
+        return first_line(error)
+    return None if file_digest.is_sealed(data) else 'some of its bytes changed, though what it says did not'
 
 
 def is_list(kind: pa.DataType) -> bool:
