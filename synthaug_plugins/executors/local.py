@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended, signals_wait
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -162,10 +162,10 @@ class _Crew:
             process = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
                 target=serve, args=(theirs, self._job, device, os.getpid())
             )
-            with _threads(self._executor.workers, device):
+            with signals_wait(), _threads(self._executor.workers, device):
                 process.start()
+                self._workers.append(_Worker(process, ours, device, time.monotonic()))
             theirs.close()  # the worker's own copy alone keeps the pipe open, so that its end is seen
-            self._workers.append(_Worker(process, ours, device, time.monotonic()))
 
     def _hand_out(self) -> None:
         for worker in self._workers:
