@@ -129,14 +129,15 @@ class _Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End all workers: those of a finished run by themselves, others in the middle of their work."""
         deadline = time.monotonic() + _GRACE_S
-        for worker in self._workers:
-            if self._left == 0:
-                _send(worker, None)
-            else:
-                worker.process.terminate()
-        try:
+        if self._left == 0:
             for worker in self._workers:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
+                _send(worker, None)
+        try:
+            while time.monotonic() < deadline and (alive := [w.process for w in self._workers if w.process.is_alive()]):
+                if self._left:
+                    for process in alive:
+                        process.terminate()  # again and again: one that has just begun may not have heard the first
+                wait([process.sentinel for process in alive], 0.2)
         finally:  # a second Ctrl-C does not wait
             for worker in self._workers:
                 _kill(worker)
