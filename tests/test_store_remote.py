@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_store import MADE_BY, make_plan, make_rows, make_store
 from test_train_on import folders
 
@@ -141,6 +142,28 @@ def test_made_checked_shown_and_trained_on_by_the_commands(bucket: str, synthaug
     assert {str(path) for path in (tmp_path / 'cache').glob('*.tar')} == synthetic
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file() or list((tmp_path / 'run').rglob('*.pth'))
     assert not [path for path in (tmp_path / 'run').rglob('*') if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_timm_trains_on_it(whole: Store, tmp_path: Path) -> None:
+    """In a loader process that is forked while this one is connected."""
+    from synthaug_plugins.timm import create_mixed_dataset, create_mixed_loader
+
+    (tmp_path / 'classes.txt').write_text(''.join(f'{name}\n' for name in whole.classes))
+    data = create_mixed_dataset('', whole.folder, root=str(folders(tmp_path / 'data', *whole.classes)), class_map=str(tmp_path / 'classes.txt'), sources='any')
+    loader = create_mixed_loader(
+        data,
+        input_size=(3, 8, 8),
+        batch_size=3,
+        alpha=1,
+        partner='class',
+        num_workers=1,
+        use_prefetcher=False,
+        device=torch.device('cpu'),
+        persistent_workers=False,
+    )
+    images, target = next(iter(loader))
+    assert images.shape == (3, 3, 8, 8)
+    assert target.is_synthetic.all()
 
 
 def test_a_killed_run_goes_on_to_the_same_images(bucket: str, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
     python tools/benchmarks/bench_remote.py --images 500
 
 The server is moto's, a process of its own on the loopback address: it has no distance, and no great speed either. So the first pass says what the work on both
-sides is (fetching, hashing, comparing with the index), not what a network gives. Local and remote passes take turns; rates are medians, the ratio that of the medians.
+sides is (fetching, hashing, comparing with the index), not what a network gives. Local and remote
+passes take turns; rates are medians, the ratio that of the medians.
 """
 
 from __future__ import annotations
