@@ -335,3 +335,27 @@ def test_a_local_address_is_a_local_folder(tmp_path: Path) -> None:
     assert Store.open(f'file://{tmp_path}/store').folder == store.folder
     with pytest.raises(StoreError, match='Give it as text'):
         Store.open(Path('s3://synthaug/whole'))
+
+
+def test_one_run_writes_at_a_time_and_a_killed_one_is_taken_over_at_once(bucket: str) -> None:
+    """On a disk without locks: by an object that is created exclusively, counts up, and says which process of which host it is."""
+    held = make_store(f'{bucket}/held')
+
+    def hold() -> None:
+        with Store.open(held.folder).lock():
+            print('held', flush=True)
+            signal.pause()
+
+    holder = copy_of_this_process(hold)
+    holder.wait_until(holder.lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('synthaug_plugins.store.lease.STALE_AFTER_S', 0.5)  # its next sign of life comes after ten seconds, but its process can be seen
+        holder.end(signal.SIGKILL)
+        said: list[str] = []
+        with held.lock('generate', said.append) as run:
+            assert f'process {holder.pid} on host' in said[-1]
+            with pytest.raises(StoreError, match='taken over'), Store.open(held.folder).join('another'):
+                pass
+            with Store.open(held.folder).join(run):
+                pass
+    assert not held.place.exists('lease.json')
