@@ -27,8 +27,8 @@ INJECT = HERE / 'inject'
 MARK = 'SYNTHAUG_CAMPAIGN'
 """Variable that tells the processes of one command from all others, also when their parent is gone."""
 CLASSES = ['zero', 'one', 'two']
-OPTIONS = {'classes': CLASSES, 'per_class': 12, 'block_size': 3, 'batch_size': 2, 'generator.sampler.num_steps': 12}
-"""Twelve blocks of two batches: a run of seconds, most of which is the network."""
+OPTIONS = {'classes': CLASSES, 'per_class': 12, 'block_size': 3, 'batch_size': 2}
+"""Twelve blocks of two batches."""
 BLOCKS = 12
 PATIENCE_S = 300.0
 GONE_S = 60.0
@@ -169,10 +169,7 @@ class Command:
         """Its processes that make images: workers of `local`, ranks of torchrun, actors of Ray."""
         found = []
         for pid in self.processes():
-            try:
-                line = Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
-            except OSError:
-                continue
+            line = _command_line(pid)
             is_rank = 'synthaug_plugins.cli' in line and 'torch.distributed.run' not in line and self.pid != pid
             if 'multiprocessing.spawn' in line or '_Actor' in line or is_rank:
                 found.append(pid)
@@ -238,14 +235,28 @@ class Bench:
         folder: for everything that is made.
         rng: of the campaign's seed.
         fork: whether a run of one worker is a copy of this process, which takes a tenth of the time.
+        steps: of the sampler; with 12 a run takes seconds, most of which is the network.
     """
 
     folder: Path
     rng: random.Random
     fork: bool = False
+    steps: int = 12
     _wholes: dict[str, Path] = field(default_factory=dict)
     _times: dict[str, tuple[float, float]] = field(default_factory=dict)
     _count: int = 0
+
+    def __post_init__(self) -> None:
+        """Load here what the copies of this process then need not load."""
+        if self.fork:
+            from synthaug_plugins.engine.generate import generate
+            from synthaug_plugins.engine.recipe import load_recipe
+            from synthaug_plugins.plugins import register_nouns
+            from synthaug_plugins.recipes import find_recipe
+
+            register_nouns()
+            options = {**OPTIONS, 'per_class': 1, 'generator.sampler.num_steps': self.steps}
+            generate(load_recipe(find_recipe('edm_digits', 'generate'), options), self.folder / 'loaded', 'cpu', quiet=True)
 
     def case(self) -> Path:
         """A new folder for one case; its store is called `store`."""
@@ -307,6 +318,14 @@ class Bench:
         ended = self.run(out, how, **options).end().finished()
         self.same(out, whole or self.whole())
         return ended
+
+
+def _command_line(pid: int) -> str:
+    """Of a process; '' if it is gone."""
+    try:
+        return Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
+    except OSError:
+        return ''
 
 
 def published(out: Path) -> int:

@@ -33,7 +33,7 @@ def no_memory(bench: Bench) -> None:
 
 def nan(bench: Bench) -> None:
     """NaN for some images, always the same ones: they are rejected and made up for, also over a kill."""
-    inject = {'what': 'nan', 'share': 0.01}
+    inject = {'what': 'nan', 'share': 0.15 / bench.steps}  # an image is seen twice in each step
     whole = bench.whole('nan', inject=inject)
     from synthaug_plugins.store.store import Store
 
@@ -57,7 +57,7 @@ def all_nan(bench: Bench) -> None:
 def hang(bench: Bench, how: How) -> None:
     """The network of one worker never answers: the worker is killed and replaced after --stall-timeout."""
     out = bench.case() / 'store'
-    inject = {'what': 'hang', 'call': bench.rng.randint(2, 60), 'once': str(out.parent / 'happened')}
+    inject = {'what': 'hang', 'call': bench.rng.randint(2, 8 * bench.steps), 'once': str(out.parent / 'happened')}
     ended = bench.run(out, how, inject, more=('--stall-timeout', '20')).end()
     expect((out.parent / 'happened').exists(), 'nothing hung')
     if how.launcher:  # torchrun ends all ranks with the one that hangs
@@ -135,7 +135,7 @@ def _other_shape(data: bytes, draw: float) -> bytes:
 def sources(bench: Bench, when: str) -> None:
     """A real image that is cut short before the run, or vanishes in the middle of it: named; put back, the same command goes on."""
     case = bench.case()
-    options = {'generator.model': 'embedded:digits_edm', 'classes': CLASSES, 'generator.sampler.num_steps': 12}
+    options = {'generator.model': 'embedded:digits_edm', 'classes': CLASSES}
     data = _photos(bench)
     how = {'recipe': 'digits_real_guidance', 'more': ('--data', str(data)), **options}
     whole, out = bench.whole('sources', **how), case / 'store'
