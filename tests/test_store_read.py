@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from test_store import make_plan, make_store, mixed_plan
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store import reader as reader_module
 from synthaug_plugins.store.reader import StoreReader, image_uri, read_uri
 from synthaug_plugins.store.shard import shard_name
@@ -56,7 +58,7 @@ def test_forked_and_spawned_workers_read_the_same_bytes(store: Store, method: st
 def test_threads_read_while_files_are_closed_and_opened(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import lru_cache
 
-    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._OpenFile))
+    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._opened.__wrapped__))
     reader = StoreReader(store.folder)
     places = [(r['shard'], r['offset'], r['size']) for r in records(store)]
     expected = [(store.folder / shard_name(s)).read_bytes()[o : o + n] for s, o, n in places]
@@ -78,7 +80,7 @@ def test_threads_read_while_files_are_closed_and_opened(store: Store, monkeypatc
 def test_open_files_stay_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import lru_cache
 
-    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._OpenFile))
+    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._opened.__wrapped__))
     before = len(os.listdir('/proc/self/fd'))
     for r in records(store):
         read_uri(image_uri(store.folder, r['shard'], r['offset'], r['size']))
@@ -109,6 +111,41 @@ def test_a_missing_or_short_shard_is_named(store: Store, tmp_path: Path) -> None
     size = (store.folder / shard_name(0)).stat().st_size
     with pytest.raises(StoreError, match=r'00000\.tar.*ends at 12 of 100 bytes'):
         StoreReader(store.folder).read(0, size - 12, 100)
+
+
+def replaced(path: Path) -> None:
+    copy = path.with_name('other')
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+def written_to(path: Path) -> None:
+    with path.open('r+b') as file:
+        file.write(b'x')
+    os.utime(path)
+
+
+@pytest.mark.parametrize('change', [replaced, written_to, Path.unlink, lambda path: path.rename(path.with_name('elsewhere'))])
+@pytest.mark.parametrize('opened', [True, False])
+def test_a_shard_that_changes_under_a_training_is_refused_by_name(tmp_path: Path, change: Callable[[Path], object], opened: bool) -> None:
+    """Whether this process has it open or not: an open file outlives its name."""
+    store = make_store(tmp_path / 'store')
+    trained_on = read_records({'store': str(store.folder)})
+    row = int(np.flatnonzero(trained_on.places['shard'] == 2)[0])
+    if opened:
+        read_uri(trained_on.uri(row))
+    change(store.folder / shard_name(2))
+    for _ in range(2):  # and it stays refused
+        with pytest.raises(StoreError, match=r'00002\.tar'):
+            read_uri(trained_on.uri(row))
+    assert read_uri(trained_on.uri(int(np.flatnonzero(trained_on.places['shard'] == 1)[0])))
+
+
+def test_a_training_does_not_begin_without_one_of_its_shards(tmp_path: Path) -> None:
+    store = make_store(tmp_path / 'store')
+    (store.folder / shard_name(2)).unlink()
+    with pytest.raises(StoreError, match=r'00002\.tar.*missing'):
+        read_records({'store': str(store.folder)})
 
 
 def kept(store: Store) -> list[tuple[str, int]]:

@@ -20,6 +20,7 @@ from synthaug_plugins.mixing.soft_labels import SoftLabels, SoftTargets, read_so
 from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import image_uri
 from synthaug_plugins.store.selection import select
+from synthaug_plugins.store.shard import SHARD_NAME, shard_name
 from synthaug_plugins.store.store import Store
 
 _SPEC_KEYS = ('store', 'weight', 'select')
@@ -64,6 +65,7 @@ class Records:
         classes: its class names in label order.
         labels: (M,) int16, or int32 for more classes than that holds.
         places: (M,) of `shard`, `offset`, `size`: where each image lies.
+        shards: identities of the shards by number, as they were when the records were read: reading refuses any other.
         ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
         soft_labels: their class probabilities, or None.
         description: what was selected, with counts per class, for the log.
@@ -76,6 +78,7 @@ class Records:
     classes: tuple[str, ...]
     labels: np.ndarray
     places: np.ndarray
+    shards: Mapping[int, str]
     ids: pa.Array
     sources: pa.Array
     soft_labels: SoftTargets | None
@@ -88,7 +91,8 @@ class Records:
 
     def uri(self, row: int) -> str:
         """The address of a record's image, as LoadImageFromFile takes it."""
-        return image_uri(self.folder, *self.places[row].item())
+        shard, offset, size = self.places[row].item()
+        return image_uri(self.folder, shard, offset, size, self.shards[shard])
 
     def keep(self, mask: np.ndarray) -> Records:
         """The records where `mask` is true."""
@@ -171,12 +175,14 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
     told = ('prompt',) if prompts else ()
     selection = select(store, **chosen, columns=[*_COLUMNS, *told, *(() if soft_labels is None else soft_labels.columns)], encoded=told)
     table = selection.table.combine_chunks()
+    places = _places(table)
     records = Records(
         folder=store.place.absolute,
         weight=spec['weight'],
         classes=tuple(store.classes),
         labels=table['label'].to_numpy().astype(np.int16 if len(store.classes) <= np.iinfo(np.int16).max else np.int32),
-        places=_places(table),
+        places=places,
+        shards=_shards(store, np.unique(places['shard'])),
         ids=table['id'].combine_chunks(),
         sources=table['source'].combine_chunks(),
         soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes), store.score_column_names),
@@ -197,6 +203,15 @@ def _places(table: pa.Table) -> np.ndarray:
     for name, values in columns.items():
         places[name] = values
     return places
+
+
+def _shards(store: Store, numbers: np.ndarray) -> dict[int, str]:
+    """The identities of some shards, one listing for all. Raises StoreError where one is missing."""
+    found = store.place.identities('shards')
+    missing = [number for number in numbers.tolist() if SHARD_NAME.format(number) not in found]
+    if missing:
+        raise StoreError(f'The shard {store.place.path(shard_name(missing[0]))!r} is missing.', 'Run verify, then repair.')
+    return {number: found[SHARD_NAME.format(number)] for number in numbers.tolist()}
 
 
 def _made_from(store: Store) -> str | None:

@@ -80,6 +80,10 @@ class Place(ABC):
         """What tells each file of a folder from any other that may come to lie at its name, by name without the folder: short hexadecimal text."""
 
     @abstractmethod
+    def identity(self, name: str) -> str:
+        """The identity of one file, see `identities`; raises as `read`."""
+
+    @abstractmethod
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """Write files of one unit, each whole or not at all, in this order: the last is the commit mark.
 
@@ -206,6 +210,10 @@ class LocalPlace(Place):
                 return {entry.name: stat_identity(entry.stat()) for entry in entries if entry.is_file(follow_symlinks=False)}
         except (FileNotFoundError, NotADirectoryError):
             return {}
+
+    def identity(self, name: str) -> str:
+        """As in the base class."""
+        return stat_identity((self.folder / name).stat())
 
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """As in the base class: all are written beside their names and forced to disk before the first gets its name; a failure leaves none of them."""

@@ -1,6 +1,10 @@
 """Random access to the images of a store, by position in their shard.
 
-One `os.pread` per image: no file position is shared, so threads and forked or spawned workers read side by side.
+One `os.pread` per image: no file position is shared, so threads and forked or spawned workers read side by side. A shard on a remote disk is read from a
+copy on this machine, see `cache`.
+
+An address may name the identity of its shard (size, time of the last change and inode; remotely size and ETag). A read then refuses a shard that is not
+the one whose index was read, so that a training gets no other image in the place of one that is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from urllib.parse import quote, unquote
 from synthaug_plugins.errors import StoreError, first_line
 from synthaug_plugins.store.encode import suffix_of
 from synthaug_plugins.store.files import open_plain
+from synthaug_plugins.store.place import Place, is_url, place_of, stat_identity
 from synthaug_plugins.store.shard import SHARD_NAME
 
 SCHEME = 'synthaug://'
@@ -40,7 +45,14 @@ class StoreReader:
         Raises:
             StoreError: the shard is missing or ends too early; it is named.
         """
-        return _pread(f'{os.fspath(self.folder)}/shards/{SHARD_NAME.format(shard)}', offset, size)
+        name = SHARD_NAME.format(shard)
+        folder = os.fspath(self.folder)
+        if not is_url(folder):
+            return _pread(f'{folder}/shards/{name}', offset, size)
+        place, identities = _remote(folder)
+        if name not in identities:
+            raise StoreError(f'The shard {place.path("shards/" + name)!r} is missing.', 'Run verify, then repair.')
+        return _pread(place.path(f'shards/{name}'), offset, size, identities[name])
 
     def read_image(self, row: Mapping[str, Any]) -> bytes:
         """The bytes of an index row's image, compared with the row's sha256. Training reads without: run `verify` before it.
@@ -54,27 +66,34 @@ class StoreReader:
         return data
 
 
-def image_uri(folder: str | Path, shard: int, offset: int, size: int) -> str:
-    """The address of one image: `synthaug:///abs/path/shards/00000.tar#offset+size`, special characters %-escaped."""
-    return f'{SCHEME}{_shards_folder(os.path.abspath(folder))}/{SHARD_NAME.format(shard)}#{offset}+{size}'
+def image_uri(folder: str | Path, shard: int, offset: int, size: int, identity: str = '') -> str:
+    """The address of one image: `synthaug:///abs/path/shards/00000.tar#offset+size@identity`, special characters %-escaped.
+
+    Args:
+        folder: the store's; of a remote one the address, which stands escaped behind `synthaug://`.
+        identity: of the shard (`Place.identities`); '' for no comparison, which a remote shard cannot do without.
+    """
+    return f'{SCHEME}{_shards_folder(os.fspath(folder))}/{SHARD_NAME.format(shard)}#{offset}+{size}' + (f'@{identity}' if identity else '')
 
 
 def read_uri(uri: str) -> bytes:
     """The bytes of the image at an `image_uri`.
 
     Raises:
-        StoreError: not such an address, or the shard is missing or ends too early.
+        StoreError: not such an address; the shard is missing, ends too early, or is another than the address names.
     """
     path, mark, place = uri.removeprefix(SCHEME).rpartition('#')
+    place, _, identity = place.partition('@')
     offset, plus, size = place.partition('+')
     if not (uri.startswith(SCHEME) and mark and plus and offset.isdecimal() and size.isdecimal()):
         raise StoreError(f'{uri!r} is not the address of a stored image.', f'It looks like {SCHEME}/folder/shards/00000.tar#512+4711.')
-    return _pread(unquote(path), int(offset), int(size))
+    return _pread(unquote(path), int(offset), int(size), identity)
 
 
 def forget_open_files() -> None:
     """Close what this process holds open. Needed after a shard was replaced: an open file still shows the old one."""
     _opened.cache_clear()
+    _remote.cache_clear()
 
 
 class _OpenFile:
@@ -82,25 +101,56 @@ class _OpenFile:
 
     def __init__(self, path: str) -> None:
         self.fd = open_plain(path)
+        self.watched: tuple[int, int, int] | None = None  # what `_state` must say at each read
 
     def __del__(self) -> None:
         if hasattr(self, 'fd'):
             os.close(self.fd)
 
 
+def _state(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
 @lru_cache(maxsize=MAX_OPEN_FILES)
-def _opened(path: str) -> _OpenFile:
-    return _OpenFile(path)
+def _opened(path: str, identity: str) -> _OpenFile:
+    if is_url(path):
+        from synthaug_plugins.store.cache import cached_shard
+
+        return _OpenFile(cached_shard(path, identity))
+    file = _OpenFile(path)
+    if identity:
+        stat = os.fstat(file.fd)
+        if stat_identity(stat) != identity:
+            raise changed(path)
+        file.watched = _state(stat)
+    return file
+
+
+@lru_cache(maxsize=16)
+def _remote(folder: str) -> tuple[Place, dict[str, str]]:
+    """A remote store's place and its shards' identities."""
+    place = place_of(folder)
+    return place, place.identities('shards')
 
 
 @lru_cache(maxsize=64)
 def _shards_folder(folder: str) -> str:
-    return quote(os.path.join(folder, 'shards'))
+    return quote(f'{folder}/shards' if is_url(folder) else os.path.join(os.path.abspath(folder), 'shards'))
 
 
-def _pread(path: str, offset: int, size: int) -> bytes:
+def changed(path: str) -> StoreError:
+    """The refusal to read a shard that is another than the one that the index was read for."""
+    return StoreError(
+        f'The shard {path!r} was replaced or changed since its index was read.', 'Run verify; start the training again once nobody writes to the store.'
+    )
+
+
+def _pread(path: str, offset: int, size: int, identity: str = '') -> bytes:
     try:
-        file = _opened(path)  # held here while reading: another thread may drop it from the cache
+        file = _opened(path, identity)  # held here while reading: another thread may drop it from the cache
+        if file.watched is not None and _state(os.stat(path)) != file.watched:  # by name: an open file outlives its removal
+            raise changed(path)
         data = os.pread(file.fd, size, offset)
         while 0 < len(data) < size:  # network disks may return less at once
             more = os.pread(file.fd, size - len(data), offset + len(data))

@@ -21,8 +21,8 @@ T = TypeVar('T')
 _EXTRAS = {'s3': ('s3fs', 's3'), 's3a': ('s3fs', 's3'), 'gs': ('gcsfs', 'gcs'), 'gcs': ('gcsfs', 'gcs')}
 _TAIL = 1 << 20
 """A Parquet file is asked for by its last MiB, which is all of it for a block of images without lists of scores: one request."""
-_TELLING = ('ETag', 'etag', 'e_tag', 'md5Hash', 'content_md5', 'generation', 'crc32c', 'checksum', 'LastModified', 'last_modified', 'mtime', 'created')
-"""What file systems say of an object that changes with it."""
+_TELLING = ('ETag', 'etag', 'e_tag', 'generation', 'md5Hash', 'content_md5', 'crc32c', 'checksum', 'mtime', 'LastModified', 'last_modified', 'created')
+"""What file systems say of an object that changes with it; the first counts, since a listing gives times more exactly than a look at one object."""
 _TRIES = 3  # to create an object while somebody else does, where the server answers "try again"
 
 
@@ -60,7 +60,7 @@ class RemotePlace(Place):
         try:
             return call()
         except (FileNotFoundError, FileExistsError) as error:
-            if 'bucket' in str(error).lower():
+            if 'bucket does not exist' in str(error):
                 raise Unreachable(f'{self.path(name)!r} cannot be {does}: {first_line(error)}.', 'Create the bucket, or correct its name.') from error
             raise
         except Exception as error:
@@ -120,15 +120,8 @@ class RemotePlace(Place):
         return {name: _identity(entry) for name, entry in self._list(folder).items() if entry['type'] == 'file'}
 
     def identity(self, name: str) -> str:
-        """The identity of one file, see `identities`. Raises FileNotFoundError where there is none."""
+        """As in the base class."""
         return _identity(self._ask(name, 'looked at', lambda: self._fs().info(self._object(name))))
-
-    def fetch(self, name: str, to: str) -> None:
-        """Copy a file to a local path; raises as `read`, OSError where the local disk is full."""
-        with open(to, 'wb') as file:
-            file.write(self.read(name))  # a shard is a block's images, some ten MB
-            file.flush()
-            os.fsync(file.fileno())
 
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """As in the base class. A failed put removes nothing: it may have arrived all the same, and a mark must not outlive what it marks."""
@@ -199,8 +192,8 @@ class _Ranges(io.RawIOBase):
 
 
 def _identity(entry: dict[str, Any]) -> str:
-    telling = [f'{key}={entry[key]}' for key in ('size', *_TELLING) if entry.get(key) is not None]
-    return hashlib.sha256('\n'.join(telling).encode()).hexdigest()[:32]
+    telling = next((str(entry[key]).strip('"') for key in _TELLING if entry.get(key) is not None), '')
+    return hashlib.sha256(f'{entry["size"]} {telling}'.encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -160,15 +160,8 @@ class MixedDataset(HoldsSynthetic, Dataset):
     # --- within
 
     def _through_pipeline(self, index: int) -> dict[str, Any]:
-        for _ in range(_MAX_ATTEMPTS):
-            item = self._leaves[0].pipeline(self.get_data_info(index))
-            if item is not None:  # a random transform may refuse an image, as it may a real one
-                return item
         records, row = self.synthetic.locate(index)
-        raise DataError(
-            f'The pipeline refused the synthetic image {records.ids[row]} of {records.folder!r} {_MAX_ATTEMPTS} times.',
-            'Leave it out with select, or correct the transform that returns None.',
-        )
+        return through_pipeline(self._leaves[0].pipeline, lambda: self.get_data_info(index), records.uri(row))
 
     def _check_sizes(self) -> None:
         """Refuse synthetic images that leave the pipeline in another size than real ones: no batch could hold both."""
@@ -261,3 +254,23 @@ def _data_sample(item: Any) -> Any:
     if not isinstance(item, dict) or not hasattr(item.get('data_samples'), 'set_field'):
         raise RecipeError('The pipeline of the real dataset gives no data_samples.', "End it with dict(type='PackInputs').")
     return item['data_samples']
+
+
+def through_pipeline(pipeline: Callable[[dict[str, Any]], Any], info: Callable[[], dict[str, Any]], address: str) -> Any:
+    """What a pipeline makes of one synthetic image, and of no other: MMEngine itself takes a random one where a pipeline gives None.
+
+    Args:
+        info: what the pipeline starts from, made anew for each attempt.
+        address: of the image, for the refusal.
+
+    Raises:
+        DataError: it gave None again and again; a random transform may refuse an image now and then.
+    """
+    for _ in range(_MAX_ATTEMPTS):
+        item = pipeline(info())
+        if item is not None:
+            return item
+    raise DataError(
+        f'The pipeline refused the synthetic image {address} {_MAX_ATTEMPTS} times.',
+        'Remove ignore_empty to hear why it cannot be read; else leave it out with select, or correct the transform that returns None.',
+    )

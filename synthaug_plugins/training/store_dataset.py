@@ -17,6 +17,7 @@ from synthaug_plugins.mixing.soft_labels import check_soft_labels
 from synthaug_plugins.mixing.source_check import check_made_from
 from synthaug_plugins.registry import DATASETS
 from synthaug_plugins.training import backend  # noqa: F401  (registers synthaug:// in every process that unpickles this dataset)
+from synthaug_plugins.training.mixed_dataset import through_pipeline
 
 
 @DATASETS.register_module()
@@ -87,6 +88,10 @@ class StoreDataset(BaseDataset):
             target[label] += 1 - self._soft.blend
             info['gt_score'] = target.astype(np.float32)
         return info
+
+    def prepare_data(self, idx: int) -> Any:
+        """The sample that the pipeline makes of an image, see `through_pipeline`."""
+        return through_pipeline(self.pipeline, lambda: self.get_data_info(idx), self._records.uri(idx))
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """The class of an image, as class-balancing wrappers ask for it."""
