@@ -16,8 +16,11 @@ _MAX_DIGITS = 40  # beyond 308 a number cannot be a float any more
 _HALF_PAIR = re.compile(r'\\u[dD][89a-fA-F]')
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, finite: bool = True) -> Any:
     """The value of a JSON text.
+
+    Args:
+        finite: whether all numbers must be; configs of diffusers' schedulers hold -Infinity.
 
     Raises:
         ValueError: no JSON or no UTF-8; NaN, infinity, a number that is larger than a float or has more than 40 digits; a key that is there twice in an object;
@@ -27,7 +30,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f'longer than {MAX_BYTES >> 20} MiB')
     text = text if isinstance(text, str) else text.decode('utf-8')
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number if finite else None, parse_float=_float, parse_int=_int)
     except RecursionError as error:
         raise ValueError(f'nested deeper than {MAX_DEPTH}') from error
     level = [found] if isinstance(found, _NESTS) else []

@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f'{size} bytes')
-        found = parse_json(path.read_bytes())
+        found = parse_json(path.read_bytes(), finite=False)
     except (OSError, ValueError) as error:
         raise ModelError(f'{str(path)!r} is not valid JSON: {error}.', 'Save the model again, or give the right file.') from error
     if not isinstance(found, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -17,13 +18,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['SYNTHAUG_DISABLE_PLUGINS'] = '1'
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import pytest
+
+import new_process
+from new_process import Said
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
@@ -34,6 +38,14 @@ def _nothing_to_collect_in_what_is_loaded() -> None:
     """MMEngine collects garbage whenever a dataset is built; a million objects of libraries that stay anyway would make that half a second each."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of new processes for all workers of this test run, which the first process of the run starts."""
+    if not hasattr(config, 'workerinput'):
+        with contextlib.ExitStack() as until_the_end:
+            until_the_end.enter_context(new_process.server())
+            config.add_cleanup(until_the_end.pop_all().close)
 
 
 def pytest_sessionfinish() -> None:
@@ -94,14 +106,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: attempts.append(a) or [])
     yield
     assert attempts == []
-
-
-class Said(NamedTuple):
-    """How a command line ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 Say = Callable[..., Said]
@@ -217,6 +221,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of the executor `local` are copies of this process; new ones, which a user's run starts, take seconds to load torch and MMEngine."""
+    from synthaug_plugins.executors import local
+
+    monkeypatch.setattr(local, 'START_METHOD', 'fork')
 
 
 @pytest.fixture

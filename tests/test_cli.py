@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Said, Say, command_line, copy_of_this_process, synthaug_process
+from new_process import new_python
 from synthaug_plugins.cli import parse_options, spread_cfg_options
 from synthaug_plugins.errors import RecipeError
 
@@ -67,7 +68,7 @@ def test_wrong_commands_end_with_one_line_and_status_2(arguments: list[str], tex
 )
 def test_nothing_that_a_refused_command_loads_adds_a_line_of_its_own(arguments: list[str], text: str, elsewhere: Path) -> None:
     """In processes of their own, since libraries warn when they are loaded."""
-    assert_refused(synthaug_process(*arguments, cwd=elsewhere), text)
+    assert_refused(new_python('-m', 'synthaug_plugins.cli', *arguments, cwd=elsewhere), text)
 
 
 def test_generate_show_export_verify_through_the_command_line(tmp_path: Path, synthaug: Say) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
+from new_process import new_python
 from synthaug_plugins.compat import SHIMS
 
 # name -> a script that fails without the shim and ends well with it.
@@ -92,16 +91,19 @@ BOMBS = """
 FAKE_PYCOCOTOOLS = {'pycocotools/__init__.py': '', 'pycocotools-2.0.8.dist-info/METADATA': 'Metadata-Version: 2.1\nName: pycocotools\nVersion: 2.0.8\n'}
 
 
-# What no shim touches is loaded once. Each job then has a process forked from there, with only the shims it names.
+# Each job has a process of its own, with only the shims it names; they begin where what no shim touches is loaded: torch, and most of what transformers loads.
 FORKED = """
-import json, os, sys, traceback
-import torch, torch.distributed.optim, torchvision
+import contextlib, json, os, sys, traceback
+with contextlib.suppress(ImportError):
+    import accelerate
+assert 'transformers' not in sys.modules
 jobs = json.load(sys.stdin)
 for name, (shims, scripts) in jobs.items():
     os.makedirs(name, exist_ok=True)
     pid = os.fork()
     if pid == 0:
         os.chdir(name)  # which is the first place where modules are looked for
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open('stderr', os.O_CREAT | os.O_WRONLY), 2)
         status = 1
         try:
@@ -128,8 +130,9 @@ def run(folder: Path, **jobs: tuple[Sequence[str], Sequence[str]]) -> Ended:
     """Run each job's scripts in a process that has only the job's shims, in a folder of the job's name; status and standard error of each."""
     env = {'PYTHONPATH': str(REPO), 'PATH': '/usr/bin:/bin', 'HOME': str(folder), 'OMP_NUM_THREADS': '1'}
     plain = {name: (shims, [textwrap.dedent(s) for s in scripts]) for name, (shims, scripts) in jobs.items()}
-    done = subprocess.run([sys.executable, '-c', FORKED], input=json.dumps(plain), cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    done = new_python('-c', FORKED, stdin=json.dumps(plain), cwd=folder, env=env)
+    assert done.status == 0, done.err
+    return json.loads(done.out)
 
 
 @pytest.fixture(scope='module')

@@ -6,8 +6,6 @@ import errno
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from conftest import Say
+from new_process import new_python
 from synthaug_plugins.errors import DataError, ModelError, StoreError
 from synthaug_plugins.models import embedding_shards, sorted_ids
 from synthaug_plugins.models.base import EmbeddingShape
@@ -161,8 +160,7 @@ def test_a_few_rows_of_a_large_shard_are_read_without_the_shard(tmp_path: Path) 
         'rows = found.find([f"a/{k}" for k in (9_999, 5_999, 999)]); some = found.read(rows)[0][:, 0, 0].tolist(); read = peak();'
         'mean = float(found.mean(np.arange(len(found)))[0][0, 0]); print(some == [999.0] * 3, mean == 499.5, read - start, peak() - start)'
     )
-    done = subprocess.run([sys.executable, '-c', script, tmp_path / 'e'], capture_output=True, text=True, check=True)
-    right, exact, read, mean = done.stdout.split()
+    right, exact, read, mean = new_python('-c', script, tmp_path / 'e').out.split()
     assert (right, exact) == ('True', 'True')
     assert float(read) < 16  # a kernel may map 2 MB around each
     assert float(mean) < 24

@@ -15,7 +15,6 @@ import pytest
 
 from conftest import copy_of_this_process
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, SynthAugError
-from synthaug_plugins.executors import local
 from synthaug_plugins.executors.base import DEATHS_ALLOWED, Executor, beat, signals_wait
 from synthaug_plugins.executors.local import Local
 
@@ -52,12 +51,6 @@ class Script:
         return device, os.getpid()
 
 
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers are copies of this process; new ones, which a user's run starts, take a second to load torch."""
-    monkeypatch.setattr(local, 'START_METHOD', 'fork')
-
-
 def run(executor: Executor, folder: Path, *tasks: str) -> dict[str, tuple[str, int]]:
     with closing(executor.run(Script(folder), tasks)) as results:
         return dict(results)
@@ -79,7 +72,7 @@ def test_one_worker_is_this_process(tmp_path: Path) -> None:
     assert started(tmp_path) == {os.getpid()}
 
 
-def test_several_workers_share_the_tasks_and_start_once_each(tmp_path: Path, forked: None) -> None:
+def test_several_workers_share_the_tasks_and_start_once_each(tmp_path: Path, forked_workers: None) -> None:
     done = run(Local('cpu', workers=3), tmp_path, *(f'slow {i}' for i in range(6)))
     assert list(done) and set(done) == {f'slow {i}' for i in range(6)}
     workers = {pid for _, pid in done.values()}
@@ -104,27 +97,27 @@ class Threads:
         return lambda task: os.environ.get('OMP_NUM_THREADS')
 
 
-def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path, forked: None) -> None:
+def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path, forked_workers: None) -> None:
     assert DEATHS_ALLOWED == 3
     done = run(Local('cpu', workers=2), tmp_path, 'die 2', *'abcd')
     assert set(done) == {'die 2', *'abcd'}
     assert [len(list(tmp_path.glob(f'{task} *'))) for task in ('die 2', *'abcd')] == [3, 1, 1, 1, 1]
 
 
-def test_a_task_that_kills_three_workers_is_named_with_the_signal(tmp_path: Path, forked: None) -> None:
+def test_a_task_that_kills_three_workers_is_named_with_the_signal(tmp_path: Path, forked_workers: None) -> None:
     with pytest.raises(ExecutorError, match=r'at task die 9, 3 in a row; the last one was killed by SIGKILL') as ended:
         run(Local('cpu', workers=2), tmp_path, 'a', 'die 9')
     assert ended.value.exit_code == 1
     assert not any(map(running, started(tmp_path)))
 
 
-def test_workers_that_cannot_start_end_the_run(tmp_path: Path, forked: None) -> None:
+def test_workers_that_cannot_start_end_the_run(tmp_path: Path, forked_workers: None) -> None:
     (tmp_path / 'cannot start').touch()
     with pytest.raises(ExecutorError, match='before they could start, 3 in a row; the last one ended with status 7'):
         run(Local('cpu', workers=2), tmp_path, 'a', 'b')
 
 
-def test_a_worker_that_hangs_is_killed_and_a_slow_one_that_beats_is_not(tmp_path: Path, forked: None) -> None:
+def test_a_worker_that_hangs_is_killed_and_a_slow_one_that_beats_is_not(tmp_path: Path, forked_workers: None) -> None:
     begun = time.monotonic()
     done = run(Local('cpu', workers=2, stall_timeout=0.6), tmp_path, 'hang 1', 'slow 1')
     assert time.monotonic() - begun < 10
@@ -133,11 +126,11 @@ def test_a_worker_that_hangs_is_killed_and_a_slow_one_that_beats_is_not(tmp_path
     assert len(list(tmp_path.glob('slow 1 *'))) == 1
 
 
-def test_a_single_worker_is_watched_where_a_time_is_given(tmp_path: Path, forked: None) -> None:
+def test_a_single_worker_is_watched_where_a_time_is_given(tmp_path: Path, forked_workers: None) -> None:
     assert os.getpid() != run(Local('cpu', stall_timeout=0.5), tmp_path, 'hang 1')['hang 1'][1]
 
 
-def test_a_refusal_in_a_worker_is_the_drivers_own(tmp_path: Path, forked: None) -> None:
+def test_a_refusal_in_a_worker_is_the_drivers_own(tmp_path: Path, forked_workers: None) -> None:
     with pytest.raises(MissingExtra) as refused:
         run(Local('cpu', workers=2), tmp_path, 'refuse', 'hang 9')
     assert refused.value.args == MissingExtra('ray', 'ray', 'This').args
@@ -145,14 +138,14 @@ def test_a_refusal_in_a_worker_is_the_drivers_own(tmp_path: Path, forked: None) 
     assert not any(map(running, started(tmp_path)))
 
 
-def test_another_error_keeps_its_class_and_the_workers_trace(tmp_path: Path, forked: None) -> None:
+def test_another_error_keeps_its_class_and_the_workers_trace(tmp_path: Path, forked_workers: None) -> None:
     with pytest.raises(KeyError, match='odd') as raised:
         run(Local('cpu', workers=2), tmp_path, 'raise')
     assert 'in _work' in str(raised.value.__cause__)
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT], ids=['killed', 'Ctrl-C'])
-def test_workers_end_with_their_driver(number: int, tmp_path: Path, forked: None) -> None:
+def test_workers_end_with_their_driver(number: int, tmp_path: Path, forked_workers: None) -> None:
     driver = copy_of_this_process(lambda: run(Local('cpu', workers=2), tmp_path, 'hang 9', 'hang 99'))
     driver.wait_until(lambda: len(list(tmp_path.glob('hang *'))) == 2)
     assert driver.end(number).status == (-signal.SIGKILL if number == signal.SIGKILL else 1)
@@ -163,7 +156,7 @@ def test_workers_end_with_their_driver(number: int, tmp_path: Path, forked: None
     assert len(started(tmp_path)) == 2
 
 
-def test_leaving_early_ends_the_workers(tmp_path: Path, forked: None) -> None:
+def test_leaving_early_ends_the_workers(tmp_path: Path, forked_workers: None) -> None:
     with closing(Local('cpu', workers=2).run(Script(tmp_path), ['a', 'hang 9', 'hang 99'])) as results:
         next(iter(results))
     assert not any(map(running, started(tmp_path)))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
+from new_process import new_python
 
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
@@ -113,9 +114,9 @@ def everything_loaded() -> tuple[str, str]:
         'from synthaug_plugins.plugins import get_plugin_manager, register_nouns; get_plugin_manager(); register_nouns();'
         'print(torch.cuda.is_initialized(), file=sys.stderr)'
     )
-    command = [sys.executable, '-c', script, REPO / 'tools' / 'make_reference.py', '--print']
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout, done.stderr.split()[-1]
+    done = new_python('-c', script, REPO / 'tools' / 'make_reference.py', '--print')
+    assert done.status == 0, done.err
+    return done.out, done.err.split()[-1]
 
 
 def test_importing_every_plugin_starts_no_cuda(everything_loaded: tuple[str, str]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Said, Say, synthaug_process
+from conftest import Said, Say
+from new_process import new_python
 
 CLASSES = ('six', 'three')
 
@@ -52,7 +53,7 @@ def test_stock_imagenet_recipe_trains_with_mix(synthaug: Say, tmp_path: Path) ->
     options += ['train_dataloader.batch_size=4', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1', "val_evaluator={'type':'Accuracy','topk':1}"]
     # In a process of its own: nobody but the command has mended MMPretrain or registered anything.
     command = ['train', 'mmpretrain::resnet/resnet18_8xb32_in1k.py', '--work-dir', 'run', '--mix', 'store', '--alpha', '0.5', '--cfg-options', *options]
-    log = log_of(synthaug_process(*command))
+    log = log_of(new_python('-m', 'synthaug_plugins.cli', *command))
     assert len(losses(log)) == 2
     assert 'accuracy/top1' in log
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_mix import CLASSES, Recorder, epochs, recipe, run, world  # noqa: F401
 
+from new_process import new_python
 from synthaug_plugins.errors import DataError, MissingExtra, RecipeError, SynthAugError, TrainingFailed
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.store.store import Store
@@ -273,9 +274,8 @@ def test_the_explained_recipe_trains_under_mmpretrains_own_launcher_with_the_sam
     tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
     # What it finds registered is what the recipe itself imports. Transformers, which it would only load, is hidden.
     script = "import runpy, sys; sys.modules['transformers'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    command = [sys.executable, '-c', script, tool, tmp_path / 'explained.py', '--work-dir', tmp_path / 'stock', '--no-pin-memory']
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = new_python('-c', script, tool, tmp_path / 'explained.py', '--work-dir', tmp_path / 'stock', '--no-pin-memory')
+    assert done.status == 0, done.err[-2000:]
 
     def losses(folder: Path) -> list[str]:
         lines = next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()

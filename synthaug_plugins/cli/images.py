@@ -123,6 +123,9 @@ def _report_faults(folder: str, faults: Sequence[object], cure: str) -> None:
 def repair(folder: StoreArg, device: Device = 'auto') -> None:
     """Make the damaged and missing blocks of a store again, and only those.
 
+    The store itself says how: registered names and plain data, never code. The model and the images that it names are read, a model of the hub is
+    fetched; so look into store.json before you repair a stranger's store.
+
     synthaug repair stores/digits
     """
     from synthaug_plugins.engine.generate import repair as run

@@ -110,11 +110,16 @@ def _make_missing(run: Run, store: Store, lease: str, executor: Executor, hook: 
         total = sum(block.target for block in run.plan.blocks)
         done: list[BlockDone] = []
         progress = None if quiet else GenerationProgress(total, sum(per_class['kept'] for per_class in store.counts().values()))
-        with progress or nullcontext(), closing(executor.run(BlockJob(run, store, lease, hook, in_worker), todo)) as results:
-            for _, one in results:
-                done.append(one)
-                if progress:
-                    progress.block_done(one['kept'], one['made'])
+        try:
+            with progress or nullcontext(), closing(executor.run(BlockJob(run, store, lease, hook, in_worker), todo)) as results:
+                for _, one in results:
+                    done.append(one)
+                    if progress:
+                        progress.block_done(one['kept'], one['made'])
+        except BaseException:
+            with suppress(StoreError, OSError):  # the next run tries again
+                store.clean_partials()  # of workers that were killed
+            raise
         if done:
             _note_cost(run, store, done, quiet)
     store.finish()

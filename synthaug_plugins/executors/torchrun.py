@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from synthaug_plugins import errors
 from synthaug_plugins.errors import ExecutorError, RecipeError, SynthAugError, again, first_line
 from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, describe_device
+from synthaug_plugins.executors.worker import end_with
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -66,6 +67,8 @@ class Torchrun:
         self.leads = self.rank == 0
         self.stall_timeout = STALL_TIMEOUT_S if stall_timeout is None else stall_timeout
         self._asked = device
+        if 'TORCHELASTIC_RUN_ID' in os.environ:
+            end_with(os.getppid())  # a torchrun that is killed would leave its ranks behind, with the store's lock
 
     @property
     def device(self) -> str:
@@ -130,6 +133,10 @@ class _Meeting:
     def __init__(self, store: Store, size: int, stall_timeout: float) -> None:
         self._store, self._size, self._stall_timeout = store, size, stall_timeout
         self._beaten = -float('inf')
+        try:
+            self._said = sys.stderr.fileno()
+        except (AttributeError, ValueError, OSError):  # a stream of some embedding program
+            self._said = 2
         self._arm()
 
     def tell(self, key: str, value: object) -> None:
@@ -194,7 +201,7 @@ class _Meeting:
 
     def _arm(self) -> None:
         """Put off the end of a rank that hangs: a thread of C, which needs no turn of the interpreter, shows where it hangs and ends it."""
-        faulthandler.dump_traceback_later(self._stall_timeout, exit=True, file=sys.__stderr__ or 2)
+        faulthandler.dump_traceback_later(self._stall_timeout, exit=True, file=self._said)
 
     def leave(self) -> None:
         self._store.add('left', 1)

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from synthaug_plugins.errors import DataError, ModelError, StoreError, first_line
 from synthaug_plugins.models.base import EmbeddingShape
+from synthaug_plugins.models.inside import inside
 from synthaug_plugins.store import files
 from synthaug_plugins.store.place import LocalPlace
 from synthaug_plugins.store.table import made_by_of, parquet_bytes, read_parquet
@@ -48,7 +49,8 @@ def index_path(folder: Path, number: int) -> Path:
 
 def published_shards(folder: Path) -> list[int]:
     """Numbers of the finished shards, rising."""
-    found = ((int(path.stem), path) for path in (folder / 'index').glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
+    index = inside(folder, folder / 'index')
+    found = ((int(path.stem), path) for path in index.glob('*.parquet') if path.stem.isascii() and path.stem.isdigit())
     return sorted(number for number, path in found if path == index_path(folder, number) and path.is_file())
 
 
@@ -99,7 +101,7 @@ def read_embeddings_card(folder: Path) -> tuple[dict[str, Any], EmbeddingShape, 
         learn = f'Learn them: synthaug learn embeddings RECIPE --data FOLDER --out {out}; they are in its folder `embeddings` then.'
         what = f'there is no {EMBEDDINGS} in it' if folder.is_dir() else 'there is no such folder'
         raise ModelError(f'embeddings = {str(folder)!r}: {what}.', f'Did you mean {str(inner)!r}?' if (inner / EMBEDDINGS).is_file() else learn)
-    card = read_json(path)
+    card = read_json(inside(folder, path))
     version = card.get('format_version')
     if version != FORMAT_VERSION:
         raise ModelError(f'{str(path)!r} has format_version {version!r}, known is {FORMAT_VERSION}.', 'Learn the embeddings again, or use a newer version.')
@@ -155,7 +157,7 @@ def publish_shard(
     table = pa.table({'id': pa.array(ids, pa.string()), 'sha256': pa.array(sha256, pa.string()), **(columns or {})})
     index = index_path(folder, number)
     if index.is_file():
-        known = read_parquet(LocalPlace(index.parent), index.name, _AGAIN)
+        known = read_parquet(LocalPlace(folder), index.relative_to(folder).as_posix(), _AGAIN)
         if named_hash(known) != digest or known['id'].to_pylist() != list(ids):
             raise ModelError(f'Shard {number} of {str(folder)!r} is published already, with other content.', 'Learn into a new folder.')
         return
@@ -171,7 +173,7 @@ def read_index(folder: Path, number: int, columns: Sequence[str] | None = None) 
     """
     path = index_path(folder, number)
     try:
-        table = read_parquet(LocalPlace(path.parent), path.name, _AGAIN, columns)
+        table = read_parquet(LocalPlace(folder), path.relative_to(folder).as_posix(), _AGAIN, columns)
     except StoreError as error:
         raise ModelError(error.what, error.cure) from error
     if any(name not in table.column_names or table[name].type != pa.string() or table[name].null_count for name in columns or ('id', 'sha256')):
@@ -210,7 +212,7 @@ def check_shard(folder: Path, number: int, shape: EmbeddingShape, rows: int) -> 
     path, wanted = shard_path(folder, number), _shapes(shape, rows)
     if not path.is_file():
         raise ModelError(f'{str(path)!r} is missing, its index is there.', _AGAIN)
-    with _opened(path) as file:
+    with _opened(folder, path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         found = {name: tuple(s.get_shape()) for name, s in slices.items()}
         if found != wanted or any(s.get_dtype() != 'F16' for s in slices.values()):
@@ -229,7 +231,7 @@ def read_rows(folder: Path, number: int, rows: np.ndarray) -> dict[str, np.ndarr
     """
     starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1)
     runs = [(int(rows[a]), int(rows[a]) + int(b - a)) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
-    with _opened(shard_path(folder, number)) as file:
+    with _opened(folder, shard_path(folder, number)) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         return {name: np.concatenate([s[first:end] for first, end in runs]) for name, s in slices.items()}
 
@@ -249,10 +251,10 @@ def not_finite_rows(array: np.ndarray) -> list[int]:
     return [int(row) for row in np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))]
 
 
-def _opened(path: Path) -> Any:
+def _opened(folder: Path, path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, 'np')
+        return safe_open(inside(folder, path), 'np')
     except (SafetensorError, OSError) as error:
         raise ModelError(f'{str(path)!r} cannot be read as safetensors: {first_line(error)}.', _AGAIN) from error

@@ -22,6 +22,7 @@ from synthaug_plugins.models.embedding_shards import (
     read_rows,
     shard_path,
 )
+from synthaug_plugins.models.inside import inside
 from synthaug_plugins.models.sorted_ids import SortedIds
 from synthaug_plugins.store import files
 from synthaug_plugins.store.place import LocalPlace
@@ -86,7 +87,7 @@ def _shard_faults(folder: Path, number: int, shape: EmbeddingShape, table: pa.Ta
     except ModelError as error:
         yield error.what
         return
-    if file_hash(shard_path(folder, number)) != named_hash(table):
+    if file_hash(inside(folder, shard_path(folder, number))) != named_hash(table):
         yield 'damaged (its hash is not the one that its index names)'
     for name, array in read_rows(folder, number, np.arange(len(table))).items():
         if wrong := not_finite_rows(array):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import DataError, ModelError, nearest
+from synthaug_plugins.models.inside import inside
 from synthaug_plugins.weights import file_hash, read_json, save_json, save_tensors
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Erasures:
             inner = self.folder / 'erasures'
             hint = f' Did you mean {str(inner)!r}?' if (inner / ERASURES).is_file() else ''
             raise ModelError(f'erasures = {str(folder)!r}: there is no {ERASURES} in it.', f'Give the folder that `synthaug learn erasure` wrote.{hint}')
-        self.card = read_json(path)
+        self.card = read_json(inside(self.folder, path))
         if self.card.get('format') != FORMAT:
             raise ModelError(f'{str(path)!r} has format = {self.card.get("format")!r}, known is {FORMAT}.', 'Learn the erasures again, or use a newer version.')
         classes = self.card.get('classes')
@@ -71,7 +72,7 @@ class Erasures:
         if class_name not in self.card['classes']:
             what = f'erasures = {str(self.folder)!r} has nothing for the class {class_name!r}.'
             raise DataError(what, f'Learn it: synthaug learn erasure ... --classes {class_name!r}. {nearest(class_name, self.classes)}')
-        return self.folder / str(self.card['classes'][class_name]['file'])
+        return inside(self.folder, self.folder / str(self.card['classes'][class_name]['file']))
 
     def check(self, pipeline: TextPipeline, classes: Sequence[str]) -> None:
         """Refuse erasures that cannot be applied, before any weights load.

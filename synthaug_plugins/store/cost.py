@@ -39,9 +39,15 @@ def read_cost(place: Place) -> dict[str, Any]:
 
 def _runs(place: Place) -> list[dict[str, Any]]:
     try:
-        return [{key: _count({'network_images': 0, **r}[key]) for key in (*_SUMS, 'batch_size')} for r in parse_json(_text(place))]
+        return [{key: _count({'network_images': 0, **r}[key]) for key in (*_SUMS, 'batch_size')} for r in _listed(parse_json(_text(place)))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f'{place.path(COST)!r} cannot be read: {error!r}.', 'Remove it: it only says how long generation took.') from error
+
+
+def _listed(runs: Any) -> list[Any]:
+    if not isinstance(runs, list):
+        raise TypeError('no list of runs')
+    return runs
 
 
 def _count(value: Any) -> int | float:

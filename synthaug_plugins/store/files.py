@@ -98,7 +98,10 @@ def open_plain(path: str) -> int:
     """
     if stat.S_ISLNK(os.lstat(os.path.dirname(path)).st_mode):
         raise OSError(errno.ELOOP, 'its folder is a link', path)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, 'it is a link' if error.errno == errno.ELOOP else error.strerror, path) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, 'no ordinary file', path)

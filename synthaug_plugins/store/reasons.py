@@ -21,7 +21,8 @@ def group_reasons(reasons: Mapping[str, int]) -> dict[str, int]:
     """
     kinds: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
     for reason, n in reasons.items():
-        text = reason.partition(' (')[0]
+        # A stranger's store says it on the user's terminal.
+        text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in reason.partition(' (')[0])
         kinds.setdefault(tuple(_NUMBER.split(text)), Counter())[tuple(_NUMBER.findall(text))] += n
     grouped = {}
     for texts, seen in kinds.items():
