@@ -63,7 +63,7 @@ def synthaug_option_names() -> Sequence[str]:  # type: ignore[empty-body]
 
 @hookspec
 def synthaug_before_block(block: Block) -> None:
-    """Act before a block of images is generated. Called in the process that generates, once per block.
+    """Act before a block of images is generated. Called in the process that generates, a worker where there are several, once per block.
 
     block: its index, and of each of its classes (`block.parts`) the label, name, target count and source images.
     """
@@ -71,7 +71,7 @@ def synthaug_before_block(block: Block) -> None:
 
 @hookspec
 def synthaug_after_block(block: Block, rows: Sequence[Row], images: Sequence[np.ndarray]) -> None:
-    """Look at a finished block just before it is published. Called in the process that generates, once per block.
+    """Look at a finished block just before it is published. Called in the process that generates, a worker where there are several, once per block.
 
     block: the block.
     rows: its rows as they will stand in the index, rejected ones included.

@@ -236,6 +236,28 @@ def test_score_columns_of_a_stranger_have_plain_names_and_types(store: Path, col
         Store.open(store).index()
 
 
+def test_a_column_that_is_of_other_kinds_in_other_blocks_is_refused(store: Path) -> None:
+    for number, values in enumerate((pa.array([2**62] * 6), pa.array(['text'] * 6))):
+        path = store / index_name(number)
+        redigested(path, clip_p=values.slice(0, len(pq.read_table(path))))
+    with pytest.raises(StoreError, match='do not fit together'):
+        Store.open(store).index()
+
+
+def test_a_rank_beyond_double_precision_is_rounded(store: Path) -> None:
+    path = store / 'scores' / 'later.parquet'
+    redigested(path, rarity=pa.array([2**62 + 1] * len(pq.read_table(path))))
+    assert select(Store.open(store), top_k=1, by='rarity').counts == {'one': 1, 'two': 1, 'three': 1}
+
+
+def test_a_folder_in_the_place_of_a_file_is_left_to_the_user(store: Path) -> None:
+    (store / index_name(0)).unlink()
+    (store / index_name(0)).mkdir()
+    opened = Store.open(store)
+    with pytest.raises(StoreError, match='cannot be removed'):
+        discard(opened, verify(opened))
+
+
 # --- files that are small on disk and large in memory
 
 

@@ -16,7 +16,7 @@ import tiny_pipelines as tiny
 import torch
 from PIL import Image
 
-from conftest import copy_of_this_process
+from conftest import Said, Say, copy_of_this_process
 from synthaug_plugins.engine.learn_embeddings import learn_image_embeddings
 from synthaug_plugins.engine.learn_embeddings_chunks import Chunks, divide
 from synthaug_plugins.engine.learn_embeddings_recipe import complete_embeddings_recipe
@@ -103,6 +103,13 @@ class one_thread:
         torch.set_num_threads(self.before)
 
 
+def command(synthaug: Say, kind: str, recipe: dict[str, Any], sd: Path, data: Path, out: Path, *options: object) -> Said:
+    """`synthaug learn` on a recipe file beside the output."""
+    file = out.parent / 'recipe.py'
+    file.write_text('\n'.join(f'{key} = {value!r}' for key, value in {**recipe, 'model': {'name': str(sd)}}.items()))
+    return synthaug('learn', kind, file, '--data', data, '--out', out, '--device', 'cpu', *options)
+
+
 def once(folder: Path, name: str, act: Callable[[], None]) -> None:
     """Act the first time that any process comes here."""
     try:
@@ -117,7 +124,7 @@ def die() -> None:
 
 
 def test_words_of_several_workers_are_those_of_one_also_when_a_worker_is_killed(
-    sd: Path, data: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd: Path, data: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthaug: Say
 ) -> None:
     out, driver = tmp_path / 'out', os.getpid()
     from synthaug_plugins.engine import learn_words_job
@@ -127,7 +134,7 @@ def test_words_of_several_workers_are_those_of_one_also_when_a_worker_is_killed(
             once(tmp_path, 'killed', die)
 
     monkeypatch.setattr(learn_words_job, 'beat', beat)
-    learn_class_words(words_recipe(sd, data), out, 'cpu', True, Local('cpu', 2))
+    assert command(synthaug, 'words', WORDS, sd, data, out, '--workers', 2).status == 0
     assert (tmp_path / 'killed').exists()
     assert contents(out) == contents(words)
     log = [json.loads(line) for line in (out / 'log.jsonl').open()]
@@ -190,7 +197,7 @@ def test_images_are_divided_by_batches_into_chunks_for_many_workers() -> None:
 
 
 def test_embeddings_of_several_workers_are_those_of_one_also_when_a_worker_is_killed(
-    sd: Path, data: Path, chunked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd: Path, data: Path, chunked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthaug: Say
 ) -> None:
     assert [len(list((chunked / 'embeddings' / name).iterdir())) for name in ('shards', 'index')] == [5, 5]
     out, driver = tmp_path / 'out', os.getpid()
@@ -201,7 +208,7 @@ def test_embeddings_of_several_workers_are_those_of_one_also_when_a_worker_is_ki
             once(tmp_path, 'killed', die)
 
     monkeypatch.setattr(learn_embeddings_chunks, 'beat', beat)
-    learn_image_embeddings(embeddings_recipe(sd, data), out, 'cpu', True, Local('cpu', 2))
+    assert command(synthaug, 'embeddings', EMBEDDINGS, sd, data, out, '--workers', 2).status == 0
     assert (tmp_path / 'killed').exists()
     assert contents(out) == contents(chunked)
     assert (out / 'log.jsonl').read_text() == (chunked / 'log.jsonl').read_text()
@@ -247,3 +254,12 @@ def test_images_at_work_in_one_process_are_not_divided(sd: Path, data: Path, tmp
     driver.end(signal.SIGKILL)
     with pytest.raises(RecipeError, match='holds a run that was not divided among workers, with images at work'):
         learn_image_embeddings(embeddings_recipe(sd, data), out, 'cpu', True, Local('cpu', 2))
+
+
+@pytest.mark.parametrize(('kind', 'why'), [('edm', 'is one training'), ('minority', 'is one training'), ('erasure', 'erases one class after another')])
+def test_what_workers_cannot_share_is_refused_with_the_reason(kind: str, why: str, tmp_path: Path, synthaug: Say) -> None:
+    for option in (('--executor', 'ray'), ('--workers', '2')):
+        status, _, error = synthaug('learn', kind, 'any', '--out', tmp_path / 'out', *option)
+        assert status == 2
+        assert f'{option[0]} {option[1]}: `synthaug learn {kind}` {why}' in error
+    assert '--executor torchrun: its ranks share the blocks' in synthaug('learn', 'words', 'any', '--out', tmp_path / 'out', '--executor', 'torchrun').err

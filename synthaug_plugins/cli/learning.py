@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
+from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, Workers_, app, parse_options
+from synthaug_plugins.errors import RecipeError
+
+if TYPE_CHECKING:
+    from synthaug_plugins.executors.base import Executor
 
 learn_app = typer.Typer(
     name='learn',
@@ -18,6 +22,30 @@ learn_app = typer.Typer(
 app.add_typer(learn_app, rich_help_panel='Learn')
 
 
+def _one_training(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuse an executor, with the reason: without these options a user would read no more than that there is no such option."""
+    if value is not None:
+        why = 'erases one class after another on one device' if context.info_name == 'erasure' else 'is one training, each step of which follows from the last'
+        what = f'--{option.name} {value}: `synthaug learn {context.info_name}` {why}; there is nothing for workers to share.'
+        raise RecipeError(what, 'Leave it out. Words and embeddings are learned by several workers.')
+    return None
+
+
+NoExecutor = Annotated[
+    str | None, typer.Option('--executor', metavar='NAME', callback=_one_training, hidden=True, help='Refused: there is nothing for workers to share.')
+]
+NoWorkers = Annotated[str | None, typer.Option('--workers', metavar='N', callback=_one_training, hidden=True, help='Refused, as --executor.')]
+
+
+def _workforce(executor: str | None, device: str, workers: int | None, address: str | None, stall_timeout: float | None) -> Executor:
+    """The executor of a learning whose parts workers share."""
+    from synthaug_plugins.executors import make_executor
+
+    if executor == 'torchrun':
+        raise RecipeError('--executor torchrun: its ranks share the blocks of `synthaug generate` only.', 'Use local or ray.')
+    return make_executor(executor, device, workers, address, stall_timeout)
+
+
 @learn_app.command()
 def edm(
     recipe: Recipe,
@@ -25,6 +53,8 @@ def edm(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: NoExecutor = None,
+    workers: NoWorkers = None,
 ) -> None:
     """Train a diffusion model on your images (Karras et al. 2022); the same command again goes on where a killed run stopped.
 
@@ -48,12 +78,21 @@ def embeddings(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: Executor_ = None,
+    workers: Workers_ = None,
+    address: Address_ = None,
+    stall_timeout: StallTimeout_ = None,
 ) -> None:
     """Learn an embedding for each of your images (Diffusion Inversion, Zhou et al. 2023), to make variants of it from.
 
     The same command goes on where a killed run stopped; with images that were added, it learns these.
 
+    With --executor or --workers, workers take a chunk of images at a time, and the result does not depend on how many they are. Without, all images go
+    through one batch on one device, which stays full to the end; that differs in the last bits and in the files of the result.
+
     synthaug learn embeddings inversion_digits --data my/digits --out embeddings/digits
+
+    synthaug learn embeddings inversion_digits --data my/digits --out embeddings/digits --workers 2
     """
     from synthaug_plugins.engine.learn_embeddings import learn_image_embeddings
     from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_recipe
@@ -62,7 +101,9 @@ def embeddings(
     options = parse_options(cfg_options)
     if data is not None:
         options['data'] = str(data)
-    folder = learn_image_embeddings(load_embeddings_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    shared = (executor, workers, address, stall_timeout) != (None, None, None, None)
+    workforce = _workforce(executor, device, workers, address, stall_timeout) if shared else None
+    folder = learn_image_embeddings(load_embeddings_recipe(find_recipe(recipe, 'learn'), options), out, device, executor=workforce)
     print(f'{folder} is ready: name it as embeddings of a generator; {out / "sheet.png"} shows some')
 
 
@@ -74,6 +115,8 @@ def erasure(
     data: Annotated[Path | None, typer.Option(help='A folder with one folder per class, whose names are the classes. Its images are not used.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: NoExecutor = None,
+    workers: NoWorkers = None,
 ) -> None:
     """Erase classes from a text-to-image model, each by itself (ESD, Gandikota et al. 2023); the same command goes on where a killed run stopped.
 
@@ -99,6 +142,8 @@ def minority(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: NoExecutor = None,
+    workers: NoWorkers = None,
 ) -> None:
     """Score how rare your images are to a denoiser, rank them into levels and train a classifier of these on noisy images (Um et al. 2024).
 
@@ -124,10 +169,18 @@ def words(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
+    executor: Executor_ = None,
+    workers: Workers_ = None,
+    address: Address_ = None,
+    stall_timeout: StallTimeout_ = None,
 ) -> None:
     """Learn a word for each class from a few images (textual inversion, Gal et al. 2022); the same command again goes on where a killed run stopped.
 
+    The words do not depend on how many workers learn them; each takes a class at a time.
+
     synthaug learn words dafusion_words --data my/images --out words/mine
+
+    synthaug learn words dafusion_words --data my/images --out words/mine --executor ray --workers 2
     """
     from synthaug_plugins.engine.learn_words import learn_class_words
     from synthaug_plugins.engine.learn_words_recipe import load_words_recipe
@@ -136,7 +189,8 @@ def words(
     options = parse_options(cfg_options)
     if data is not None:
         options['data'] = str(data)
-    file = learn_class_words(load_words_recipe(find_recipe(recipe, 'learn'), options), out, device)
+    workforce = _workforce(executor, device, workers, address, stall_timeout)
+    file = learn_class_words(load_words_recipe(find_recipe(recipe, 'learn'), options), out, executor=workforce)
     print(f'{file} is ready: name it as words of a generator; {out / "sheet.png"} shows it')
 
 

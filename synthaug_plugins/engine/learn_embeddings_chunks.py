@@ -177,8 +177,7 @@ def learn_chunks(run: EmbeddingsRun, folder: Path, card: Mapping[str, Any], exec
                 on_step(done * steps + image_steps, loss)  # noqa: B023  (used within this turn of the loop)
 
         job = EmbeddingsJob(run.recipe, folder, card, run, told)
-        running: Any = executor.run(job, todo) if todo else nullcontext(())
-        with closing(running) if todo else running as results:
+        with closing(executor.run(job, todo)) if todo else nullcontext(()) as results:
             for number, loss in results:
                 done += len(of[number])
                 told(0, torch.tensor(loss))

@@ -121,8 +121,7 @@ class _Learning:
                 progress.step((done * steps + of_class) * batch, loss)
 
         job = WordsJob(self.run.recipe, self.folder, self.sha256, self.run, on_step)
-        running: Any = self.executor.run(job, todo) if todo else nullcontext(())
-        with closing(running) if todo else running as results:
+        with closing(self.executor.run(job, todo)) if todo else nullcontext(()) as results:
             for name, said in results:
                 done += 1
                 word = found[name] = learned_word(self.folder / CHECKPOINTS, name)

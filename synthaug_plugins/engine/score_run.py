@@ -22,7 +22,7 @@ from synthaug_plugins.errors import Stopped, StoreError
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.plan import Request
 from synthaug_plugins.store.scores import parts_folder
-from synthaug_plugins.store.table import content_is_whole, parquet_bytes, score_columns
+from synthaug_plugins.store.table import content_is_whole, parquet_bytes, read_parquet, score_columns
 
 PART_IMAGES, PART_SECONDS = 4096, 60.0
 """A part is written after so many images, or after so long."""
@@ -135,9 +135,9 @@ class ScoreParts:
         """Whether a part is whole and of the next images; counts it if so."""
         try:
             table = self._read(part)
-        except (pa.ArrowException, OSError, ValueError):
+        except (StoreError, OSError):
             return False
-        if not content_is_whole(table) or table['id'].to_pylist() != list(ids[self.done : self.done + len(table)]):
+        if not content_is_whole(table) or 'id' not in table.column_names or table['id'].to_pylist() != list(ids[self.done : self.done + len(table)]):
             return False
         self.done += len(table)
         return True
@@ -191,7 +191,7 @@ class ScoreParts:
         self.place.remove_folder(self.folder)
 
     def _read(self, part: str | bytes) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self.place.read(part) if isinstance(part, str) else part))
+        return read_parquet(self.place, part) if isinstance(part, str) else pq.read_table(pa.BufferReader(part))
 
 
 def show(

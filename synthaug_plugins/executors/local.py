@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended, signals_wait
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -129,14 +129,15 @@ class _Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """End all workers: those of a finished run by themselves, others in the middle of their work."""
         deadline = time.monotonic() + _GRACE_S
-        for worker in self._workers:
-            if self._left == 0:
-                _send(worker, None)
-            else:
-                worker.process.terminate()
-        try:
+        if self._left == 0:
             for worker in self._workers:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
+                _send(worker, None)
+        try:
+            while time.monotonic() < deadline and (alive := [w.process for w in self._workers if w.process.is_alive()]):
+                if self._left:
+                    for process in alive:
+                        process.terminate()  # again and again: one that has just begun may not have heard the first
+                wait([process.sentinel for process in alive], 0.2)
         finally:  # a second Ctrl-C does not wait
             for worker in self._workers:
                 _kill(worker)
@@ -162,10 +163,10 @@ class _Crew:
             process = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
                 target=serve, args=(theirs, self._job, device, os.getpid())
             )
-            with _threads(self._executor.workers, device):
+            with signals_wait(), _threads(self._executor.workers, device):
                 process.start()
+                self._workers.append(_Worker(process, ours, device, time.monotonic()))
             theirs.close()  # the worker's own copy alone keeps the pipe open, so that its end is seen
-            self._workers.append(_Worker(process, ours, device, time.monotonic()))
 
     def _hand_out(self) -> None:
         for worker in self._workers:

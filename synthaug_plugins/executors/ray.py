@@ -18,15 +18,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, signals_wait
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, describe_device, signals_wait
 from synthaug_plugins.executors.local import check_workers
 from synthaug_plugins.executors.worker import DONE, FAILED, Failure
 
 _OBJECT_STORE = 80 * 2**20
 """Bytes: Ray asks for at least 75 MiB. Results are small, images never pass through it."""
 _LOOK_EVERY_S, _ASK_EVERY_S = 1.0, 5.0
-_SAY_WAITING_S = 15.0
+_SAY_WAITING_S, _WAIT_S = 15.0, 1800.0
+"""A cluster that has no room gives none after that, or another run holds it."""
 
 
 class Ray:
@@ -60,17 +62,16 @@ class Ray:
 
     def describe(self) -> str:
         """See `Executor.describe`. What the workers of a cluster compute on is not known before they are there."""
-        where = self.address or 'this machine'
-        return f'Ray on {where}' if self.device == 'auto' else f'Ray on {where}, {self.device}'
+        return f'a Ray cluster ({self.device})' if self.address else f'Ray on {describe_device(str(choose_device(self.device)))}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`."""
         if tasks:
-            with self._connected(), _Crew(self, job, tasks) as crew:
+            with self.connected(), _Crew(self, job, tasks) as crew:
                 yield from crew.results()
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         """A connection to the cluster; a cluster that was started for it ends with it. One that the caller's program has stays as it is."""
         import ray
 
@@ -290,7 +291,7 @@ class _Crew:
     def _wait_for_cluster(self, seconds: float) -> None:
         """Say once that there is no worker yet, and raise (ExecutorError) when that has been so for too long."""
         wanted = 'a GPU and a CPU core' if self._device == 'cuda' else 'a CPU core'
-        if seconds > self._executor.stall_timeout:
+        if seconds > _WAIT_S:
             raise ExecutorError(f'The Ray cluster gave no worker in {seconds:.0f} s: {wanted} for each is not free.', 'See what holds them: ray status')
         if seconds > _SAY_WAITING_S and not self._said:
             self._said = True

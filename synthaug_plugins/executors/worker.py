@@ -78,7 +78,7 @@ def serve(pipe: Connection, job: bytes, device: str, parent: int) -> None:
         with beating(_seldom(lambda: say(BEAT))):
             _work(inbox, say, pickle.loads(job), device)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGTERM)
+        os._exit(128 + signal.SIGTERM)  # at once: what libraries do at the end of a process may wait for threads
     except Exception as error:
         say(FAILED, Failure(error))
 

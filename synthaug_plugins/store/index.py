@@ -12,7 +12,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthaug_plugins.errors import StoreError
+from synthaug_plugins.errors import StoreError, first_line
 from synthaug_plugins.store.place import Place
 from synthaug_plugins.store.rows import wrong_rows
 from synthaug_plugins.store.shard import KEPT, read_index
@@ -40,7 +40,10 @@ def read_blocks(place: Place, numbers: Iterable[int], columns: Collection[str] |
     tables = [_chosen(_no_rows(), columns)]
     with ThreadPoolExecutor(place.threads) as threads:
         tables += threads.map(read, numbers)
-    table = pa.concat_tables(tables, promote_options='permissive')
+    try:
+        table = pa.concat_tables(tables, promote_options='permissive')
+    except pa.ArrowException as error:
+        raise StoreError(f'The blocks of {place.given!r} do not fit together: {first_line(error)}.', 'Run verify, then repair.') from error
     table = plain_texts(table, but=encoded)
     table = (table.unify_dictionaries() if encoded else table).combine_chunks()
     if what := wrong_rows(table):

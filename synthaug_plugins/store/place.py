@@ -237,8 +237,11 @@ class LocalPlace(Place):
         return files.write_first(self._folder(name), data)
 
     def remove(self, name: str) -> None:
-        """As in the base class."""
-        self._folder(name).unlink(missing_ok=True)
+        """As in the base class. Raises StoreError where it cannot be removed, as a folder in its place."""
+        try:
+            self._folder(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f'{self.path(name)!r} cannot be removed: {error.strerror}.', 'Remove it yourself, then go on.') from error
 
     def remove_folder(self, name: str) -> None:
         """As in the base class."""

@@ -116,7 +116,7 @@ def select(
         if not (pa.types.is_integer(score.type) or pa.types.is_floating(score.type) or pa.types.is_decimal(score.type)):
             raise RecipeError(f'by = {by!r} gives {score.type}, not a number.', 'Rank by a score column.')
         undecided += score.null_count
-        table = _top(table, score.cast(pa.float64()), top_k)
+        table = _top(table, score.cast(pa.float64(), safe=False), top_k)
         steps.append(f'top {top_k} per class by {by}')
     if sample is not None:
         table = _sampled(table, sample, seed)

@@ -103,11 +103,15 @@ def reads(root: Path) -> dict[str, Callable[[], tuple[float, float]]]:
     """Bytes only, through MMEngine's file layer: every image once, in random order, warm."""
     from mmengine import fileio
 
+    from synthaug_plugins.mixing.records import read_records
     from synthaug_plugins.store.reader import image_uri
 
-    table = Store.open(root / 'store').index()
-    places = zip(*(table[c].to_pylist() for c in ('shard', 'offset', 'size')), strict=True)
-    addresses = {'folder': [str(p) for p in (root / 'train').rglob('*.jpg')], 'store': [image_uri(root / 'store', *place) for place in places]}
+    records = read_records({'store': str(root / 'store')})
+    addresses = {
+        'folder': [str(p) for p in (root / 'train').rglob('*.jpg')],
+        'store': [records.uri(i) for i in range(len(records))],
+        'store, shards not watched': [image_uri(root / 'store', *place.item()) for place in records.places],
+    }
 
     def timed(paths: list[str]) -> tuple[float, float]:
         order = np.random.default_rng(1).permutation(len(paths))

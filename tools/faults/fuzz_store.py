@@ -162,8 +162,9 @@ def _work(seeds: range, whole: Path, out: Any) -> None:
     out.close()
 
 
-def campaign(first: int, cases: int, whole: Path) -> tuple[Counter[tuple[str, str]], list[tuple[int, str]]]:
-    """Counts by kind of change and outcome, and the cases that went wrong with what was seen."""
+def campaign(first: int, cases: int, whole: Path, seconds: float = float('inf')) -> tuple[Counter[tuple[str, str]], list[tuple[int, str]]]:
+    """Counts by kind of change and outcome, and the cases that went wrong with what was seen; ends after so many seconds."""
+    deadline = time.monotonic() + seconds
     table: Counter[tuple[str, str]] = Counter()
     wrong: list[tuple[int, str]] = []
     seed, context = first, get_context('fork')
@@ -180,6 +181,9 @@ def campaign(first: int, cases: int, whole: Path) -> tuple[Counter[tuple[str, st
                 elif kind is not None:
                     table[kind, said] += 1
                 seed += kind is not None
+                if time.monotonic() > deadline:
+                    process.kill()
+                    return table, wrong
             wrong.append((seed, f'a hang of more than {SECONDS} s'))
             process.kill()
             seed += 1
@@ -196,6 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cases', type=int, default=2000)
     parser.add_argument('--seed', type=int, default=0, help='of the first case; the next ones count on')
+    parser.add_argument('--seconds', type=float, default=float('inf'), help='ends after so long, however many cases that were')
     parser.add_argument('--only', type=int, help='one case in this process, with its traceback')
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -204,14 +209,15 @@ def main() -> int:
             print(one_case(RandomDraws(given.only), whole, Watch()))
             return 0
         started = time.monotonic()
-        table, wrong = campaign(given.seed, given.cases, whole)
+        table, wrong = campaign(given.seed, given.cases, whole, given.seconds)
     kinds = sorted({kind for kind, _ in table})
     print(f'{"change":10}{"tried":>8}{"refused":>9}{"read":>8}')
     for kind in kinds:
         refused, read = table[kind, 'refused'], table[kind, 'read']
         print(f'{kind:10}{refused + read:8}{refused:9}{read:8}')
     print(f'{"all":10}{table.total():8}{sum(table[k, "refused"] for k in kinds):9}{sum(table[k, "read"] for k in kinds):8}')
-    print(f'{len(wrong)} wrong, seeds {given.seed} to {given.seed + given.cases - 1}, {time.monotonic() - started:.0f} s')
+    last = given.seed + table.total() + len(wrong) - 1
+    print(f'{len(wrong)} wrong, seeds {given.seed} to {last}, {time.monotonic() - started:.0f} s')
     for seed, said in wrong[:20]:
         print(f'--- seed {seed}\n{said}')
     return bool(wrong)
