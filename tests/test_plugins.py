@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from new_process import new_python
+
 GOOD = """
 from synthaug_plugins.hookspecs import hookimpl
 @hookimpl
@@ -38,10 +40,13 @@ def packages(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def environment_of(packages: Path, **more: str) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith('SYNTHAUG_')} | {'PYTHONPATH': str(packages), **more}
+
+
 def synthaug(packages: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    env = {k: v for k, v in os.environ.items() if not k.startswith('SYNTHAUG_')}
-    env |= {'PYTHONPATH': str(packages), **environment}
-    return subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *arguments], env=env, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'synthaug_plugins.cli', *arguments]
+    return subprocess.run(command, env=environment_of(packages, **environment), capture_output=True, text=True)
 
 
 def test_broken_plugins_are_named_and_left_out(packages: Path) -> None:
@@ -57,7 +62,7 @@ def test_broken_plugins_are_named_and_left_out(packages: Path) -> None:
 
 def test_plugin_adds_nouns_and_commands(packages: Path) -> None:
     assert synthaug(packages, 'greet').stdout == 'hello from outside\n'
-    assert 'A generator from elsewhere.' in synthaug(packages, 'list').stdout
+    assert 'A generator from elsewhere.' in new_python('-m', 'synthaug_plugins.cli', 'list', env=environment_of(packages)).out
 
 
 def test_allow_list_and_off_switch(packages: Path) -> None:

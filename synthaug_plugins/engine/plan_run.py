@@ -19,7 +19,7 @@ from synthaug_plugins.store.plan import Block, Request
 from synthaug_plugins.store.store import Store
 
 DRIVER_S = 0.002
-"""Seconds that the driver of several workers spends on a block: tools/benchmarks/bench_executors.py."""
+"""Seconds that the driver of several workers spends on a block: more than any executor's driver needs (`python tools/benchmarks/bench_executors.py`)."""
 _CLASSES_SAID, _REQUESTS_SAID = 12, 5
 _WIDTH = 80
 

@@ -1,4 +1,6 @@
-"""Every fault that a run may meet, made on purpose: tried, survived, lost. After each, the same command again must end with the unhindered run's store, byte by byte.
+"""Every fault that a run may meet, made on purpose: tried, survived, lost.
+
+After each, the same command again must end with the store of an unhindered run, byte by byte, and `verify` must find nothing.
 
 python tools/faults/campaign.py --seed 1 --kills 100 --out tools/faults/results/campaign.txt      (some two hours on two cores)
 python tools/faults/campaign.py --only 'local|disk' --times 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import BLOCKS, Bench, Lost, expect, published
+from harness import Bench, Lost, expect, published
 
 
 class NotHere(Exception):
@@ -31,12 +31,12 @@ def full(bench: Bench) -> None:
     """A tmpfs of a random size that does not hold the store; then it grows, and the same command goes on."""
     folder = bench.case() / 'disk'
     folder.mkdir()
-    kib = bench.rng.randrange(16, 160, 4)
+    kib = bench.rng.randrange(16, 14 * bench.blocks, 4)
     with _mounted(folder, '-t', 'tmpfs', '-o', f'size={kib}k', 'tmpfs'):
         out = folder / 'store'
         bench.run(out).end().refused(2, 'the disk is full', 'run the same command again')
         kept = published(out)
-        expect(kept < BLOCKS, f'a disk of {kib} KiB holds the whole store')
+        expect(kept < bench.blocks, f'a disk of {kib} KiB holds the whole store')
         subprocess.run(['mount', '-o', 'remount,size=16m', str(folder)], check=True)
         bench.goes_on(out)
 
@@ -44,8 +44,8 @@ def full(bench: Bench) -> None:
 def failing(bench: Bench) -> None:
     """EIO from one call of fsync, rename or link, at a random moment."""
     out = bench.case() / 'store'
-    # Three calls before the first block (the card), seven for each block.
-    inject = {'what': 'write', 'call': bench.rng.randint(1, 60), 'once': str(out.parent / 'happened')}
+    # Three calls for the card, then some seven for each block.
+    inject = {'what': 'write', 'call': bench.rng.randint(1, 3 + 7 * bench.blocks // 2), 'once': str(out.parent / 'happened')}
     bench.run(out, inject=inject).end().refused(2, 'Input/output error', 'run the same command again')
     bench.goes_on(out)
 
@@ -64,11 +64,11 @@ def read_only(bench: Bench) -> None:
 def _half_made(bench: Bench) -> Path:
     """A store of a run that was killed after some of its blocks."""
     for _ in range(20):
-        out, wanted = bench.case() / 'store', bench.rng.randint(2, BLOCKS - 3)
+        out, wanted = bench.case() / 'store', bench.rng.randint(2, bench.blocks - 3)
         command = bench.run(out)
         command.wait_until(lambda out=out, wanted=wanted: published(out) >= wanted)
         command.end(signal.SIGKILL)
-        if published(out) < BLOCKS:
+        if published(out) < bench.blocks:
             return out
     raise Lost('every run ended before it could be killed')
 
@@ -100,7 +100,7 @@ def removed(bench: Bench) -> None:
 def _damaged(bench: Bench, change: object) -> None:
     whole, out = bench.whole(), bench.case() / 'store'
     shutil.copytree(whole, out)
-    kind, number = bench.rng.choice([('shards', '.tar'), ('index', '.parquet')]), bench.rng.randrange(BLOCKS)
+    kind, number = bench.rng.choice([('shards', '.tar'), ('index', '.parquet')]), bench.rng.randrange(bench.blocks)
     path = out / kind[0] / f'{number:05d}{kind[1]}'
     if callable(change):
         path.write_bytes(change(path.read_bytes()))

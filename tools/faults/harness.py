@@ -27,9 +27,8 @@ INJECT = HERE / 'inject'
 MARK = 'SYNTHAUG_CAMPAIGN'
 """Variable that tells the processes of one command from all others, also when their parent is gone."""
 CLASSES = ['zero', 'one', 'two']
-OPTIONS = {'classes': CLASSES, 'per_class': 12, 'block_size': 3, 'batch_size': 2, 'generator.sampler.num_steps': 12}
-"""Twelve blocks of two batches: a run of seconds, most of which is the network."""
-BLOCKS = 12
+OPTIONS = {'classes': CLASSES, 'block_size': 3, 'batch_size': 2}
+"""Blocks of two batches, as many as there are images of a class."""
 PATIENCE_S = 300.0
 GONE_S = 60.0
 """So long may processes live on after the one that the user started was killed."""
@@ -156,10 +155,8 @@ class Command:
         for entry in Path('/proc').iterdir():
             if entry.name.isdecimal():
                 try:
-                    if (
-                        f'{MARK}={self.mark}'.encode() in (entry / 'environ').read_bytes()
-                        and (entry / 'stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
-                    ):
+                    is_ours = f'{MARK}={self.mark}'.encode() in (entry / 'environ').read_bytes()
+                    if is_ours and (entry / 'stat').read_text().rpartition(')')[2].split()[0] not in 'ZX':
                         found.append(int(entry.name))
                 except OSError:
                     continue
@@ -169,10 +166,7 @@ class Command:
         """Its processes that make images: workers of `local`, ranks of torchrun, actors of Ray."""
         found = []
         for pid in self.processes():
-            try:
-                line = Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
-            except OSError:
-                continue
+            line = _command_line(pid)
             is_rank = 'synthaug_plugins.cli' in line and 'torch.distributed.run' not in line and self.pid != pid
             if 'multiprocessing.spawn' in line or '_Actor' in line or is_rank:
                 found.append(pid)
@@ -183,11 +177,9 @@ class Command:
         deadline = time.monotonic() + GONE_S
         while left := self.processes():
             if time.monotonic() > deadline:
-                lines = [
-                    Path(f'/proc/{p}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')[:120] for p in left if Path(f'/proc/{p}').exists()
-                ]
+                lines = '; '.join(_command_line(pid)[:120] for pid in left)
                 self.clear()
-                raise Lost(f'{len(left)} processes live on after {GONE_S:.0f} s: {"; ".join(lines)}')
+                raise Lost(f'{len(left)} processes live on after {GONE_S:.0f} s: {lines}')
             time.sleep(0.1)
 
     def clear(self) -> None:
@@ -238,14 +230,34 @@ class Bench:
         folder: for everything that is made.
         rng: of the campaign's seed.
         fork: whether a run of one worker is a copy of this process, which takes a tenth of the time.
+        blocks: of a run.
+        steps: of the sampler; with 24 a run takes seconds, most of which is the network.
     """
 
     folder: Path
     rng: random.Random
     fork: bool = False
+    blocks: int = 12
+    steps: int = 24
     _wholes: dict[str, Path] = field(default_factory=dict)
     _times: dict[str, tuple[float, float]] = field(default_factory=dict)
     _count: int = 0
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What `--cfg-options` says."""
+        return {**OPTIONS, 'per_class': self.blocks, 'generator.sampler.num_steps': self.steps, 'generator.sampler.solver': 'euler'}
+
+    def __post_init__(self) -> None:
+        """Load here what the copies of this process then need not load."""
+        if self.fork:
+            from synthaug_plugins.engine.generate import generate
+            from synthaug_plugins.engine.recipe import load_recipe
+            from synthaug_plugins.plugins import register_nouns
+            from synthaug_plugins.recipes import find_recipe
+
+            register_nouns()
+            generate(load_recipe(find_recipe('edm_digits', 'generate'), {**self.recipe, 'per_class': 1}), self.folder / 'loaded', 'cpu', quiet=True)
 
     def case(self) -> Path:
         """A new folder for one case; its store is called `store`."""
@@ -258,7 +270,7 @@ class Bench:
         self, out: Path, how: How = ALONE, inject: dict[str, Any] | None = None, recipe: str = 'edm_digits', more: Sequence[str] = (), **options: Any
     ) -> Command:
         """Start `synthaug generate`."""
-        pairs = [f'{key}={value}' for key, value in {**OPTIONS, **options}.items()]
+        pairs = [f'{key}={value}' for key, value in {**self.recipe, **options}.items()]
         return Command(['generate', recipe, '--out', out, '--device', 'cpu', *how.options, *more, '--cfg-options', *pairs], inject, how.launcher, self.fork)
 
     def synthaug(self, *words: object) -> Ended:
@@ -307,6 +319,14 @@ class Bench:
         ended = self.run(out, how, **options).end().finished()
         self.same(out, whole or self.whole())
         return ended
+
+
+def _command_line(pid: int) -> str:
+    """Of a process; '' if it is gone."""
+    try:
+        return Path(f'/proc/{pid}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
+    except OSError:
+        return ''
 
 
 def published(out: Path) -> int:

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from harness import ALONE, BLOCKS, CLASSES, Bench, How, expect, published
+from harness import ALONE, CLASSES, Bench, How, expect, published
 from PIL import Image
 
 from synthaug_plugins.weights import model_folder
@@ -33,7 +33,7 @@ def no_memory(bench: Bench) -> None:
 
 def nan(bench: Bench) -> None:
     """NaN for some images, always the same ones: they are rejected and made up for, also over a kill."""
-    inject = {'what': 'nan', 'share': 0.01}
+    inject = {'what': 'nan', 'share': 0.3 / bench.steps}
     whole = bench.whole('nan', inject=inject)
     from synthaug_plugins.store.store import Store
 
@@ -41,7 +41,7 @@ def nan(bench: Bench) -> None:
     expect(rejected and all(r['reason'].startswith('not finite') and r['sha256'] is None for r in rejected), 'no image was rejected as not finite')
     out = bench.case() / 'store'
     command = bench.run(out, inject=inject)
-    command.wait_until(lambda: published(out) >= bench.rng.randint(1, BLOCKS - 3))
+    command.wait_until(lambda: published(out) >= bench.rng.randint(1, bench.blocks - 3))
     command.end(signal.SIGKILL)
     bench.goes_on(out, whole=whole, inject=inject)
 
@@ -57,7 +57,7 @@ def all_nan(bench: Bench) -> None:
 def hang(bench: Bench, how: How) -> None:
     """The network of one worker never answers: the worker is killed and replaced after --stall-timeout."""
     out = bench.case() / 'store'
-    inject = {'what': 'hang', 'call': bench.rng.randint(2, 60), 'once': str(out.parent / 'happened')}
+    inject = {'what': 'hang', 'call': bench.rng.randint(2, 4 * bench.steps), 'once': str(out.parent / 'happened')}
     ended = bench.run(out, how, inject, more=('--stall-timeout', '20')).end()
     expect((out.parent / 'happened').exists(), 'nothing hung')
     if how.launcher:  # torchrun ends all ranks with the one that hangs
@@ -71,7 +71,7 @@ def hang(bench: Bench, how: How) -> None:
 def inspector(bench: Bench) -> None:
     """An inspector raises something of its own: the run ends with its trace, and keeps what is finished."""
     out = bench.case() / 'store'
-    inject = {'what': 'inspector', 'call': bench.rng.randint(1, 24), 'once': str(out.parent / 'happened')}
+    inject = {'what': 'inspector', 'call': bench.rng.randint(1, 2 * bench.blocks), 'once': str(out.parent / 'happened')}
     ended = bench.run(out, inject=inject).end()
     expect(ended.status == 1, f'status {ended.status}')
     expect('an inspector with a mistake in it' in ended.sentence, f'it ends with {ended.sentence!r}')
@@ -82,7 +82,7 @@ def clock(bench: Bench, how: How = ALONE) -> None:
     """The wall clock goes back by a day in the middle of a run that is then killed, and is still wrong for the one that goes on."""
     out = bench.case() / 'store'
     command = bench.run(out, how, {'what': 'clock', 'after': 0.5, 'back': 86400})
-    command.wait_until(lambda: published(out) >= bench.rng.randint(1, BLOCKS - 3))
+    command.wait_until(lambda: published(out) >= bench.rng.randint(1, bench.blocks - 3))
     command.end(signal.SIGKILL)
     command.gone()
     bench.run(out, how, {'what': 'clock', 'after': 0, 'back': 7 * 86400}).end().finished()
@@ -135,7 +135,7 @@ def _other_shape(data: bytes, draw: float) -> bytes:
 def sources(bench: Bench, when: str) -> None:
     """A real image that is cut short before the run, or vanishes in the middle of it: named; put back, the same command goes on."""
     case = bench.case()
-    options = {'generator.model': 'embedded:digits_edm', 'classes': CLASSES, 'generator.sampler.num_steps': 12}
+    options = {'generator.model': 'embedded:digits_edm', 'classes': CLASSES}
     data = _photos(bench)
     how = {'recipe': 'digits_real_guidance', 'more': ('--data', str(data)), **options}
     whole, out = bench.whole('sources', **how), case / 'store'
