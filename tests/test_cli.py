@@ -71,6 +71,14 @@ def test_nothing_that_a_refused_command_loads_adds_a_line_of_its_own(arguments: 
     assert_refused(new_python('-m', 'synthaug_plugins.cli', *arguments, cwd=elsewhere), text)
 
 
+def test_a_training_does_not_load_transformers_only_to_name_an_optimiser(tmp_path: Path) -> None:
+    script = (
+        "import sys; from synthaug_plugins.cli import main\ntry: main(sys.argv[1:])\nfinally: print('transformers' in sys.modules, 'mmengine' in sys.modules)"
+    )
+    command = ['train', 'digits_resnet', '--work-dir', 'w', '--cfg-options', 'model.backbone.type=ResNut']  # refused when the trainer builds it
+    assert new_python('-c', script, *command, cwd=tmp_path).out.endswith('False True\n')
+
+
 def test_generate_show_export_verify_through_the_command_line(tmp_path: Path, synthaug: Say) -> None:
     from torchvision.datasets import ImageFolder
 

@@ -38,12 +38,13 @@ def train(
     synthaug train pretrain_then_finetune_digits --work-dir runs/c
     """
     from synthaug_plugins.training.run import train as run
-    from synthaug_plugins.training.stage_run import train_stages
 
     stages = _stages(recipe, mix, alpha, cfg_options, store)
     if stages[0].single:
         run(stages[0].cfg, work_dir, resume, launcher)
     else:
+        from synthaug_plugins.training.stage_run import train_stages  # loads MMEngine, which is to be mended first
+
         train_stages(stages, work_dir, launcher)
 
 
