@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test test-slow lint clean
 
 venv: $(STAMP)
 
@@ -18,7 +18,11 @@ demo: venv
 	$(BIN)/python tools/demo.py --out runs/demo
 
 test: venv
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 10
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal --durations 10
+
+# Whole commands on whole clusters, stopped and started again.
+test-slow: venv
+	$(BIN)/python -m pytest -m slow --durations 10
 
 lint: venv
 	$(BIN)/ruff check .

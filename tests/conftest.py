@@ -33,6 +33,10 @@ REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
 
 
+# A shell that starts the suite in the background has Ctrl-C ignored, which every process of the tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _nothing_to_collect_in_what_is_loaded() -> None:
     """MMEngine collects garbage whenever a dataset is built; a million objects of libraries that stay anyway would make that half a second each."""

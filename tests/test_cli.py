@@ -11,7 +11,7 @@ import pytest
 
 from conftest import Said, Say, command_line, copy_of_this_process, synthaug_process
 from new_process import new_python
-from synthaug_plugins.cli import parse_options, spread_cfg_options
+from synthaug_plugins.cli import STOPPING, main, parse_options, spread_cfg_options
 from synthaug_plugins.errors import RecipeError
 
 
@@ -171,3 +171,16 @@ def test_sigterm_ends_as_ctrl_c_does_and_says_how_to_go_on(tmp_path: Path) -> No
     assert 'The same command goes on' in said
     assert 'Traceback' not in said
     assert not [p for p in (tmp_path / 's').rglob('*') if 'partial' in p.name]
+
+
+def test_a_command_under_nohup_outlives_its_terminal() -> None:
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with pytest.raises(SystemExit):
+            main(['--version'])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

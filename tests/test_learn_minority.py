@@ -221,7 +221,7 @@ def test_a_folder_that_is_no_classifier_of_levels_is_refused(learned: Path, tmp_
         ({'counts': {}}, 'how many images of each class'),
         ({'counts': dict.fromkeys(model_classes, 3)}, 'how many images of each class'),
         ({'levels': {'count': 3}}, 'cannot be read'),
-        ({'levels': {'count': 2, 'rank': 'all', 'thresholds': [10**400]}}, 'cannot be read'),
+        ({'levels': {'count': 2, 'rank': 'all', 'thresholds': [10**400]}}, 'not valid JSON: a number of 401 digits'),
         ({'network': 1}, 'network = 1'),
         ({'classes': 3}, 'classes = 3'),
         ({'features': {'size': [1, 8]}}, 'says features'),

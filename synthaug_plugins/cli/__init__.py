@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise KeyboardInterrupt
 
     for number in STOPPING:  # cluster schedulers send SIGTERM: end as Ctrl-C does
-        signal.signal(number, stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it, and as shells start what is in the background
+            signal.signal(number, stop)
     get_plugin_manager().hook.synthaug_add_commands(app=app)
     try:
         app(spread_cfg_options(sys.argv[1:] if arguments is None else arguments))
