@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -588,3 +589,19 @@ def test_processes_that_start_one_store_together_agree(tmp_path: Path) -> None:
         store = Store.open(folder)
         assert store.unfinished() == []
         assert verify(store) == []
+
+
+def test_a_store_whose_recipe_holds_an_infinity_is_opened_again(tmp_path: Path) -> None:
+    """As of `S_max` or the end of an interval: the card of a store that was made must not shut it."""
+    plan = make_plan(recipe={'sampler': {'S_max': math.inf}})
+    Store.create(tmp_path / 'store', plan, {'recipe': {'sampler': {'S_max': math.inf}}})
+    assert Store.open(tmp_path / 'store').plan.fingerprint == plan.fingerprint
+
+
+def test_unfinished_files_are_not_written_through_links_that_wait_for_them(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / 'store', make_plan(), {})
+    (tmp_path / 'mine').write_text('mine')
+    (store.folder / 'shards').mkdir()
+    (store.folder / 'shards' / f'.partial-00000.tar-{os.getpid()}').symlink_to(tmp_path / 'mine')
+    store.publish(store.plan.blocks[0], make_rows(store.plan.blocks[0]), keep_rejected=False)
+    assert (tmp_path / 'mine').read_text() == 'mine'

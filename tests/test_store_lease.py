@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -12,15 +14,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from conftest import copy_of_this_process
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import lease
+from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.lease import LEASE, read_holder, this_process
 from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Plan, make_blocks
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.verify import discard
 
 PLAN = Plan(('a',), make_blocks(('a',), 1), {})
 
@@ -137,6 +142,51 @@ def test_no_run_begins_beside_a_worker_that_outlived_its_driver(local: Store, mo
         worker.end()
         with pytest.raises(StoreError, match='taken over'), local.join(run):
             pass
+
+
+def test_what_a_dead_driver_forked_is_waited_for(local: Store) -> None:
+    """It inherited the lock, and may need a moment to end."""
+    dead = copy_of_this_process(lambda: 0)
+    assert dead.end().status == 0
+    local.place.write_whole(LEASE, replace(this_process('generate'), process=dead.pid).text())
+    inherited = os.open(local.folder / CARD, os.O_RDWR)
+    fcntl.flock(inherited, fcntl.LOCK_EX)
+    threading.Timer(0.3, os.close, [inherited]).start()
+    with local.lock():
+        pass
+
+
+def test_a_run_that_fails_keeps_its_lease_for_a_worker_that_is_still_at_work(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the ranks of torchrun are when the first one fails: the next run has to meet them."""
+    monkeypatch.setattr(lease, 'STOPPED_END_S', 0.1)
+    monkeypatch.setattr(lease, 'WORKERS_END_S', 0.3)
+    with ExitStack() as worker:
+        driver = ExitStack()
+        worker.enter_context(Store.open(local.folder).join(driver.enter_context(local.lock())))
+        assert not driver.__exit__(RuntimeError, RuntimeError(), None)
+        with pytest.raises(StoreError, match='Workers of a run that is over are still writing'), local.lock():
+            pass
+    with local.lock():
+        pass
+    assert not local.place.exists(LEASE)
+
+
+def test_a_full_disk_is_said_where_the_lease_is_written(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'pwrite', full)
+    with pytest.raises(StoreError, match='the disk is full'), local.lock():
+        pass
+
+
+def test_a_run_that_lost_its_lease_removes_no_block_and_writes_no_scores(remote: Store) -> None:
+    with remote.lock('repair'):
+        elsewhere(remote)
+        with pytest.raises(StoreError, match='taken over'):
+            discard(remote, [])
+        with pytest.raises(StoreError, match='taken over'):
+            remote.add_scores('x', pa.table({'id': pa.array([], pa.string()), 'x': pa.array([], pa.float64())}))
 
 
 def test_a_lease_that_is_a_link_is_not_followed(local: Store, tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from PIL import Image
 from test_store import make_plan, make_store, mixed_plan
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.mixing import records as mixing_records
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store import reader as reader_module
+from synthaug_plugins.store import selection
 from synthaug_plugins.store.reader import StoreReader, image_uri, read_uri
 from synthaug_plugins.store.shard import shard_name
 from synthaug_plugins.store.store import Store
@@ -139,6 +141,21 @@ def test_a_shard_that_changes_under_a_training_is_refused_by_name(tmp_path: Path
         with pytest.raises(StoreError, match=r'00002\.tar'):
             read_uri(trained_on.uri(row))
     assert read_uri(trained_on.uri(int(np.flatnonzero(trained_on.places['shard'] == 1)[0])))
+
+
+def test_a_shard_that_is_replaced_while_its_index_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets of the old one would lead to other images in the new one."""
+    store = make_store(tmp_path / 'store')
+
+    def select_and_replace(*args: Any, **options: Any) -> selection.Selection:
+        found = selection.select(*args, **options)
+        replaced(store.folder / shard_name(0))
+        return found
+
+    monkeypatch.setattr(mixing_records, 'select', select_and_replace)
+    trained_on = read_records({'store': str(store.folder)})
+    with pytest.raises(StoreError, match=r'00000\.tar.*replaced or changed'):
+        read_uri(trained_on.uri(int(np.flatnonzero(trained_on.places['shard'] == 0)[0])))
 
 
 def test_a_training_does_not_begin_without_one_of_its_shards(tmp_path: Path) -> None:

@@ -359,3 +359,12 @@ def test_one_run_writes_at_a_time_and_a_killed_one_is_taken_over_at_once(bucket:
             with Store.open(held.folder).join(run):
                 pass
     assert not held.place.exists('lease.json')
+
+
+def test_a_file_system_that_tells_of_a_file_but_its_size_is_refused_before_a_training_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(f'memory://sizes-{time.monotonic_ns()}/s')
+    assert len(read_records({'store': store.folder})) > 0
+    monkeypatch.setattr(remote, '_TELLING', ())
+    with pytest.raises(StoreError, match=r"memory:// does not tell when '0000\d\.tar' was changed") as refused:
+        read_records({'store': store.folder})
+    assert 'local disk' in refused.value.cure

@@ -300,6 +300,15 @@ def test_scores_do_not_stick_to_images_that_were_made_again(tmp_path: Path) -> N
     assert any('made again' in f.what for f in verify(Store.open(store.folder)))
 
 
+def test_scores_of_pandas_and_polars_are_texts_too(tmp_path: Path) -> None:
+    """Their texts are of another width than ours."""
+    store = make_store(tmp_path / 'store')
+    ids = store.index(['id'])['id'].cast(pa.large_string())
+    store.add_scores('x', pa.table({'id': ids, 'note': pa.array([f'note {i}' for i in range(len(ids))], pa.large_string())}))
+    assert not verify(store)
+    assert store.index(['note'])['note'].to_pylist() == [f'note {i}' for i in range(len(ids))]
+
+
 def test_score_columns_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store')
     ids = store.index()['id'].to_pylist()

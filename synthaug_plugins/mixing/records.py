@@ -65,7 +65,7 @@ class Records:
         classes: its class names in label order.
         labels: (M,) int16, or int32 for more classes than that holds.
         places: (M,) of `shard`, `offset`, `size`: where each image lies.
-        shards: identities of the shards by number, as they were when the records were read: reading refuses any other.
+        shards: identities of the shards by number, as they were before the index was read: reading refuses any other.
         ids, sources: (M,) Arrow text; a source is None where the image started from no real one.
         soft_labels: their class probabilities, or None.
         description: what was selected, with counts per class, for the log.
@@ -173,6 +173,8 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
         store.check_classes(classes)
     chosen = spec['select'] if isinstance(spec['select'], dict) else {'where': spec['select']}
     told = ('prompt',) if prompts else ()
+    # Before the index: of a shard that is replaced in between, the offsets of one would be read in the other.
+    shards = store.place.identities('shards')
     selection = select(store, **chosen, columns=[*_COLUMNS, *told, *(() if soft_labels is None else soft_labels.columns)], encoded=told)
     table = selection.table.combine_chunks()
     places = _places(table)
@@ -182,7 +184,7 @@ def read_records(spec: Mapping[str, Any], classes: Sequence[str] | None = None, 
         classes=tuple(store.classes),
         labels=table['label'].to_numpy().astype(np.int16 if len(store.classes) <= np.iinfo(np.int16).max else np.int32),
         places=places,
-        shards=_shards(store, np.unique(places['shard'])),
+        shards=_shards(store, shards, np.unique(places['shard'])),
         ids=table['id'].combine_chunks(),
         sources=table['source'].combine_chunks(),
         soft_labels=None if soft_labels is None else read_soft_targets(table, soft_labels, len(store.classes), store.score_column_names),
@@ -205,9 +207,8 @@ def _places(table: pa.Table) -> np.ndarray:
     return places
 
 
-def _shards(store: Store, numbers: np.ndarray) -> dict[int, str]:
-    """The identities of some shards, one listing for all. Raises StoreError where one is missing."""
-    found = store.place.identities('shards')
+def _shards(store: Store, found: Mapping[str, str], numbers: np.ndarray) -> dict[int, str]:
+    """The identities of some shards, of those `found` by name. Raises StoreError where one is missing."""
     missing = [number for number in numbers.tolist() if SHARD_NAME.format(number) not in found]
     if missing:
         raise StoreError(f'The shard {store.place.path(shard_name(missing[0]))!r} is missing.', 'Run verify, then repair.')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,9 +22,11 @@ def stage(path: Path, chunks: Iterable[bytes]) -> Path:
         OSError: disk full, no permission; the temporary file is gone then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f'{PARTIAL}{path.name}-{os.getpid()}')
+    # A name that nobody can guess, and a file that was not there: a stranger's store may hold links that lead out of it, and on a network disk another host
+    # may have a process of this number.
+    staged = path.with_name(f'{PARTIAL}{path.name}-{os.getpid()}-{secrets.token_hex(4)}')
     try:
-        with open(staged, 'wb') as file:
+        with open(staged, 'xb') as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()

@@ -39,7 +39,9 @@ STALE_AFTER_S = 60.0
 SETTLE_S = 2.0
 """After taking over a lease on a remote disk: so long may another one that took it over in the same moment remain unseen."""
 WORKERS_END_S = 15.0
-"""So long a new run waits for the workers of one that died."""
+"""So long a new run waits for the workers of one that died, and a run that is done for its own."""
+STOPPED_END_S = 1.0
+"""So long a run that failed or was stopped waits for its workers. torchrun ends them only when it has ended."""
 
 _MOST_BYTES = 10_000
 
@@ -178,19 +180,26 @@ def _refused(place: Place, holder: Holder | None) -> StoreError:
 
 @contextmanager
 def _hold_locally(place: LocalPlace, me: Holder, say: Say) -> Iterator[None]:
-    with _locked(place, CARD, os.O_RDWR, 0.0, lambda: _refused(place, read_holder(place))):
+    there = read_holder(place)
+    patience_s = WORKERS_END_S if there and there.is_dead() else 0.0  # what a dead driver forked may hold its lock for another moment
+    with _locked(place, CARD, os.O_RDWR, patience_s, lambda: _refused(place, read_holder(place))):
         before = read_holder(place)
         cure = 'They end with it; run the same command again.'
         left = lambda: StoreError(f'Workers of a run that is over are still writing to the store {place.given!r}: it was {before}.', cure)  # noqa: E731
         with _locked(place, LEASE, os.O_RDWR | os.O_CREAT, WORKERS_END_S, left) as fd:  # to be written: nobody belongs to another run now
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, me.text(), 0)
+            try:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, me.text(), 0)
+            except OSError as error:  # a full disk
+                raise files.refusal(error, f'The store {place.given!r} cannot be held for writing') from error
         if before:
             say(f'An earlier run did not end well; its lease is taken over: {before}.')
+        patience_s = STOPPED_END_S
         try:
             yield
-        finally:
-            with suppress(OSError):
+            patience_s = WORKERS_END_S
+        finally:  # while a worker still belongs to this run, the lease stays: the next run waits at it
+            with suppress(OSError, StoreError), _locked(place, LEASE, os.O_RDWR, patience_s, left):
                 place.remove(LEASE)
 
 

@@ -21,7 +21,10 @@ T = TypeVar('T')
 _EXTRAS = {'s3': ('s3fs', 's3'), 's3a': ('s3fs', 's3'), 'gs': ('gcsfs', 'gcs'), 'gcs': ('gcsfs', 'gcs')}
 _TAIL = 1 << 20
 """A Parquet file is asked for by its last MiB, which is all of it for a block of images without lists of scores: one request."""
-_TELLING = ('ETag', 'etag', 'e_tag', 'generation', 'md5Hash', 'content_md5', 'crc32c', 'checksum', 'mtime', 'LastModified', 'last_modified', 'created')
+_TELLING = (
+    *('ETag', 'etag', 'e_tag', 'generation', 'md5Hash', 'content_md5', 'crc32c', 'checksum', 'blob_id', 'sha'),
+    *('mtime', 'LastModified', 'last_modified', 'modified', 'modify', 'created'),
+)
 """What file systems say of an object that changes with it; the first counts, since a listing gives times more exactly than a look at one object."""
 _TRIES = 3  # to create an object while somebody else does, where the server answers "try again"
 
@@ -117,11 +120,19 @@ class RemotePlace(Place):
 
     def identities(self, folder: str) -> dict[str, str]:
         """As in the base class: size and what the file system says of its content (ETag, checksum, time)."""
-        return {name: _identity(entry) for name, entry in self._list(folder).items() if entry['type'] == 'file'}
+        return {name: self._identity(name, entry) for name, entry in self._list(folder).items() if entry['type'] == 'file'}
 
     def identity(self, name: str) -> str:
         """As in the base class."""
-        return _identity(self._ask(name, 'looked at', lambda: self._fs().info(self._object(name))))
+        return self._identity(name, self._ask(name, 'looked at', lambda: self._fs().info(self._object(name))))
+
+    def _identity(self, name: str, entry: dict[str, Any]) -> str:
+        """Raises StoreError where only the size is told: another shard of the same size would pass for this one."""
+        telling = next((str(entry[key]).strip('"') for key in _TELLING if entry.get(key) is not None), None)
+        if telling is None:
+            what = f'The file system of {self.protocol}:// does not tell when {name!r} was changed, so another file could be read in its place unnoticed.'
+            raise StoreError(what, 'Copy the store to a local disk and use the copy.')
+        return hashlib.sha256(f'{entry["size"]} {telling}'.encode()).hexdigest()[:32]
 
     def publish(self, *contents: tuple[str, Iterable[bytes]]) -> None:
         """As in the base class. A failed put removes nothing: it may have arrived all the same, and a mark must not outlive what it marks."""
@@ -189,11 +200,6 @@ class _Ranges(io.RawIOBase):
         data = b'' if end <= start else self._tail[start - first : end - first] if start >= first else self._ask(start, end)
         self._at = start + len(data)
         return data
-
-
-def _identity(entry: dict[str, Any]) -> str:
-    telling = next((str(entry[key]).strip('"') for key in _TELLING if entry.get(key) is not None), '')
-    return hashlib.sha256(f'{entry["size"]} {telling}'.encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=16)

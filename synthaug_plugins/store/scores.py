@@ -109,6 +109,7 @@ def write_scores(place: Place, name: str, table: pa.Table, known: Mapping[str, s
     if unknown or len(set(ids)) != len(ids):
         what = f'{len(unknown)} ids that are not in the store, such as {unknown[0]!r}' if unknown else 'repeated ids'
         raise StoreError(f'Scores {name!r} hold {what}.', 'Score the images of store.index().')
+    table = table.set_column(table.column_names.index('id'), 'id', pa.array(ids, pa.string()))
     table = table.append_column('sha256', pa.array([known[i] for i in ids], pa.string()))
     place.write_whole(scores_name(name), parquet_bytes(table.combine_chunks(), made_by))
 

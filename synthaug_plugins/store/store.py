@@ -152,6 +152,10 @@ class Store:
             finally:
                 self._check = _nothing
 
+    def check_lease(self) -> None:
+        """Refuse (StoreError) to write for a run that is over: see `lock` and `join`. Holds nothing for who has not called either."""
+        self._check()
+
     def finished(self) -> set[int]:
         """Numbers of the plan's blocks that are published."""
         found = {int(name.partition('.')[0]) for name in self.place.names('index') if _INDEX_FILE.fullmatch(name)}
@@ -259,6 +263,7 @@ class Store:
         for number in sorted(self.finished()):
             part = read_index(self.place, number, SCORE_KEYS)
             known.update(zip(part['id'].to_pylist(), part['sha256'].to_pylist(), strict=True))
+        self._check()  # on a remote disk, which cannot lock
         write_scores(self.place, name, table, known, self.score_column_names(besides=name), made_by)
 
     def score_column_names(self, besides: str | None = None) -> set[str]:

@@ -88,7 +88,7 @@ def read_parquet(
             if not 0 <= file.metadata.num_rows <= rows:
                 raise ValueError(f'{file.metadata.num_rows} rows, there can be {rows}')
             _check_lists(source, fields, file.metadata.num_rows)
-            held = [field.name for field in fields if pa.types.is_string(field.type)]
+            held = [field.name for field in fields if _is_text(field.type)]
             known = set(held) <= set(texts)
             if known:
                 # A file is small; where many are read, that is done side by side (`index.read_blocks`).
@@ -100,7 +100,13 @@ def read_parquet(
         for text in held:
             if not _fits(table[text]):
                 raise ValueError(f'the texts of {text!r} are longer than {MAX_TEXT} bytes')
-        return table if raw else plain_texts(table)
+        if raw:
+            return table
+        table = plain_texts(table)
+        for i, field in enumerate(table.schema):  # pandas and Polars give texts of another width, and it counts in the digest
+            if (kind := schema.field(field.name).type) != field.type and _is_text(kind):
+                table = table.set_column(i, field.name, table.column(i).cast(kind))
+        return table
     except KeyError as error:  # of pyarrow's map of names
         raise _unreadable(place.path(name), ValueError(f'it has no column {error}'), cure) from error
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -119,8 +125,12 @@ def check_kinds(fields: Iterable[pa.Field]) -> None:
     """Refuse (ValueError) columns of another type than a table of a store can have: text, numbers and what is stored like numbers, lists of these."""
     for field in fields:
         inner = field.type.value_type if is_list(field.type) else field.type
-        if not pa.types.is_primitive(inner) and (is_list(field.type) or not (pa.types.is_string(inner) or pa.types.is_null(inner))):
+        if not pa.types.is_primitive(inner) and (is_list(field.type) or not (_is_text(inner) or pa.types.is_null(inner))):
             raise ValueError(f'the column {field.name[:100]!r} is of the type {str(field.type)[:100]}')
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _undone(schema: pa.Schema) -> pa.Schema:

@@ -82,6 +82,7 @@ def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
 
     Returns: the numbers of the blocks to redo, sorted.
     """
+    store.check_lease()  # verifying takes long; who took over meanwhile may have made these blocks again
     faults = list(faults)
     blocks = sorted({f.block for f in faults if f.block is not None})
     for number in blocks:
