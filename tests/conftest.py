@@ -33,10 +33,6 @@ REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
 
 
-# A shell that starts the suite in the background has Ctrl-C ignored, which every process of the tests would inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope='module', autouse=True)
 def _nothing_to_collect_in_what_is_loaded() -> None:
     """MMEngine collects garbage whenever a dataset is built; a million objects of libraries that stay anyway would make that half a second each."""
@@ -46,6 +42,8 @@ def _nothing_to_collect_in_what_is_loaded() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """One server of new processes for all workers of this test run, which the first process of the run starts."""
+    # A shell that starts the suite in the background has Ctrl-C ignored, which every process of the tests would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, 'workerinput'):
         with contextlib.ExitStack() as until_the_end:
             until_the_end.enter_context(new_process.server())
