@@ -591,6 +591,19 @@ def test_processes_that_start_one_store_together_agree(tmp_path: Path) -> None:
         assert verify(store) == []
 
 
+def test_a_folder_that_another_process_makes_while_it_is_looked_for_is_no_foreign_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def a_moment_too_early(path: Path) -> None:
+        Path(path).mkdir(exist_ok=True)
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'scandir', a_moment_too_early)
+        assert place_of(tmp_path / 'store').names() == []
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(StoreError, match='not a folder'):
+        place_of(tmp_path / 'file').names()
+
+
 def test_a_store_whose_recipe_holds_an_infinity_is_opened_again(tmp_path: Path) -> None:
     """As of `S_max` or the end of an interval: the card of a store that was made must not shut it."""
     plan = make_plan(recipe={'sampler': {'S_max': math.inf}})

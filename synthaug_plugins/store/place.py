@@ -188,7 +188,8 @@ class LocalPlace(Place):
             with os.scandir(self.inside(f'{folder}/') if folder else self.folder) as entries:
                 return sorted(f'{entry.name}/' if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
         except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.lexists(self.folder / folder):
+            there = self.folder / folder
+            if os.path.lexists(there) and not there.is_dir():  # another process may have made the folder just now
                 raise StoreError(f'{self.path(folder)!r} is not a folder.', 'Give another folder with --out.') from error
             return []
 
