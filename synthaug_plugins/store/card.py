@@ -29,7 +29,7 @@ def read_card(place: Place) -> tuple[Plan, dict[str, Any]]:
     """
     path = place.path(CARD)
     try:
-        card = parse_json(place.read(CARD, MAX_BYTES))
+        card = parse_json(place.read(CARD, MAX_BYTES), finite=False)  # a recipe may say S_max = inf
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f'{place.given!r} is not a store (it has no {CARD}).', 'Give the folder that `synthaug generate --out` made.') from error
     except (OSError, ValueError) as error:
