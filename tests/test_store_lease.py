@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -137,6 +138,18 @@ def test_no_run_begins_beside_a_worker_that_outlived_its_driver(local: Store, mo
         worker.end()
         with pytest.raises(StoreError, match='taken over'), local.join(run):
             pass
+
+
+def test_a_full_disk_is_said_where_the_holder_cannot_be_noted(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'pwrite', full)
+        with pytest.raises(StoreError, match=r'the disk is full\. .*free some space'), local.lock('generate'):
+            pass
+    with local.lock('generate'):  # nothing is left locked
+        assert read_holder(local.place) is not None
 
 
 def test_a_lease_that_is_a_link_is_not_followed(local: Store, tmp_path: Path) -> None:

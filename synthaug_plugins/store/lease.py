@@ -183,8 +183,11 @@ def _hold_locally(place: LocalPlace, me: Holder, say: Say) -> Iterator[None]:
         cure = 'They end with it; run the same command again.'
         left = lambda: StoreError(f'Workers of a run that is over are still writing to the store {place.given!r}: it was {before}.', cure)  # noqa: E731
         with _locked(place, LEASE, os.O_RDWR | os.O_CREAT, WORKERS_END_S, left) as fd:  # to be written: nobody belongs to another run now
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, me.text(), 0)
+            try:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, me.text(), 0)
+            except OSError as error:
+                raise files.refusal(error, f'Who writes to the store {place.given!r} cannot be noted in it') from error
         if before:
             say(f'An earlier run did not end well; its lease is taken over: {before}.')
         try:
