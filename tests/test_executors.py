@@ -46,6 +46,8 @@ class Script:
                 beat()
         if what == 'refuse':
             raise MissingExtra('ray', 'ray', 'This')
+        if what == 'disconnect':
+            raise ConnectionResetError('the bucket hung up')
         if what == 'raise':
             raise KeyError('odd')
         return device, os.getpid()
@@ -144,6 +146,30 @@ def test_another_error_keeps_its_class_and_the_workers_trace(tmp_path: Path, for
     assert 'in _work' in str(raised.value.__cause__)
 
 
+def test_a_lost_connection_in_a_workers_task_is_no_lost_worker(tmp_path: Path, forked_workers: None) -> None:
+    with pytest.raises(ConnectionResetError, match='the bucket hung up'):
+        run(Local('cpu', workers=2), tmp_path, 'disconnect')
+    assert len(list(tmp_path.glob('disconnect *'))) == 1
+
+
+class Flaky(Script):
+    """Every other start fails."""
+
+    def start(self, device: str) -> Callable[[str], tuple[str, int]]:
+        before = len(started(self.folder))
+        work = super().start(device)
+        if before % 2 == 0:
+            os._exit(7)
+        return work
+
+
+def test_only_starts_that_fail_in_a_row_end_the_run(tmp_path: Path, forked_workers: None) -> None:
+    tasks = ['die 1', 'die 01', 'die 001']
+    with closing(Local('cpu', workers=1, stall_timeout=60).run(Flaky(tmp_path), tasks)) as results:
+        assert {task for task, _ in results} == set(tasks)
+    assert len(started(tmp_path)) == 2 * (len(tasks) + 1)
+
+
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT], ids=['killed', 'Ctrl-C'])
 def test_workers_end_with_their_driver(number: int, tmp_path: Path, forked_workers: None) -> None:
     driver = copy_of_this_process(lambda: run(Local('cpu', workers=2), tmp_path, 'hang 9', 'hang 99'))
@@ -184,6 +210,17 @@ def test_a_signal_waits_for_what_should_not_be_cut(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         done.append('whole')
     assert done == ['whole']
+
+
+def test_an_ignored_signal_takes_no_other_ones_place() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with pytest.raises(KeyboardInterrupt), signals_wait():  # noqa: PT012
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_every_refusal_survives_the_way_to_another_process() -> None:

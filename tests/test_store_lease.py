@@ -144,6 +144,18 @@ def test_no_run_begins_beside_a_worker_that_outlived_its_driver(local: Store, mo
             pass
 
 
+def test_a_full_disk_is_said_where_the_holder_cannot_be_noted(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'pwrite', full)
+        with pytest.raises(StoreError, match=r'the disk is full\. .*free some space'), local.lock('generate'):
+            pass
+    with local.lock('generate'):  # nothing is left locked
+        assert read_holder(local.place) is not None
+
+
 def test_what_a_dead_driver_forked_is_waited_for(local: Store) -> None:
     """It inherited the lock, and may need a moment to end."""
     dead = copy_of_this_process(lambda: 0)
@@ -169,15 +181,6 @@ def test_a_run_that_fails_keeps_its_lease_for_a_worker_that_is_still_at_work(loc
     with local.lock():
         pass
     assert not local.place.exists(LEASE)
-
-
-def test_a_full_disk_is_said_where_the_lease_is_written(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, data: bytes, at: int) -> int:
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(os, 'pwrite', full)
-    with pytest.raises(StoreError, match='the disk is full'), local.lock():
-        pass
 
 
 def test_a_run_that_lost_its_lease_removes_no_block_and_writes_no_scores(remote: Store) -> None:

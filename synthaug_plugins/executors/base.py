@@ -95,6 +95,10 @@ class Deaths:
     def __init__(self, job: Job) -> None:
         self._name, self._of = job.name, Counter[Hashable]()
 
+    def started(self) -> None:
+        """A worker has started: those that were lost before they could were no row."""
+        self._of.pop(None, None)
+
     def note(self, task: Hashable | None, how: str) -> None:
         """One more; `task` is what it was at, None if it had none yet, and `how` ends the sentence 'the last one ...'.
 
@@ -134,7 +138,9 @@ def signals_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda n, frame: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in stopping if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # None: a handler that Python cannot put back
+    before = {number: signal.signal(number, lambda n, frame: came.append(n)) for number in heard}
     try:
         yield
     finally:

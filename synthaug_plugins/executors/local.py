@@ -176,22 +176,20 @@ class _Crew:
 
     def _hear(self, worker: _Worker) -> Iterator[tuple[Hashable, Any]]:
         """Take in all that a worker has said."""
-        try:
-            while worker.pipe.poll():
-                kind, *rest = worker.pipe.recv()
-                worker.heard = time.monotonic()
-                if kind == READY:
-                    worker.ready = True
-                elif kind == FAILED:
-                    raise rest[0].error()
-                elif kind == DONE:
-                    place, result = rest
-                    worker.place = None
-                    self._left -= 1
-                    self._hand_out()  # before the caller looks at the result: the worker need not wait for that
-                    yield self._tasks[place], result
-        except (EOFError, ConnectionError):
-            worker.gone = True
+        while (message := _receive(worker)) is not None:
+            kind, *rest = message
+            worker.heard = time.monotonic()
+            if kind == READY:
+                worker.ready = True
+                self._deaths.started()
+            elif kind == FAILED:
+                raise rest[0].error()
+            elif kind == DONE:
+                place, result = rest
+                worker.place = None
+                self._left -= 1
+                self._hand_out()  # before the caller looks at the result: the worker need not wait for that
+                yield self._tasks[place], result
 
     def _check(self, worker: _Worker) -> None:
         """Let go of a worker that is dead or hangs; its task goes to another one, before those that nobody has begun."""
@@ -209,6 +207,15 @@ class _Crew:
         self._deaths.note(None if worker.place is None else self._tasks[worker.place], how)
         if worker.place is not None:
             self._waiting.appendleft(worker.place)
+
+
+def _receive(worker: _Worker) -> tuple[Any, ...] | None:
+    """What a worker has said next; None where it has said no more, or is gone."""
+    try:
+        return worker.pipe.recv() if worker.pipe.poll() else None
+    except (EOFError, ConnectionError):
+        worker.gone = True
+        return None
 
 
 def _send(worker: _Worker, message: object) -> None:

@@ -267,6 +267,7 @@ class _Crew:
             raise said[1].error()
         elif which == 'start':
             worker.ready = True
+            self._deaths.started()
         else:
             place, worker.place = worker.place, None
             assert place is not None
