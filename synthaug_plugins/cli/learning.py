@@ -176,7 +176,8 @@ def words(
 ) -> None:
     """Learn a word for each class from a few images (textual inversion, Gal et al. 2022); the same command again goes on where a killed run stopped.
 
-    The words do not depend on how many workers learn them; each takes a class at a time.
+    Each worker takes a class at a time. How many there are does not change the words, save for last bits on a CPU if they have other numbers of threads
+    (OMP_NUM_THREADS).
 
     synthaug learn words dafusion_words --data my/images --out words/mine
 

@@ -43,7 +43,8 @@ def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 
         out: new, empty, or the folder of an earlier call with a recipe that differs in names, samples and memory only.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
-        executor: whose workers learn the words, a class at a time, on its own devices; the words do not depend on it. None: this process, on `device`.
+        executor: whose workers learn the words, a class at a time, on its own devices; the words depend on it as
+            far only as on the device and its number of threads. None: this process, on `device`.
 
     Returns: the file of words.
 

@@ -28,7 +28,7 @@ def make_executor(
     """
     if name is None and int(os.environ.get('WORLD_SIZE') or 1) > 1 and 'RANK' in os.environ:
         what = f'This process is rank {os.environ["RANK"]} of {os.environ["WORLD_SIZE"]}, and each would do everything by itself.'
-        raise RecipeError(what, 'Add --executor torchrun to let them share the work, or --executor local for a run of its own.')
+        raise RecipeError(what, 'Add --executor torchrun to let them share the blocks of `synthaug generate`, or --executor local for a run of its own.')
     name = name or 'local'
     if name not in EXECUTORS:
         raise RecipeError(f'--executor {name}: there is none of that name.', nearest(name, EXECUTORS))
