@@ -1,4 +1,6 @@
-"""Does pre-training on synthetic images help where real ones are few? CIFAR-10, a small EDM of it, supervised and MoCo v2. By its parts, one to two hours of two cores.
+"""Does pre-training on synthetic images help where real ones are few? CIFAR-10, a small EDM of it, supervised and MoCo v2.
+
+By its parts, one to two hours of two cores:
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10 --data runs/pretraining-data/cifar10 --out runs/pretraining --jobs 2

@@ -45,8 +45,9 @@ PER_PROMPT = 10
 
 
 def make_store(folder: Path, rows: int, block_size: int, sources: bool, jobs: int) -> float:
-    """A finished store without shards; returns the MB of its index files."""
-    (folder / 'index').mkdir(parents=True)
+    """A finished store whose shards are empty, since no image is read; returns the MB of its index files."""
+    for name in ('index', 'shards'):
+        (folder / name).mkdir(parents=True)
     plan = Plan(CLASSES, make_blocks(CLASSES, rows // len(CLASSES), block_size=block_size), {'generator': {'type': 'TextToImage'}})
     (folder / 'store.json').write_text(card_text(plan, {'recipe': {}}), encoding='utf-8')
     with ProcessPoolExecutor(jobs) as pool:
@@ -78,6 +79,7 @@ def write_index(folder: Path, sources: bool, block: Block) -> int:
     )
     data = parquet_bytes(table)
     (folder / index_name(block.index)).write_bytes(data)
+    (folder / shard_name(block.index)).touch()
     return len(data)
 
 
@@ -115,7 +117,6 @@ def mixed_dataset(store: str) -> Any:
             Image.new('RGB', (8, 8)).save(real / name / '0.png')
         # The one image of the store that is read, to compare sizes.
         first = read_blocks(place_of(store), [0], ['offset', 'size']).slice(0, 1).to_pylist()[0]
-        (Path(store) / 'shards').mkdir()
         (Path(store) / shard_name(0)).write_bytes(bytes(first['offset']) + encode(np.zeros((8, 8, 3), np.uint8), 'png', 100).ljust(first['size'], b'\0'))
     init_default_scope('mmpretrain')
     dataset = {'type': 'CustomDataset', 'data_root': str(real), 'pipeline': [{'type': 'LoadImageFromFile'}, {'type': 'PackInputs'}]}
@@ -177,7 +178,7 @@ def main() -> None:
                 command = [sys.executable, __file__, '--measure', case, str(store), str(small)]
                 seen = []
                 for _ in range(args.rounds):
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     seen.append(json.loads(done.stdout.splitlines()[-1]))
                 seconds, cpu, now, highest = (statistics.median(s[k] for s in seen) for k in ('seconds', 'cpu', 'now', 'highest'))
                 print(f'{case:30}{seconds:10.2f}{cpu:9.2f}{now:9.0f}{now / rows * 1e6:12.0f}{highest:12.0f}', flush=True)
