@@ -84,7 +84,9 @@ class Command:
         environment = {**os.environ, MARK: self.mark, 'PYTHONPATH': os.pathsep.join([str(INJECT), str(HERE.parents[1])]), 'OMP_NUM_THREADS': '1'}
         environment |= {'SYNTHAUG_INJECT': json.dumps(inject)} if inject else {}
         command = [sys.executable, *(launcher or ('-m',)), 'synthaug_plugins.cli', *words]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._err, env=environment, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=self._err, env=environment, start_new_session=True, preexec_fn=_heed_signals
+        )
         self.pid = self._process.pid
 
     def _fork(self, words: list[str], inject: dict[str, Any] | None) -> int:
@@ -93,8 +95,8 @@ class Command:
             return pid
         status = 1
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            _heed_signals()
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a Python that has just started
             os.dup2(self._err.fileno(), 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', buffering=1, closefd=False)  # noqa: SIM115
@@ -319,6 +321,12 @@ class Bench:
         ended = self.run(out, how, **options).end().finished()
         self.same(out, whole or self.whole())
         return ended
+
+
+def _heed_signals() -> None:
+    """In a new process: end at the signals that a terminal sends, also when the campaign itself runs under nohup and passes its deafness on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _command_line(pid: int) -> str:
