@@ -4,7 +4,7 @@ synthaug compare dafusion --data my/images --out runs/ablation        # my/image
 
 As published: 1, 2, 4, 8 and 16 shots, seeds 0 to 7, a head on a frozen ResNet-50, the mean of per-class accuracies. For each of the 40 draws it learns two
 words per class (2000 steps of 8 images each; the second on the model that has the class erased) and makes 60 variants of every shot. Start with fewer:
-synthaug init compare/dafusion copies this file for you to cut shots, seeds and arms; what no arm names is not made. It has not been run to the end here;
+copy this file (synthaug init compare/dafusion) and cut shots, seeds and arms; what no arm names is not made. It has not been run to the end here;
 dafusion_digits has.
 """
 

@@ -1,6 +1,6 @@
 """CIFAR-100 after pre-training, a ResNet-50 (He et al., ICLR 2023, section 4): 200 epochs on real images.
 
-synthaug train pretrain_then_finetune_cifar100 --work-dir runs/cifar100    pre-trains on a store before
+synthaug train pretrain_then_finetune_cifar100 --work-dir runs/cifar100    # pre-trains on a store before
 synthaug train finetune_cifar100 --work-dir runs/real --cfg-options \
     model.backbone.init_cfg="dict(type='Pretrained', checkpoint='runs/aware/epoch_90.pth', prefix='backbone.')"
 

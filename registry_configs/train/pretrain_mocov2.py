@@ -1,7 +1,7 @@
 """MoCo v2 (Chen et al., 2020) of a ResNet-50 on a store, as He et al. (ICLR 2023) pre-train on synthetic images. Labels are not used.
 
 synthaug generate pretrain_imagenet1k --out stores/pretrain_imagenet1k
-synthaug train pretrain_mocov2 --work-dir runs/mocov2 --launcher pytorch      (under torchrun, 8 processes with a batch of 32 each)
+synthaug train pretrain_mocov2 --work-dir runs/mocov2 --launcher pytorch      # under torchrun, 8 processes with a batch of 32 each
 
 The algorithm, its transforms and its hyper-parameters are MMPretrain's own recipe, which has the original's: 65,536 keys, momentum 0.999, temperature
 0.2, SGD with lr 0.03 for a batch of 256, cosine over 200 epochs. The learning rate follows the batch of all processes.

@@ -1,7 +1,7 @@
 """StableRep (Tian et al., NeurIPS 2023): a ViT-B/16 learns, without labels, that images of one prompt belong together.
 
 synthaug generate pretrain_imagenet1k --out stores/pretrain_imagenet1k
-synthaug train pretrain_multi_positive --work-dir runs/multi-positive --launcher pytorch      (under torchrun)
+synthaug train pretrain_multi_positive --work-dir runs/multi-positive --launcher pytorch      # under torchrun
 
 Every image of the store needs its prompt, and a prompt several images: of a text-to-image recipe, set generator.images_per_prompt=10 or ask for several
 times as many images as there are sentences. The paper's images are of Stable Diffusion 1.5 with guidance_scale=2.0, 10 of each caption.

@@ -1,0 +1,74 @@
+"""What the texts tell a reader to type can be typed: every command parses, every recipe, script and page that they name is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+from synthaug_plugins.cli import every_command, spread_cfg_options
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.recipes import find_recipe
+
+TEXTS = sorted(p for p in (*REPO.glob('*.md'), *(REPO / 'docs').rglob('*.md')) if p.name not in ('reference.md', 'CHANGELOG.md'))
+OWN = re.compile(r'(?:tools|docs|registry_configs|synthaug_plugins|tests)/[\w./-]*\w')
+
+
+def commands(text: str) -> Iterator[str]:
+    """Lines of the blocks that are marked as bash, those that go on joined."""
+    for block in re.findall(r'^```bash\n(.*?)^```', text, re.M | re.S):
+        yield from block.replace('\\\n', ' ').splitlines()
+
+
+def recipe_commands() -> Iterator[tuple[str, str]]:
+    """What the head of each shipped recipe says about its use."""
+    for path in sorted((REPO / 'registry_configs').rglob('*.py')):
+        head = path.read_text().split('"""')[1]
+        for line in head.replace('\\\n', ' ').splitlines():
+            if line.strip().startswith('synthaug '):
+                yield str(path.relative_to(REPO)), line.strip()
+
+
+TYPED = [(str(path.relative_to(REPO)), line) for path in TEXTS for line in commands(path.read_text())] + list(recipe_commands())
+
+
+def test_every_command_of_the_texts_parses_and_names_recipes_that_are_there() -> None:
+    known, wrong, seen = every_command(), [], 0
+    for place, line in TYPED:
+        words = shlex.split(line.replace('$seed', '0').partition(' ...the ')[0], comments=True)
+        if 'synthaug_plugins.cli' in words:  # after torchrun
+            words = ['synthaug', *words[words.index('synthaug_plugins.cli') + 1 :]]
+        if words[:1] != ['synthaug'] or {'$@', '...', 'MY_RECIPE'} & {*words}:
+            continue
+        seen += 1
+        name = next((n for n in (' '.join(words[1:3]), words[1]) if n in known), None)
+        if name is None:
+            wrong.append(f'{place}: no such command: {line}')
+            continue
+        try:
+            context = known[name].make_context(name, spread_cfg_options(words[1 + len(name.split()) :]))
+        except Exception as error:  # typer carries a copy of click, whose classes have no public name
+            wrong.append(f'{place}: {error}: {line}')
+            continue
+        recipe = context.params.get('recipe')
+        if recipe and not recipe.endswith('.py') and '::' not in recipe:
+            kind = name.split()[0]
+            try:
+                find_recipe(recipe, {'plan': 'generate', 'explain': 'train', 'test': 'train'}.get(kind, kind))
+            except RecipeError as error:
+                wrong.append(f'{place}: {error}: {line}')
+    assert not wrong, '\n'.join(wrong)
+    assert seen > 100
+
+
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_files_that_a_text_names_are_there(path: Path) -> None:
+    text = path.read_text()
+    linked = {path.parent / link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if '://' not in link and not link.startswith('#')}
+    named = {REPO / name for name in OWN.findall(text) if '*' not in name}
+    gone = sorted(str(p) for p in linked | named if not p.exists() and not p.with_suffix('.py').exists())
+    assert not gone
