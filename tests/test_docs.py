@@ -6,13 +6,18 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import REPO
 from synthaug_plugins.cli import every_command, spread_cfg_options
+from synthaug_plugins.engine.generate import generate
+from synthaug_plugins.engine.recipe import load_recipe
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.recipes import find_recipe
+from synthaug_plugins.registry import GENERATORS
+from synthaug_plugins.store.store import Store
 
 TEXTS = sorted(p for p in (*REPO.glob('*.md'), *(REPO / 'docs').rglob('*.md')) if p.name not in ('reference.md', 'CHANGELOG.md'))
 OWN = re.compile(r'(?:tools|docs|registry_configs|synthaug_plugins|tests)/[\w./-]*\w')
@@ -72,3 +77,21 @@ def test_files_that_a_text_names_are_there(path: Path) -> None:
     named = {REPO / name for name in OWN.findall(text) if '*' not in name}
     gone = sorted(str(p) for p in linked | named if not p.exists() and not p.with_suffix('.py').exists())
     assert not gone
+
+
+def test_the_generator_of_the_page_is_whole_and_fills_a_store_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own lines, typed out: 30 of them, registered as a plugin would be, and run by the page's recipe."""
+    module, recipe = re.findall(r'^```python\n(.*?)^```', (REPO / 'docs' / 'generator-plugin.md').read_text(), re.M | re.S)
+    assert len([line for line in module.splitlines() if line.strip()]) <= 30
+    namespace: dict[str, Any] = {}
+    exec(module, namespace)
+    monkeypatch.setitem(GENERATORS._module_dict, 'Blots', namespace['Blots'])
+    (tmp_path / 'blots.py').write_text(recipe)
+    whole, again = (tmp_path / name for name in ('whole', 'again'))
+    generate(load_recipe(str(tmp_path / 'blots.py'), {'block_size': 10}), whole, 'cpu', quiet=True)
+    generate(load_recipe(str(tmp_path / 'blots.py'), {'block_size': 10}), again, 'cpu', quiet=True)
+    (again / 'index' / '00001.parquet').unlink()  # what a kill before its commit mark leaves
+    generate(load_recipe(str(tmp_path / 'blots.py'), {'block_size': 10}), again, 'cpu', quiet=True)
+    rows = [Store.open(folder).index(['id', 'sha256', 'params.grey']).to_pylist() for folder in (whole, again)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 40
