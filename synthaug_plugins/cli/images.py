@@ -91,6 +91,25 @@ def shots(
 
 
 @app.command(rich_help_panel='Make images')
+def split(
+    data: Annotated[Path, typer.Argument(metavar='FOLDER', help='Your images: a folder with one folder per class.', show_default=False)],
+    out: Annotated[Path, typer.Option(help='New folder for train/, val/ and test/.', show_default=False)],
+    val: Annotated[float, typer.Option(metavar='SHARE', help='Of each class, to choose on; 0 for none.')] = 0.15,
+    test: Annotated[float, typer.Option(metavar='SHARE', help='Of each class, to report on once; 0 for none.')] = 0.25,
+    seed: Annotated[int, typer.Option(help='Of the draw.')] = 0,
+) -> None:
+    """Copy images into train/, val/ and test/, class by class in the same shares; equal files stay in one part.
+
+    synthaug split my/images --out data/mine
+    """
+    from synthaug_plugins.data_split import split_folder
+    from synthaug_plugins.real_images import RealImages
+
+    for part, classes in split_folder(RealImages(data), out, val, test, seed).items():
+        print(f'{out / part}: {sum(classes.values())} images, {min(classes.values())} to {max(classes.values())} of a class')
+
+
+@app.command(rich_help_panel='Make images')
 def verify(folder: Annotated[str, typer.Argument(metavar='STORE', help='A store, or a folder of learned embeddings.', show_default=False)]) -> None:
     """Check every byte of a store, or of learned embeddings; ends with status 4 when something is damaged or missing.
 
