@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthaug_plugins.curation.duplicates import phash
+from synthaug_plugins.curation.duplicates import flipped_phashes
 from synthaug_plugins.evaluation.metrics.features import FeatureNetwork
 from synthaug_plugins.evaluation.metrics.sets import ImageSet
 
@@ -42,7 +42,7 @@ def look(images: ImageSet, network: FeatureNetwork, views: Sequence[str], done: 
 
     Args:
         network: whose weights are loaded.
-        views: some of `VIEWS`.
+        views: the first of `VIEWS`, or all.
         done: told how many more images were looked at.
 
     Raises:
@@ -51,8 +51,7 @@ def look(images: ImageSet, network: FeatureNetwork, views: Sequence[str], done: 
     """
     features, hashes = [], []
     for some in images.images():
-        in_views = [[turned(image, view) for image in some] for view in views]
-        features.append(np.stack([images.encoded(network, view) for view in in_views]))
-        hashes.append(np.array([[phash(image) for image in view] for view in in_views], np.uint64))
+        features.append(np.stack([images.encoded(network, [turned(image, view) for image in some]) for view in views]))
+        hashes.append(np.stack([flipped_phashes(image)[: len(views)] for image in some], axis=1))
         done(len(some))
     return Seen(np.concatenate(features, axis=1), np.concatenate(hashes, axis=1))
