@@ -17,8 +17,9 @@ from PIL import Image
 from test_evaluation_report import Elements
 
 from conftest import Say, digits
-from synthaug_plugins.evaluation.audit.audit import STORE, TEST, TRAIN, Audit, audit
+from synthaug_plugins.evaluation.audit.audit import Audit, audit
 from synthaug_plugins.evaluation.audit.chance import Chance, at_least
+from synthaug_plugins.evaluation.audit.comparison import STORE, TEST, TRAIN
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
 from synthaug_plugins.store.selection import select
@@ -271,7 +272,6 @@ def test_bad_input_is_refused_before_an_image_is_read(data: Path, store: Path, t
         ((store, '--train', data / TRAIN, '--test', data / TRAIN), 'Hold out other images than --train'),
         ((store, '--train', few, '--test', data / TEST), 'holds 12 images.*Give 20 and more'),
         ((store, *real, '--features', 'dino'), "'dino' names no feature network"),
-        ((store, *real, '--features', 'timm:nothing'), 'none of the networks of timm'),
         ((store, *real, '--false-alarms', 0.5), '--false-alarms 0.5 is no share'),
         ((store, *real, '--where', 'clip_p > 1'), "no 'clip_p' in the store"),
         ((store, *real, '--drop', 'audit'), 'Give another name: --drop clean'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,14 +44,14 @@ def audit(
     synthaug audit stores/mine --train data/train --test data/test --where clean_kept
     """
     from synthaug_plugins.errors import ContaminationFound
-    from synthaug_plugins.evaluation.audit.audit import TEST
+    from synthaug_plugins.evaluation.audit.comparison import TEST
     from synthaug_plugins.evaluation.audit.writing import REPORT, about, audit_store, table
     from synthaug_plugins.evaluation.metrics.table import aligned
 
     words = ['synthaug', 'audit', folder, '--train', str(train), '--test', str(test), '--features', features, '--false-alarms', f'{false_alarms:g}']
     for option, value in (('--out', out), ('--drop', drop), ('--where', where)):
         words += [] if value is None else [option, str(value)]
-    options = {'where': where, 'false_alarms': false_alarms, 'device': device}
+    options: dict[str, Any] = {'where': where, 'false_alarms': false_alarms, 'device': device}
     found = audit_store(folder, train, test, features, out=out, drop=drop, command=shlex.join(words), **options)
     print(aligned(table(found)))
     print(about(found))

@@ -21,7 +21,6 @@ from synthaug_plugins.evaluation.audit.looking import Seen
 from synthaug_plugins.evaluation.metrics.neighbours import TILE, nearest, points
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 K = 50
@@ -32,17 +31,29 @@ _ROUNDED = 1e-5  # in units of the local scale: no two different images are so n
 
 @dataclass(frozen=True)
 class Placed:
-    """`Seen`, with features as points: (V, n, D) float64 on one device."""
+    """`Seen`, with an origin (D,) on the device where neighbours are sought."""
 
-    points: Tensor
-    hashes: np.ndarray
+    seen: Seen
+    origin: Tensor
 
     def __len__(self) -> int:
-        return self.hashes.shape[1]
+        return len(self.seen)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """(V, n) uint64."""
+        return self.seen.hashes
+
+    def points(self, view: int, places: np.ndarray | None = None) -> Tensor:
+        """All images, or some, in one view: (n, D) float64, made when asked for: all views at once would take 24 D bytes of each image."""
+        import torch
+
+        features = self.seen.features[view] if places is None else self.seen.features[view, places]
+        return points(torch.from_numpy(features).to(self.origin.device), self.origin)
 
     def at(self, places: np.ndarray) -> Placed:
         """Some of the images."""
-        return Placed(self.points[:, places], self.hashes[:, places])
+        return Placed(Seen(self.seen.features[:, places], self.hashes[:, places]), self.origin)
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,6 @@ class Nearest:
     bits_view: np.ndarray
 
 
-def placed(seen: Seen, origin: Tensor, device: torch.device) -> Placed:
-    """Features as points around an origin (D,), on a device that has float64."""
-    import torch
-
-    return Placed(torch.stack([points(torch.from_numpy(view).to(device), origin) for view in seen.features]), seen.hashes)
-
-
 def to_train(images: Placed, train: Placed, k: int, own: np.ndarray | None = None) -> tuple[Nearest, Tensor]:
     """The nearest training image of each image, and its local scales.
 
@@ -84,7 +88,8 @@ def to_train(images: Placed, train: Placed, k: int, own: np.ndarray | None = Non
     """
     import torch
 
-    found = [_others(view, train.points[0], k, own) for view in images.points]
+    theirs = train.points(0)
+    found = [_others(images.points(view), theirs, k, own) for view in range(len(images.hashes))]
     scales = torch.stack([distances.mean(1) for distances, _ in found])
     return _merged([(distances[:, 0], places[:, 0]) for distances, places in found], scales, images, train, own), scales
 
@@ -98,7 +103,8 @@ def to_set(images: Placed, scales: Tensor, others: Placed, own: np.ndarray | Non
         others: of which the first view counts.
         own: (n,) which of them each image itself is; None where they are none.
     """
-    found = [_others(view, others.points[0], 1, own) for view in images.points]
+    theirs = others.points(0)
+    found = [_others(images.points(view), theirs, 1, own) for view in range(len(images.hashes))]
     return _merged([(distances[:, 0], places[:, 0]) for distances, places in found], scales, images, others, own)
 
 
@@ -119,13 +125,12 @@ def _merged(found: list[tuple[Tensor, Tensor]], scales: Tensor, images: Placed, 
     import torch
 
     distances = scaled(torch.stack([d for d, _ in found]), scales)
-    view = distances.argmin(0)
-    rows = torch.arange(len(view), device=view.device)
-    place = torch.stack([p for _, p in found])[view, rows]
+    least, view = distances.min(0)
+    place = torch.stack([p for _, p in found]).gather(0, view[None])[0]
     hashed = [nearest_hash(view_hashes, others.hashes[0], own) for view_hashes in images.hashes]
     bits, places = np.stack([b for b, _ in hashed]), np.stack([p for _, p in hashed])
     bits_view, each = bits.argmin(0), np.arange(bits.shape[1])
-    return Nearest(*(t.cpu().numpy() for t in (distances[view, rows], place, view)), bits[bits_view, each], places[bits_view, each], bits_view)
+    return Nearest(least.cpu().numpy(), place.cpu().numpy(), view.cpu().numpy(), bits[bits_view, each], places[bits_view, each], bits_view)
 
 
 def scaled(distances: Tensor, scales: Tensor) -> Tensor:
@@ -166,15 +171,15 @@ def without_copies(images: Placed, scales: Tensor, duplicates: np.ndarray, dista
     """
     import torch
 
-    stays = np.ones(len(images), bool)
+    stays, all_points = np.ones(len(images), bool), images.points(0)
     backwards, step = np.sort(duplicates)[::-1], max(1, TILE // len(images))
     for begin in range(0, len(backwards), step):
         some = backwards[begin : begin + step].copy()
         near = np.zeros((len(some), len(images)), bool)
-        for view, hashes, scale in zip(images.points, images.hashes, scales, strict=True):
+        for view, (hashes, scale) in enumerate(zip(images.hashes, scales, strict=True)):
             if distance >= 0:
                 # Out of a product, which is fast: an exact copy is a little apart there.
-                apart = torch.cdist(view[some], images.points[0], compute_mode='use_mm_for_euclid_dist')
+                apart = torch.cdist(images.points(view, some), all_points, compute_mode='use_mm_for_euclid_dist')
                 near |= (apart <= max(distance, _ROUNDED) * scale[some][:, None]).cpu().numpy()
             near |= hamming(hashes[some], images.hashes[0]) <= bits
         near[range(len(some)), some] = False

@@ -17,7 +17,8 @@ from synthaug_plugins.engine.progress import say_to_user
 from synthaug_plugins.engine.score import check_columns
 from synthaug_plugins.engine.score_run import Columns
 from synthaug_plugins.errors import RecipeError, StoreError
-from synthaug_plugins.evaluation.audit.audit import KINDS, TEST, TRAIN, Audit, Comparison, Pair, audit
+from synthaug_plugins.evaluation.audit.audit import Audit, audit
+from synthaug_plugins.evaluation.audit.comparison import KINDS, TEST, TRAIN, Comparison, Pair
 from synthaug_plugins.evaluation.csv_text import csv_bytes
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.gallery import data_uri
