@@ -37,7 +37,7 @@ def audit(
 ) -> None:
     """Find copies, flipped, resized and encoded anew too: of training images, of held-out images, within the store. Adds score columns.
 
-    Ends with status 5 where images are copies of held-out ones.
+    Ends with status 5 where images look like copies of held-out ones and chance does not explain it.
 
     synthaug audit stores/mine --train data/train --test data/test --out runs/audit --drop clean
 
@@ -64,6 +64,6 @@ def audit(
         print(out / REPORT)
     if found.contaminated:
         one = found.comparisons[TEST]
-        what = f'{one.found} of {len(one.p)} images in {folder!r} are copies of held-out images, where chance would find {one.expected:.1f} at most.'
+        what = f'{one.found} of {len(one.p)} images in {folder!r} look like copies of held-out images, where chance would find {one.expected:.1f} at most.'
         cure = f"Train on the others: select='{drop}_kept'." if drop else 'Look at them with --out FOLDER; select the others with --drop NAME.'
         raise ContaminationFound(what, cure)

@@ -75,6 +75,7 @@ def audit_store(
     _check_store(store, drop)
     with store.lock('audit', say_to_user(quiet)):
         _check_store(store, drop)  # again: somebody may have been here
+        store.clean_partials()
         found = audit(folder, train, test, features, quiet=quiet, **options)
         made_by = _made_by(found, train, test)
         if out is not None:
@@ -92,14 +93,17 @@ def _check_store(store: Store, drop: str | None) -> None:
     """Refuse (StoreError) what cannot take the scores."""
     if missing := store.unfinished():
         raise StoreError(f'The store {str(store.folder)!r} is not finished: {len(missing)} blocks are missing.', 'Finish it with synthaug generate first.')
-    for name in (NAME, *([drop] if drop else [])):
+    columns = {NAME: ['memorisation', *(f'{kind}_p' for kind in KINDS)]}
+    if drop is not None:
+        columns[drop] = [Columns(drop).kept, Columns(drop).reason]
+    for name, own in columns.items():
         if store.place.exists(scores_name(name)) and NAME not in (store.scores_made_by(name) or {}):
             what = f'The store {str(store.folder)!r} has scores {name!r} that no audit made.'
             raise StoreError(what, 'Give another name with --drop.' if name == drop else 'Rename that file in scores/.')
-    taken = {column.lower() for column in store.score_column_names(besides=NAME)}
-    for column in ('memorisation', *(f'{kind}_p' for kind in KINDS)):
-        if column in taken:
-            raise StoreError(f'The store {str(store.folder)!r} has a column {column!r} already.', 'Rename the file in scores/ that holds it.')
+        for column in own:
+            if column.lower() in {other.lower() for other in store.score_column_names(besides=name)}:
+                what = f'The store {str(store.folder)!r} has a column {column!r} already.'
+                raise StoreError(what, 'Give another name with --drop.' if name == drop else 'Remove the file in scores/ that holds it.')
 
 
 def _made_by(found: Audit, train: str | Path, test: str | Path) -> dict[str, Any]:
@@ -184,9 +188,9 @@ def verdicts(found: Audit) -> Sequence[str]:
     said = []
     for kind, one in found.comparisons.items():
         if not one.found:
-            said.append(f'No image is a copy of {KINDS[kind]}.')
+            said.append(f'No image looks like a copy of {KINDS[kind]}.')
             continue
-        count = f'{one.found} {"image is a copy" if one.found == 1 else "images are copies"} of {KINDS[kind]}'
+        count = f'{one.found} {"image looks like a copy" if one.found == 1 else "images look like copies"} of {KINDS[kind]}'
         said.append(f'{count}, where chance would find {one.expected:.1f} at most' + ('.' if one.beyond_chance else ': no more than chance explains.'))
     return said
 
