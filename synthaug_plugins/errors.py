@@ -59,6 +59,12 @@ class FaultsFound(SynthAugError):
     exit_code = 4
 
 
+class ContaminationFound(SynthAugError):
+    """`audit` found images of a store that are copies of held-out images."""
+
+    exit_code = 5
+
+
 class TrainingFailed(SynthAugError):
     """The trainer raised; its whole trace is in a file."""
 

@@ -24,6 +24,13 @@ def refuse_foreign(out: Path, own: Collection[str], kind: str, option: str = '--
         raise RecipeError(f'The folder {str(out)!r} is not empty and not a {kind}: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')
 
 
+def refuse_among_images(out: str | Path, *images: str | Path, option: str = '--out') -> None:
+    """Refuse (RecipeError) a folder for results that lies in a folder of class folders, where it would become a class."""
+    for folder in images:
+        if Path(out).resolve().is_relative_to(Path(folder).expanduser().resolve()):
+            raise RecipeError(f'{option} {str(out)!r} lies in {str(folder)!r}, where it would become a class.', 'Give a folder outside of it.')
+
+
 @contextmanager
 def alone(out: Path, kind: str, option: str = '--out') -> Iterator[None]:
     """Refuse (RecipeError) a second process in the same folder: both would train into the same run. The system frees the lock on death.

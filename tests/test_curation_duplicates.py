@@ -59,6 +59,13 @@ def test_hash_is_the_sign_of_the_low_dct_against_its_median() -> None:
         assert bits(phash(image)).tolist() == (low > np.median(low)).ravel().astype(int).tolist()
 
 
+def test_hashes_of_flipped_images_are_those_of_the_images_flipped() -> None:
+    for seed in range(5):
+        image = photo(seed)
+        flipped = [image, np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(image[::-1])]
+        assert duplicates.flipped_phashes(image).tolist() == [phash(one) for one in flipped]
+
+
 def test_copies_are_near_and_other_images_are_far() -> None:
     codes = np.array([phash(photo(seed)) for seed in range(60)])
     changed = [jpeg(photo(0)), np.asarray(Image.fromarray(photo(0)).resize((50, 41))), (photo(0) * 0.8).astype(np.uint8), photo(0)[1:-1, 1:-1]]

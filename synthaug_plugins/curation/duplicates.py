@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BITS = 64
 _SIZE, _KEPT = 32, 8  # pixels that are transformed, coefficients per direction that are kept
 _COSINES = np.cos(np.pi * np.outer(np.arange(_KEPT), 2 * np.arange(_SIZE) + 1) / (2 * _SIZE))
+_SIGNS = np.array([1, -1] * (_KEPT // 2))
 _PART = 2048  # hashes compared at once
 _BITS_OF = np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
@@ -33,9 +34,23 @@ def phash(image: np.ndarray) -> np.uint64:
 
     Returns: 64 bits, of which half are set unless the image is flat.
     """
+    return _hash_of(_low_frequencies(image))
+
+
+def flipped_phashes(image: np.ndarray) -> np.ndarray:
+    """(3,) uint64: `phash` of an image, of its mirror image and of it upside down, of which the odd coefficients of one direction have the other sign."""
+    low = _low_frequencies(image)
+    return np.array([_hash_of(low), _hash_of(low * _SIGNS), _hash_of(low * _SIGNS[:, None])])
+
+
+def _low_frequencies(image: np.ndarray) -> np.ndarray:
     grey = Image.fromarray(image).convert('L').resize((_SIZE, _SIZE), Image.Resampling.LANCZOS)
-    low = (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T).round(6)  # rounded: what is zero but for floating point says nothing
-    return np.packbits(low > np.median(low)).view('>u8')[0].astype(np.uint64)
+    return (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T).round(6)  # rounded: what is zero but for floating point says nothing
+
+
+def _hash_of(low: np.ndarray) -> np.uint64:
+    middle = np.partition(low, (BITS // 2 - 1, BITS // 2), axis=None)[BITS // 2 - 1 : BITS // 2 + 1].mean()  # np.median takes five times as long
+    return np.packbits(low > middle).view('>u8')[0].astype(np.uint64)
 
 
 def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:

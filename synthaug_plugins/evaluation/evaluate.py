@@ -27,7 +27,7 @@ from synthaug_plugins.evaluation.metrics.sets import ImageSet, real_set, refuse_
 from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, csv_rows, metrics_of, panels, spoken, table, trends
 from synthaug_plugins.evaluation.pages import write_page
 from synthaug_plugins.evaluation.picture import STYLES, draw_panels
-from synthaug_plugins.own_folder import alone, refuse_foreign
+from synthaug_plugins.own_folder import alone, refuse_among_images, refuse_foreign
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import write_whole
 
@@ -214,9 +214,7 @@ def check_out(out: str | Path, *real: str | Path) -> None:
     Raises:
         RecipeError: it holds something else, or lies among the real images, where it would become a class.
     """
-    for folder in real:
-        if Path(out).resolve().is_relative_to(Path(folder).expanduser().resolve()):
-            raise RecipeError(f'--out {str(out)!r} lies in {str(folder)!r}, where it would become a class.', 'Give a folder outside of it.')
+    refuse_among_images(out, *real)
     refuse_foreign(Path(out), OWN_FILES, 'folder of measurements')
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError
 from synthaug_plugins.few_shot import Shots, draw_shots, long_tail_counts
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.real_images import RealImages
 
 
@@ -44,9 +45,7 @@ class Parts:
             if images is not None and images.classes != parts.train.classes:
                 differ = sorted(set(images.classes) ^ set(parts.train.classes))
                 raise DataError(f'The classes of {str(images.root)!r} are not those of train: {differ}.', 'Make them equal.')
-        for images in (parts.train, parts.test, parts.val):
-            if images is not None and out.resolve().is_relative_to(images.root.resolve()):
-                raise RecipeError(f'--out {str(out)!r} lies in {str(images.root)!r}, where it would become a class.', 'Give a folder outside of it.')
+        refuse_among_images(out, *(images.root for images in (parts.train, parts.test, parts.val) if images is not None))
         parts._refuse_shared()
         return parts
 

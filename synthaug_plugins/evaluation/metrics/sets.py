@@ -77,11 +77,16 @@ class ImageSet:
         """
         parts = []
         for some in self.images():
-            parts.append(network.encode(some))
-            if not np.isfinite(parts[-1]).all():
-                raise ModelError(f'{network.text!r} gives features that are not finite for images of {self.name!r}.', 'Use other weights.')
+            parts.append(self.encoded(network, some))
             done(len(some))
         self.features = np.concatenate(parts)
+
+    def encoded(self, network: FeatureNetwork, some: Sequence[np.ndarray]) -> np.ndarray:
+        """Features (m, D) of some of the images. Raises ModelError for features that are not finite."""
+        features = network.encode(some)
+        if not np.isfinite(features).all():
+            raise ModelError(f'{network.text!r} gives features that are not finite for images of {self.name!r}.', 'Use other weights.')
+        return features
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
         """(n,) places of the images' classes among `classes`.
@@ -189,10 +194,10 @@ def _plain(value: Any) -> float | str | None:
     return str(value)
 
 
-def refuse_same_files(real: RealImages, held_out: RealImages) -> None:
-    """Refuse (DataError) an image that lies in both folders, links resolved."""
+def refuse_same_files(real: RealImages, held_out: RealImages, option: str = '--real') -> None:
+    """Refuse (DataError) an image that lies in both folders, links resolved. option: of the command line, which names the first."""
     paths = {(real.root / i).resolve() for name in real.classes for i in real.ids(name)}
     for name in held_out.classes:
         for i in held_out.ids(name):
             if (held_out.root / i).resolve() in paths:
-                raise DataError(f'{i!r} lies in {str(real.root)!r} and in {str(held_out.root)!r}.', 'Hold out other images than --real.')
+                raise DataError(f'{i!r} lies in {str(real.root)!r} and in {str(held_out.root)!r}.', f'Hold out other images than {option}.')

@@ -78,7 +78,11 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 
 def table_text(rows: Sequence[Row]) -> str:
     """The table for a terminal."""
-    lines = table(rows)
+    return aligned(table(rows))
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns for a terminal, the first to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return '\n'.join('  '.join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))) for line in lines)
 
