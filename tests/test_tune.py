@@ -185,6 +185,15 @@ def test_every_strength_and_guidance_of_a_store_is_tried_and_what_is_not_is_said
     assert lacking[1][-1] == "params.t0 = 0.2: not tried, since 1 of 2 classes would have no image, such as 'two'."
 
 
+def test_names_that_are_no_words_are_quoted_and_a_store_of_another_seed_may_lack_a_setting(data: Path, tmp_path: Path) -> None:
+    for seed, values in ((0, (1, 2)), (1, (2, 3))):
+        make_store(tmp_path / f'draw-{seed}', data, [{'how "far"\n#': value} for value in values])
+    space = search_space({}, [f'{tmp_path}/draw-{{seed}}'], [], [0.5], None, [0, 1])
+    condition = 'params."how ""far""\n#" = {}'
+    assert [c['mix.select'] for c in Search('tuned', space.grids).candidates()] == [None, None, condition.format(2)]
+    assert space.notes == (f'{condition.format(1)}: not tried, since {str(tmp_path / "draw-1")!r} lacks it.',)
+
+
 def test_too_many_settings_are_the_users_to_choose(data: Path, tmp_path: Path) -> None:
     params = [{'a': a, 'b': b, 'c': c} for a, b, c in product((1, 2), (1, 2, 3), (1, 2, 3))]
     with pytest.raises(RecipeError, match=r'params\.a \(2 values\), params\.b \(3 values\).*48 selections') as refused:

@@ -85,10 +85,10 @@ def recipe_with(cfg: Config, own: Mapping[str, Any], options: Mapping[str, Any],
     mix = fill({**space.mix, **{key.removeprefix('mix.'): value for key, value in options.items()}}, {'seed': seed})
     cfg = copy.deepcopy(cfg)
     cfg[KEY] = {**own, 'mix': {key: value for key, value in mix.items() if value is not None}}
+    lines = (''.join(c if c.isprintable() else ' ' for c in sentence) for sentence in about)
     try:
-        text = explain(cfg)
+        text = ''.join(f'# {line}\n' for line in lines) + '\n' + explain(cfg)
         compile(text, '<recipe>', 'exec')
     except Exception as error:  # MMEngine lays the text out and parses it for that
         raise RecipeError(f'The recipe cannot be written as text: {type(error).__name__}: {error}.', 'Keep functions and objects out of it.') from error
-    head = ''.join(f'# {" ".join(sentence.split())}\n' for sentence in about)
-    return f'{head}\n{text}'.encode()
+    return text.encode()

@@ -115,14 +115,15 @@ def _selections(store: str, own: Choice, selects: Sequence[str], seeds: Sequence
     """The selections to try of a store, and sentences on those that are not."""
     opened = [Store.open(folder) for folder in dict.fromkeys(fill(store, {'seed': seed}) for seed in seeds)]
     if selects:
-        told = [own, *(both(own, condition) for condition in selects)]
-        for of_seed in opened:
-            for choice in told:
-                select(of_seed, **arguments(choice), columns=['id'])  # refuses one that cannot be evaluated, or leaves a class empty
-        return told, []
-    told, notes = choices(opened[0], own)
-    for of_seed in opened[1:]:
-        theirs, _ = choices(of_seed, own)
-        notes += [f'{choice}: not tried, since {str(of_seed.folder)!r} lacks it.' for choice in told if choice not in theirs]
-        told = [choice for choice in told if choice in theirs]
+        told: list[Choice] = [own, *(both(own, condition) for condition in selects)]
+        notes: list[str] = []
+    else:
+        told, notes = choices(opened[0], own)
+        for of_seed in opened[1:]:
+            theirs, _ = choices(of_seed, own)
+            notes += [f'{choice}: not tried, since {str(of_seed.folder)!r} lacks it.' for choice in told if choice not in theirs]
+            told = [choice for choice in told if choice in theirs]
+    for of_seed in opened:
+        for choice in told:
+            select(of_seed, **arguments(choice), columns=['id'])  # refuses one that cannot be evaluated, or leaves a class empty
     return told, notes
