@@ -20,7 +20,7 @@ from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.compare import compare, format_table
 from synthaug_plugins.evaluation.fingerprint import run_key
 from synthaug_plugins.evaluation.pool import RunFailed
-from synthaug_plugins.evaluation.protocol import Arm, fill, read_comparison
+from synthaug_plugins.evaluation.protocol import Arm, Search, fill, read_comparison
 from synthaug_plugins.evaluation.runs import planned_steps, settle, train_run, training_part
 from synthaug_plugins.evaluation.statistics import class_gains, paired, sentences, signed, spread
 from synthaug_plugins.plugins import get_plugin_manager, register_nouns
@@ -208,6 +208,7 @@ def test_changed_training_image_makes_another_run(recipe: Path) -> None:
         ('real_only=dict()', 'real_only=dict(synthaug=dict(mixx=dict()))', "Did you mean 'mix'"),
         ("{'cfg_options.optim_wrapper.optimizer.lr'", "{'mix.alpha'", "no synthaug option 'mix'"),
         ('arms = dict(real_only=dict(), ', 'arms = dict(', 'fewer than two arms'),
+        ("grid={'cfg_options.optim_wrapper.optimizer.lr': [1e-3, 2e-3]}", "grid=[{'a': [1]}, {'b': [1]}]", 'a list of such with the same keys'),
     ],
 )
 def test_wrong_recipes_are_refused(recipe: Path, old: str, new: str, says: str) -> None:
@@ -229,6 +230,13 @@ def test_searched_options_reach_into_lists_and_leave_the_arm_as_it_was() -> None
     assert arm.cfg_options['pipeline'][1] == {'angle': 1}
     with pytest.raises(RecipeError, match="no '7'"):
         arm.with_options({'cfg_options.pipeline.7.angle': 9})
+
+
+def test_several_grids_are_tried_one_after_the_other_and_what_they_share_once() -> None:
+    search = Search('a', [{'alpha': [0.5], 'select': [None]}, {'select': [None, 'x'], 'alpha': [0.1, 0.5]}])
+    assert [tuple(c.items()) for c in search.candidates()] == [
+        (('alpha', alpha), ('select', select)) for alpha, select in ((0.5, None), (0.1, None), (0.1, 'x'), (0.5, 'x'))
+    ]
 
 
 def test_statistics_are_the_textbook_ones() -> None:

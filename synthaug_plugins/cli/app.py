@@ -73,6 +73,18 @@ def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dic
     return options
 
 
+def parse_numbers(text: str, option: str, kind: type[int] | type[float] = int) -> list[Any]:
+    """`'1,2,4'` as `[1, 2, 4]`.
+
+    Raises:
+        RecipeError: a part that is no number.
+    """
+    try:
+        return [kind(part) for part in text.split(',')]
+    except ValueError:
+        raise RecipeError(f'{option} {text!r} is no list of {"whole " if kind is int else ""}numbers.', 'Write 1,2,4.') from None
+
+
 def spread_cfg_options(arguments: Sequence[str]) -> list[str]:
     """Let one `--cfg-options` take several pairs, as MMPretrain's own tools do: the option is repeated before each."""
     spread: list[str] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synthaug_plugins import compat
-from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_options
+from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_numbers, parse_options
 from synthaug_plugins.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -222,14 +222,14 @@ def fewshot(
         out,
         model,
         get_plugin_manager(),
-        _numbers(shots, '--shots'),
-        _numbers(seeds, '--seeds'),
+        parse_numbers(shots, '--shots'),
+        parse_numbers(seeds, '--seeds'),
         store,
         where,
         prompts,
         steps,
         val_shots,
-        _numbers(lr_scales, '--lr-scales', float),
+        parse_numbers(lr_scales, '--lr-scales', float),
         cache or DEFAULT_FOLDER,
         device,
         jobs,
@@ -237,10 +237,3 @@ def fewshot(
     )
     print(table_text(found.results, found.classes, found.real))
     print(out / CURVE)
-
-
-def _numbers(text: str, option: str, kind: Any = int) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(',')]
-    except ValueError:
-        raise RecipeError(f'{option} {text!r} is no list of {"whole " if kind is int else ""}numbers.', 'Write 1,2,4.') from None

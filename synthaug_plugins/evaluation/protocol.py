@@ -33,7 +33,8 @@ KEYS = {
     'is where it lies. Only what an arm names is made',
     'curves': 'with shots: quantities that some arms vary, name -> dict(axis=..., arms={value: arm}, baseline=...); drawn over their values, a line for each '
     'number of shots. The number of shots itself is always drawn',
-    'search': 'dict(arm=..., grid={dotted key: [values]}), or a list of them: chosen on validation, the winner is the arm that is tested',
+    'search': 'dict(arm=..., grid={dotted key: [values]}), or a list of them: chosen on validation, the winner is the arm that is tested. Several grids over '
+    'the same keys, as a list, are tried one after the other, and what they share once',
 }
 ARM_KEYS = {
     'cfg_options': 'changes to the trainer recipe for this arm',
@@ -75,14 +76,19 @@ class Arm:
 
 @dataclass(frozen=True)
 class Search:
-    """A grid over options of one arm, chosen on validation only."""
+    """Grids over options of one arm, chosen on validation only."""
 
     arm: str
-    grid: Mapping[str, Sequence[Any]]
+    grids: Sequence[Mapping[str, Sequence[Any]]]
 
     def candidates(self) -> list[dict[str, Any]]:
-        """Every combination, the last key fastest."""
-        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        """Every combination of each grid, the last key fastest; one that an earlier grid has is not repeated."""
+        found: list[dict[str, Any]] = []
+        for grid in self.grids:
+            combinations = itertools.product(*(grid[key] for key in self.grids[0]))
+            candidates = (dict(zip(self.grids[0], values, strict=True)) for values in combinations)
+            found += [candidate for candidate in candidates if candidate not in found]
+        return found
 
 
 @dataclass(frozen=True)
@@ -159,13 +165,13 @@ def read_comparison(path: str | Path, values: Mapping[str, Any] | None = None, d
     if recipe.get('reference') is not None and recipe['reference'] not in [arm.name for arm in arms]:
         raise RecipeError(f'reference = {recipe["reference"]!r} is none of the arms.', nearest(str(recipe['reference']), [arm.name for arm in arms]))
     notes = recipe.get('notes') or []
-    shots = _numbers('shots', recipe['shots'], 1) if draws else ()
+    shots = whole_numbers('shots', recipe['shots'], 1) if draws else ()
     return Comparison(
         path=path,
         title=recipe.get('title') or path.stem,
         notes=(notes,) if isinstance(notes, str) else tuple(notes),
         train=recipe_file(recipe['train'], path, 'train', 'train'),
-        seeds=_numbers('seeds', recipe['seeds'], 0),
+        seeds=whole_numbers('seeds', recipe['seeds'], 0),
         values=named,
         cfg_options=recipe.get('cfg_options') or {},
         arms=arms,
@@ -195,7 +201,8 @@ def _check_draws(recipe: Mapping[str, Any]) -> bool:
     return True
 
 
-def _numbers(key: str, values: Any, low: int) -> tuple[int, ...]:
+def whole_numbers(key: str, values: Any, low: int) -> tuple[int, ...]:
+    """Distinct whole numbers of at least `low`, as a tuple; refuse (RecipeError) anything else under its key."""
     if not isinstance(values, list | tuple) or not values or any(isinstance(v, bool) or not isinstance(v, int) or v < low for v in values):
         raise RecipeError(f'{key} = {values!r} is not a list of whole numbers from {low}.', f'Write {key} = [1, 2, 4].')
     if len(set(values)) != len(values):
@@ -216,16 +223,22 @@ def _arms(arms: Any) -> tuple[Arm, ...]:
 def _searches(searches: Any, arms: Sequence[Arm]) -> tuple[Search, ...]:
     searches = [searches] if isinstance(searches, Mapping) else list(searches)
     by_name = {arm.name: arm for arm in arms}
-    seen: set[str] = set()
+    found: list[Search] = []
     for search in searches:
         check_keys(search, SEARCH_KEYS, 'search')
         name, grid = search.get('arm'), search.get('grid')
         if name not in by_name:
             raise RecipeError(f'search.arm = {name!r} is none of the arms.', nearest(str(name), by_name))
-        if name in seen:
+        if name in [s.arm for s in found]:
             raise RecipeError(f'The arm {name!r} is searched twice.', 'Put both grids into one search.')
-        seen.add(name)
-        if not isinstance(grid, Mapping) or not grid or any(not isinstance(v, list | tuple) or not v for v in grid.values()):
-            raise RecipeError(f'search.grid = {grid!r} is not a dict of lists.', "Write grid={'mix.alpha': [0.3, 0.6]}.")
-        by_name[name].with_options({key: values[0] for key, values in grid.items()})  # refuses keys that fit no option
-    return tuple(Search(s['arm'], s['grid']) for s in searches)
+        grids = list(grid) if isinstance(grid, list | tuple) else [grid]
+        if not grids or any(not _is_grid(one) or set(one) != set(grids[0]) for one in grids):
+            raise RecipeError(f'search.grid = {grid!r} is not a dict of lists.', "Write grid={'mix.alpha': [0.3, 0.6]}, or a list of such with the same keys.")
+        by_name[name].with_options({key: values[0] for key, values in grids[0].items()})  # refuses keys that fit no option
+        found.append(Search(name, tuple(grids)))
+    return tuple(found)
+
+
+def _is_grid(grid: Any) -> bool:
+    """Whether it is a dict of lists that are not empty."""
+    return isinstance(grid, Mapping) and bool(grid) and all(isinstance(values, list | tuple) and values for values in grid.values())
