@@ -111,7 +111,7 @@ def test_the_fiftyone_folder_is_laid_out_as_its_importer_reads_it(store: Store, 
 def test_a_score_column_that_the_layout_has_no_place_for_is_refused(tmp_path: Path, to: str, column: str) -> None:
     store = make_store(tmp_path / 'store')
     store.add_scores('clash', pa.table({'id': store.index()['id'], column: [0.5] * len(store.index())}))
-    with pytest.raises(StoreError, match=f"{column}.*--prefix"):
+    with pytest.raises(StoreError, match=f'{column}.*--prefix'):
         export(store, tmp_path / 'out', to)
     assert [p.name for p in tmp_path.iterdir()] == ['store']
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def write_hf(folder: Path, store: Store, selection: Selection) -> None:
 
 
 def shards(selection: Selection) -> Iterator[Shard]:
-    """How a selection is cut: at most `MAX_SHARD` bytes of images each, all about equally large."""
+    """How a selection is cut: into parts that are about equally large, of about `MAX_SHARD` bytes of images at most."""
     if (clash := next((name for name in score_names(selection.table) if name.lower() == 'image'), None)) is not None:
         what = f'The score column {clash!r} has the name of the column that holds the images.'
         raise StoreError(what, 'Score again under another name (--prefix), remove the file of that column from scores/, and export.')
@@ -60,9 +61,9 @@ def shards(selection: Selection) -> Iterator[Shard]:
     ends = np.cumsum(table['size'].to_numpy())
     total = int(ends[-1]) if len(ends) else 0
     n = max(1, -(-total // MAX_SHARD))
-    cuts = [0, *(int(i) for i in np.searchsorted(ends, np.arange(1, n) * (total / n))), len(table)]
-    for i in range(n):
-        yield Shard(f'{DATA}/{SHARD_NAME.format(i, n)}', table.slice(cuts[i], cuts[i + 1] - cuts[i]))
+    cuts = sorted({0, *np.searchsorted(ends, np.arange(1, n) * total // n, 'right').tolist(), len(table)})
+    for i, (first, end) in enumerate(pairwise(cuts)):
+        yield Shard(f'{DATA}/{SHARD_NAME.format(i, len(cuts) - 1)}', table.slice(first, end - first))
 
 
 def write_shard(path: Path, shard: Shard, store: Store) -> None:
@@ -121,4 +122,5 @@ def _as_list(kind: pa.DataType) -> pa.DataType:
 
 def _leaves(schema: pa.Schema) -> list[str]:
     """Dotted names of the columns as Parquet has them."""
-    return [name for f in schema for name in (['image.bytes', 'image.path'] if f.name == 'image' else [f'{f.name}.list.element' if is_list(f.type) else f.name])]
+    inner = {f.name: ['list.element'] for f in schema if is_list(f.type)} | {'image': ['bytes', 'path']}
+    return ['.'.join([f.name, *([part] if part else [])]) for f in schema for part in inner.get(f.name, [''])]

@@ -1,0 +1,79 @@
+"""Figures for a data card, from the files that `synthaug evaluate` and `synthaug audit` leave behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synthaug_plugins.errors import DataError, first_line
+from synthaug_plugins.handover.origin import without_path
+from synthaug_plugins.plain_json import MAX_BYTES, parse_json
+
+EVALUATION = 'metrics.json'
+
+
+class Figures(NamedTuple):
+    """A table for the card.
+
+    Attributes:
+        title: what was done.
+        about: what decides the numbers: network, numbers of images.
+        rows: name and value.
+        notes: what a reader must know to trust them.
+    """
+
+    title: str
+    about: str
+    rows: list[tuple[str, str]]
+    notes: list[str]
+
+
+def read_figures(path: str | Path, name: str) -> list[Figures]:
+    """What a folder or file of results says of one store.
+
+    Args:
+        path: the folder that `synthaug evaluate --out` made, or its metrics.json.
+        name: of the store, as the results have it: that of its folder.
+
+    Raises:
+        DataError: no such file, none of ours, or one about other stores.
+    """
+    file = Path(path).expanduser()
+    file = file / EVALUATION if file.is_dir() else file
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f'longer than {MAX_BYTES >> 20} MiB')
+        found = parse_json(file.read_bytes(), finite=False)
+        if not isinstance(found, Mapping) or found.get('format_version') != 1:
+            raise ValueError('it has no format_version 1')
+        of_sets = _evaluation(found, name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        cure = f'Give the folder that `synthaug evaluate --out` made, or its {EVALUATION}.'
+        raise DataError(f'{str(file)!r} holds no figures: {first_line(error)}.', cure) from error
+    if not of_sets:
+        known = ', '.join(repr(one['name']) for one in found['sets'][:8])
+        raise DataError(f'{str(file)!r} has figures of {known}, none of {name!r}.', f'Measure this store: synthaug evaluate {name} ... --out FOLDER.')
+    return of_sets
+
+
+def _evaluation(found: Mapping[str, Any], name: str) -> list[Figures]:
+    """Metrics of each set of images that was taken from the store, over all of its classes and values."""
+    real = without_path(str(found['real']['folder']))
+    notes = [str(note) for note in found['notes']]
+    figures = []
+    for row in found['rows']:
+        whole = row['by'] is None and row.get('class') is None and row.get('of_class') is None
+        if not whole or not (row['set'] == name or row['set'].startswith((f'{name}: ', f'{name} ('))):
+            continue
+        values = [(key, _value(value['mean'], value['se'])) for key, value in row['values'].items()]
+        about = f'Features of {row["features"]}, k = {row["k"]}; {row["n"]} of these images against {row["n_real"]} real ones in {real}.'
+        figures.append(Figures(f'Measured: {row["set"]}', about, values, notes))
+    return figures
+
+
+def _value(mean: float | None, error: float | None) -> str:
+    """A number with its standard error, where it has one."""
+    shown = ['–' if x is None or not math.isfinite(x) else f'{x:.4g}' for x in (mean, error)]
+    return shown[0] if shown[1] == '–' else f'{shown[0]} ± {shown[1]}'
