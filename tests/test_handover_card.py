@@ -185,6 +185,18 @@ def test_figures_of_this_store_are_in_the_card(store: Store, tmp_path: Path, syn
     assert 'not compared with real images' not in done.out
 
 
+def test_an_audit_of_this_store_is_in_the_card(store: Store, tmp_path: Path) -> None:
+    compared = {'copies': 2, 'others': 30, 'expected_by_chance': 0.05}
+    found = {'format_version': 1, 'store': {'name': 'pets', 'images': 8, 'selection': 'all'}, 'features': {'text': 'pixels'}, 'contaminated': True, 'notes': []}
+    (tmp_path / 'audit.json').write_text(json.dumps({**found, 'comparisons': {'test': compared, 'store': {**compared, 'copies': 0}}}))
+    rows = cells(data_card(store, figures=read_figures(tmp_path, 'pets')))
+    assert ['copies of held-out images', '2 (30 were compared, 0.05 expected by chance)'] in rows
+    assert ['copies of other images of the store', '0 (30 were compared, 0.05 expected by chance)'] in rows
+    assert ['contaminated with held-out images', 'yes'] in rows
+    with pytest.raises(DataError, match=r"figures of 'pets', none of 'cars'"):
+        read_figures(tmp_path / 'audit.json', 'cars')
+
+
 def test_figures_of_another_store_or_another_file_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"figures of 'cars', none of 'pets'"):
         read_figures(measured(tmp_path / 'runs', 'cars'), 'pets')

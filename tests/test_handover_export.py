@@ -56,7 +56,8 @@ def hf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hugging_face_datasets_reads_the_export(hf: Path, rows: dict[str, dict[str, Any]], tmp_path: Path, no_network: None) -> None:
-    datasets = pytest.importorskip('datasets', reason="datasets is not installed: pip install 'synthaug-plugins[test]'")
+    import datasets
+
     found = datasets.load_dataset(str(hf), split='train', cache_dir=str(tmp_path))
     assert found.features['image'] == datasets.Image()
     assert found.features['label'] == datasets.ClassLabel(names=list(CLASSES))
@@ -107,7 +108,7 @@ def test_the_fiftyone_folder_is_laid_out_as_its_importer_reads_it(store: Store, 
     assert 'rarity' not in labels['labels'][next(iter(rows))]['attributes']  # it has none, and null is no number
 
 
-@pytest.mark.parametrize(('to', 'column'), [('hf', 'Image'), ('fiftyone', 'confidence'), ('fiftyone', '_cls')])
+@pytest.mark.parametrize(('to', 'column'), [('hf', 'Image'), ('fiftyone', 'confidence'), ('fiftyone', 'logits'), ('fiftyone', '_cls')])
 def test_a_score_column_that_the_layout_has_no_place_for_is_refused(tmp_path: Path, to: str, column: str) -> None:
     store = make_store(tmp_path / 'store')
     store.add_scores('clash', pa.table({'id': store.index()['id'], column: [0.5] * len(store.index())}))

@@ -21,6 +21,7 @@ from watched import untouched
 
 from conftest import REPO, Say
 from synthaug_plugins.errors import ModelError, RecipeError, StoreError, SynthAugError
+from synthaug_plugins.handover.card import data_card
 from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.models.embeddings import Embeddings
@@ -86,6 +87,7 @@ def use(folder: Path, out: Path) -> list[str]:
     attempt(lambda: contact_sheet(Store.open(folder), out / 'sheet.png', select(Store.open(folder), rejected=True, allow_empty=True)))
     for layout in LAYOUTS:
         attempt(lambda to=layout: export(Store.open(folder), out / to, to))
+    attempt(lambda: data_card(Store.open(folder)))
     attempt(lambda: verify(Store.open(folder)))
     attempt(repaired)
     attempt(lambda: Store.create(folder, Store.open(folder).plan, {}))

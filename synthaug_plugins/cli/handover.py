@@ -51,7 +51,8 @@ Licence = Annotated[
     typer.Option(metavar='NAME', help="Of the images: an identifier of the hub such as cc-by-4.0, or any name. It is never taken from a model's."),
 ]
 Figures_ = Annotated[
-    list[Path] | None, typer.Option('--figures', metavar='FOLDER', help='Results of `synthaug evaluate --out` for this store; may be repeated.')
+    list[Path] | None,
+    typer.Option('--figures', metavar='FOLDER', help='What `synthaug evaluate` or `audit` wrote about this store with --out; may be repeated.'),
 ]
 
 

@@ -19,9 +19,10 @@ from synthaug_plugins.handover.images import DESCRIBING, images, score_names
 from synthaug_plugins.store.rows import params_of
 from synthaug_plugins.store.selection import Selection
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.store.table import is_list
 
 LABELS, DATA = 'labels.json', 'data'
-TAKEN = frozenset({'id', 'tags', 'label', 'confidence', 'logits', 'attributes', *DESCRIBING})
+TAKEN = frozenset({'id', 'tags', 'label', 'confidence', 'attributes', *DESCRIBING})
 """Names of a label's own fields in FiftyOne, and of what we write beside the scores."""
 
 
@@ -33,7 +34,8 @@ def write_fiftyone(folder: Path, store: Store, selection: Selection) -> None:
     """
     scores = score_names(selection.table)
     for name in scores:
-        if name.lower() in TAKEN or name.startswith('_'):
+        no_list = name == 'logits' and not is_list(selection.table.schema.field(name).type)  # a list of them is what the field is for
+        if name.lower() in TAKEN or name.startswith('_') or no_list:
             what = f'The score column {name!r} cannot be an attribute of a FiftyOne label, which has a field of that name or keeps such names to itself.'
             raise StoreError(what, 'Score again under another name (--prefix), remove the file of that column from scores/, and export.')
     (folder / DATA).mkdir()
