@@ -129,8 +129,11 @@ def test_nothing_that_a_store_says_becomes_markup(tmp_path: Path) -> None:
     assert all(mark not in body for mark in ('https:', 'www.', ' @ann', ' :bomb', ' $x'))
 
 
-def test_a_block_of_code_is_not_ended_by_its_content() -> None:
+def test_no_text_opens_or_ends_a_block() -> None:
     assert [t.type for t in MARKDOWN.parse(fenced('````\n# x', 'json'))] == ['fence']
+    for text in ('1. x', '- x', '+ x', '# x', '> x', '    x', '-', '7.', '1.5', '-0.5'):
+        tokens = MARKDOWN.parse(f'- {plain(text)}\n')
+        assert [t.type for t in tokens if t.nesting == 1] == ['bullet_list_open', 'list_item_open', 'paragraph_open'], text
     assert plain('x' * 300) == 'x' * 199 + '…'
 
 
@@ -161,6 +164,8 @@ def test_a_card_replaces_a_card_and_nothing_else(store: Store, tmp_path: Path, s
     with pytest.raises(StoreError, match='no data card'):
         write_card(data_card(store), out)
     assert out.read_text() == '# Mine\n'
+    with pytest.raises(StoreError, match='lies inside the store'):
+        write_card(data_card(store), Path(store.folder) / 'README.md')
 
 
 def measured(folder: Path, name: str) -> Path:
@@ -180,7 +185,8 @@ def test_figures_of_this_store_are_in_the_card(store: Store, tmp_path: Path, syn
     assert rows.count(['fid', '12.5']) == 2  # the whole store and a selection of it, no part of a split
     assert ['precision', '0.75 ± 0.01'] in rows
     assert ['lof', '–'] in rows
-    assert 'Features of pixels, k = 5; 8 of these images against 30 real ones in …/train' in done.out
+    assert '| fid | 12.5 |' in done.out
+    assert 'Features of pixels, k = 5; 8 of these images against 30 real ones in …/train. Shares are in percent.' in done.out
     assert 'Few \\| images.' in done.out
     assert 'not compared with real images' not in done.out
 

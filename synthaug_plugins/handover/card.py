@@ -13,6 +13,7 @@ import yaml
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.handover import licences
 from synthaug_plugins.handover.figures import Figures
+from synthaug_plugins.handover.images import refuse_inside
 from synthaug_plugins.handover.markdown import fenced, plain, table
 from synthaug_plugins.handover.origin import Sources, models, prompts, sources, without_paths
 from synthaug_plugins.store.files import write_whole
@@ -62,9 +63,10 @@ def write_card(text: str, out: str | Path) -> None:
     """Write a card; of the files that are there, only a card is replaced.
 
     Raises:
-        StoreError: another file is there; disk full, no permission.
+        StoreError: another file is there, or it is in a store; disk full, no permission.
     """
     path = Path(out).expanduser()
+    refuse_inside(path)
     if path.is_symlink() or (path.exists() and not (path.is_file() and is_card(path.read_bytes()))):
         raise StoreError(f'{str(path)!r} exists and is no data card.', 'Give another name; nothing was touched.')
     write_whole(path, text.encode())

@@ -10,9 +10,8 @@ from synthaug_plugins.errors import RecipeError, StoreError, nearest
 from synthaug_plugins.handover.fiftyone_folder import write_fiftyone
 from synthaug_plugins.handover.hf_parquet import write_hf
 from synthaug_plugins.handover.imagefolder import write_imagefolder
-from synthaug_plugins.handover.images import PLACES
+from synthaug_plugins.handover.images import PLACES, refuse_inside
 from synthaug_plugins.new_folder import new_folder
-from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.selection import Selection, select
 from synthaug_plugins.store.store import Store
 
@@ -55,9 +54,7 @@ def export(store: Store, out: str | Path, to: str = 'imagefolder', selection: Se
             layout has for something else; no image at all.
     """
     found, out = layout(to), Path(out).expanduser().absolute()
-    inside = next((p for p in out.parents if (p / CARD).exists()), None)
-    if inside is not None:
-        raise StoreError(f'The export folder {str(out)!r} lies inside the store {str(inside)!r}.', 'Give a folder elsewhere.')
+    refuse_inside(out)
     selection = selection or select(store, allow_empty=True, columns=found.columns)
     if not len(selection.table):
         raise StoreError(f'The selection {selection.text!r} from {str(store.folder)!r} holds no image to export.', 'Generate first, or loosen the condition.')

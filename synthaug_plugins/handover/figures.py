@@ -91,7 +91,7 @@ def _evaluation(found: Mapping[str, Any], name: str) -> list[Figures]:
         if not whole or not (row['set'] == name or row['set'].startswith((f'{name}: ', f'{name} ('))):
             continue
         values = [(key, _value(value['mean'], value['se'])) for key, value in row['values'].items()]
-        about = f'Features of {row["features"]}, k = {row["k"]}; {row["n"]} of these images against {row["n_real"]} real ones in {real}.'
+        about = f'Features of {row["features"]}, k = {row["k"]}; {row["n"]} of these images against {row["n_real"]} real ones in {real}. Shares are in percent.'
         figures.append(Figures(f'Measured: {row["set"]}', about, values, notes))
     return figures
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthaug_plugins.errors import StoreError
+from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.encode import suffix_of
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import Selection
@@ -26,6 +29,13 @@ class Image(NamedTuple):
     row: dict[str, Any]
     data: bytes
     suffix: str
+
+
+def refuse_inside(out: Path) -> None:
+    """Refuse (StoreError) to write into a store, which `verify` would call damaged."""
+    inside = next((folder for folder in out.absolute().parents if (folder / CARD).exists()), None)
+    if inside is not None:
+        raise StoreError(f'{str(out)!r} lies inside the store {str(inside)!r}.', 'Give a place elsewhere.')
 
 
 def in_order(table: pa.Table) -> pa.Table:

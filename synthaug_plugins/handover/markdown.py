@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from synthaug_plugins.store.reasons import printable
 
-_SPECIAL = re.compile(r'[!#$()*:@\[\\\]^_`{|}~]|(?<=www)\.|^\s*[-+]|^\s*\d+\.', re.IGNORECASE)
+_SPECIAL = re.compile(r'[!#$()*:@\[\\\]^_`{|}~]|(?<=www)\.|^[-+](?=\s|$)|^\d+\.(?=\s|$)', re.IGNORECASE)
 
 
 def plain(text: object, most: int = 200) -> str:
@@ -16,7 +16,7 @@ def plain(text: object, most: int = 200) -> str:
     >>> plain('[x](http://y) <b>\\n')
     '\\\\[x\\\\]\\\\(http\\\\://y\\\\) &lt;b&gt;\\\\\\\\n'
     """
-    shown = printable(str(text))
+    shown = printable(str(text)).strip()
     shown = shown if len(shown) <= most else shown[: most - 1] + '…'
     return _SPECIAL.sub(lambda found: f'{found[0][:-1]}\\{found[0][-1]}', shown.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;'))
 
