@@ -188,14 +188,18 @@ def test_figures_of_this_store_are_in_the_card(store: Store, tmp_path: Path, syn
     assert '| fid | 12.5 |' in done.out
     assert 'Features of pixels, k = 5; 8 of these images against 30 real ones in …/train. Shares are in percent.' in done.out
     assert 'Few \\| images.' in done.out
-    assert 'not compared with real images' not in done.out
+    assert 'was not measured here' not in done.out
+    assert 'not searched here for copies' in done.out
 
 
 def test_an_audit_of_this_store_is_in_the_card(store: Store, tmp_path: Path) -> None:
     compared = {'copies': 2, 'others': 30, 'expected_by_chance': 0.05}
     found = {'format_version': 1, 'store': {'name': 'pets', 'images': 8, 'selection': 'all'}, 'features': {'text': 'pixels'}, 'contaminated': True, 'notes': []}
     (tmp_path / 'audit.json').write_text(json.dumps({**found, 'comparisons': {'test': compared, 'store': {**compared, 'copies': 0}}}))
-    rows = cells(data_card(store, figures=read_figures(tmp_path, 'pets')))
+    card = data_card(store, figures=read_figures(tmp_path, 'pets'))
+    rows = cells(card)
+    assert 'Copies of held-out images were found' in card
+    assert 'not searched here for copies' not in card
     assert ['copies of held-out images', '2 (30 were compared, 0.05 expected by chance)'] in rows
     assert ['copies of other images of the store', '0 (30 were compared, 0.05 expected by chance)'] in rows
     assert ['contaminated with held-out images', 'yes'] in rows

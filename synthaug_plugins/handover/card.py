@@ -53,7 +53,7 @@ def data_card(store: Store, selection: Selection | None = None, licence: str | N
         *_cost(store),
         *(part for one in figures for part in _figures(one)),
         '## Limits',
-        '\n'.join(f'- {sentence}' for sentence in _limits(store, counts, real, licence, bool(figures))),
+        '\n'.join(f'- {sentence}' for sentence in _limits(store, counts, real, licence, {one.kind for one in figures})),
         *_settings(store),
     ]
     return '\n\n'.join(parts) + '\n'
@@ -189,14 +189,16 @@ def _figures(one: Figures) -> Iterator[str]:
         yield '\n'.join(f'- {plain(note, 1000)}' for note in one.notes)
 
 
-def _limits(store: Store, counts: Counts, real: Sources | None, licence: str | None, measured: bool) -> Iterator[str]:
+def _limits(store: Store, counts: Counts, real: Sources | None, licence: str | None, known: set[str]) -> Iterator[str]:
     """What a user of the data must know, as far as it can be known."""
     yield 'A label is what was asked for. No person looked at these images; what inspected them stands above.'
     yield 'What the models above were trained on is not known here. Their biases, and images that they know by heart, can come back in these.'
     if real is not None:
         yield 'Images that start from a real one can show it again. What holds for the real images (rights, consent, privacy) holds for these.'
-    if not measured:
-        yield 'They were not compared with real images here: neither with those that models or classifiers learn from, nor with those of any test.'
+    if 'evaluation' not in known:
+        yield 'How true, diverse and rightly labelled they are was not measured here.'
+    if 'audit' not in known:
+        yield 'They were not searched here for copies of real images, neither of those that models or classifiers learn from, nor of those of any test.'
     if licence is None:
         yield 'No licence of the images was stated. The licences of the models may bind what they make.'
     else:

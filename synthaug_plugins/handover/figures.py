@@ -20,12 +20,14 @@ class Figures(NamedTuple):
     """A table for the card.
 
     Attributes:
+        kind: 'evaluation' or 'audit'.
         title: what was done.
         about: what decides the numbers: network, numbers of images.
         rows: name and value.
         notes: what a reader must know to trust them.
     """
 
+    kind: str
     title: str
     about: str
     rows: list[tuple[str, str]]
@@ -78,7 +80,8 @@ def _audit(found: Mapping[str, Any], name: str) -> list[Figures]:
     rows.append(('contaminated with held-out images', 'yes' if found['contaminated'] else 'no'))
     selection = f' ({store["selection"]})' if store.get('selection') else ''
     about = f'{store["images"]} images of the store{selection}, compared by features of {found["features"]["text"]} and by perceptual hash.'
-    return [Figures('Audited for copies', about, rows, [str(note) for note in found['notes']])]
+    warned = ['Copies of held-out images were found: results on those images are not to be trusted.'] if found['contaminated'] else []
+    return [Figures('audit', 'Audited for copies', about, rows, [*warned, *(str(note) for note in found['notes'])])]
 
 
 def _evaluation(found: Mapping[str, Any], name: str) -> list[Figures]:
@@ -92,7 +95,7 @@ def _evaluation(found: Mapping[str, Any], name: str) -> list[Figures]:
             continue
         values = [(key, _value(value['mean'], value['se'])) for key, value in row['values'].items()]
         about = f'Features of {row["features"]}, k = {row["k"]}; {row["n"]} of these images against {row["n_real"]} real ones in {real}. Shares are in percent.'
-        figures.append(Figures(f'Measured: {row["set"]}', about, values, notes))
+        figures.append(Figures('evaluation', f'Measured: {row["set"]}', about, values, notes))
     return figures
 
 
