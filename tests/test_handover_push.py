@@ -209,7 +209,7 @@ def test_a_refusal_of_the_hub_says_what_to_do_and_holds_no_token(store: Store, h
 
 def test_a_push_that_is_stopped_or_meets_damage_changes_nothing(store: Store, hub: Hub, tmp_path: Path) -> None:
     hub.fail['preupload_lfs_files'] = KeyboardInterrupt()
-    with pytest.raises(Stopped, match='the repository is as it was'):
+    with pytest.raises(Stopped, match='nothing was changed in the repository'):
         push(store, 'ann/pets', select(store))
     del hub.fail['preupload_lfs_files']
     broken = make_store(tmp_path / 'broken')

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 README = 'README.md'
 _KIND = 'dataset'
 _SHARD = re.compile(r'data/train-\d{5}-of-\d{5}\.parquet')
-_UNTOUCHED = 'The repository is as it was'
+_UNTOUCHED = 'Nothing was changed in the repository'
 
 
 def push(
@@ -34,7 +34,7 @@ def push(
     public: bool = False,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> str:
-    """Send a selection of a finished store to a repository, which is made if there is none; it changes in one commit, or not at all.
+    """Send a selection of a finished store to a repository, which is made if there is none; it gets all in one commit, or nothing.
 
     One shard is written at a time, into the system's temporary folder, and removed when it is sent. What was sent before a kill is not sent again.
 
