@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from test_store import CLASSES, make_store
 from conftest import Say
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.handover import hf_parquet
+from synthaug_plugins.handover.card import data_card, write_card
 from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.store.encode import decode
 from synthaug_plugins.store.reader import StoreReader, forget_open_files
@@ -55,10 +57,14 @@ def hf(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_hugging_face_datasets_reads_the_export(hf: Path, rows: dict[str, dict[str, Any]], tmp_path: Path, no_network: None) -> None:
+def test_hugging_face_datasets_reads_the_export_and_the_card_beside_it(
+    hf: Path, store: Store, rows: dict[str, dict[str, Any]], tmp_path: Path, no_network: None
+) -> None:
     import datasets
 
-    found = datasets.load_dataset(str(hf), split='train', cache_dir=str(tmp_path))
+    pushed = shutil.copytree(hf, tmp_path / 'pushed')
+    write_card(data_card(store, licence='mit'), pushed / 'README.md')
+    found = datasets.load_dataset(str(pushed), split='train', cache_dir=str(tmp_path / 'cache'))
     assert found.features['image'] == datasets.Image()
     assert found.features['label'] == datasets.ClassLabel(names=list(CLASSES))
     assert found.features['teacher_logits'] == datasets.List(datasets.Value('float16'))
@@ -68,7 +74,7 @@ def test_hugging_face_datasets_reads_the_export(hf: Path, rows: dict[str, dict[s
         assert np.array_equal(np.asarray(image['image']), row['pixels'])
         assert image['image'].format == 'PNG'
         assert {name: image[name] for name in image if name != 'image'} == {name: row[name] for name in image if name != 'image'}
-    streamed = datasets.load_dataset('parquet', data_dir=str(hf / 'data'), split='train', streaming=True)
+    streamed = datasets.load_dataset('parquet', data_dir=str(hf / 'data'), split='train', streaming=True, cache_dir=str(tmp_path / 'cache'))
     assert [image['id'] for image in streamed] == list(rows)
 
 
