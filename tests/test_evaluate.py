@@ -22,6 +22,7 @@ from synthaug_plugins.evaluation.metrics.measure import Measures, Value
 from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, panels, trends
 from synthaug_plugins.evaluation.panels import Line, Panel
 from synthaug_plugins.evaluation.picture import draw_panels
+from synthaug_plugins.handover.figures import read_figures
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id
 from synthaug_plugins.store.shard import Row as Record
 from synthaug_plugins.store.store import Store
@@ -99,6 +100,7 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
     assert 'note: Fewer than 50 images' in said.err and 'note: FID compares covariances of 64 features' in said.err
 
     found = json.loads((out / 'metrics.json').read_text())
+    assert [one.title for one in read_figures(out, 'guided')] == ['Measured: guided']  # a data card has it without its parts
     assert len(found['features']['identity']['sha256']) == 64 and found['versions']['torchmetrics']
     assert found['rows'][-1]['values']['avg_knn']['mean'] == pytest.approx(float(guided[2]['avg_knn']))
 

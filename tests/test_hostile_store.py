@@ -21,13 +21,14 @@ from watched import untouched
 
 from conftest import REPO, Say
 from synthaug_plugins.errors import ModelError, RecipeError, StoreError, SynthAugError
+from synthaug_plugins.handover.card import data_card
+from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.words import Words
 from synthaug_plugins.plain_json import MAX_DEPTH, parse_json
 from synthaug_plugins.store.encode import decode, encode
-from synthaug_plugins.store.export import export_imagefolder
 from synthaug_plugins.store.plan import MAX_TRIES, make_blocks
 from synthaug_plugins.store.reader import StoreReader, forget_open_files, image_uri, read_uri
 from synthaug_plugins.store.reasons import group_reasons
@@ -84,7 +85,9 @@ def use(folder: Path, out: Path) -> list[str]:
     attempt(trained_on)
     attempt(lambda: select(Store.open(folder), "params.sigma < 1 and class = 'one'", top_k=1, by='rarity', allow_empty=True))
     attempt(lambda: contact_sheet(Store.open(folder), out / 'sheet.png', select(Store.open(folder), rejected=True, allow_empty=True)))
-    attempt(lambda: export_imagefolder(Store.open(folder), out / 'export'))
+    for layout in LAYOUTS:
+        attempt(lambda to=layout: export(Store.open(folder), out / to, to))
+    attempt(lambda: data_card(Store.open(folder)))
     attempt(lambda: verify(Store.open(folder)))
     attempt(repaired)
     attempt(lambda: Store.create(folder, Store.open(folder).plan, {}))
@@ -207,7 +210,7 @@ def test_ids_that_are_there_twice_are_not_read_as_two_images(store: Path, tmp_pa
     with pytest.raises(StoreError, match='ids twice'):
         select(Store.open(store))
     with pytest.raises(StoreError, match='ids twice'):
-        export_imagefolder(Store.open(store), tmp_path / 'out')
+        export(Store.open(store), tmp_path / 'out')
 
 
 @pytest.mark.parametrize(
@@ -369,7 +372,7 @@ def test_no_decoder_but_those_of_stored_formats_is_asked(store: Path, tmp_path: 
     for call in (
         lambda: StoreReader(store).read_image(row),
         lambda: read_uri(image_uri(store, row['shard'], row['offset'], row['size'])),
-        lambda: export_imagefolder(Store.open(store), tmp_path / 'export'),
+        lambda: export(Store.open(store), tmp_path / 'export'),
     ):
         with pytest.raises(StoreError, match='no PNG, JPEG or WebP'):
             call()

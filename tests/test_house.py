@@ -19,7 +19,7 @@ PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
     0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'plain_json', 'new_folder', 'own_folder', 'device', 'model_parts'},
     1: {'diffusion', 'store', 'executors', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
-    2: {'models', 'annotations', 'mixing', 'data_split'},
+    2: {'models', 'annotations', 'mixing', 'data_split', 'handover'},
     3: {'learning', 'generators', 'curation'},
     4: {'engine', 'training', 'timm'},
     5: {'evaluation'},
@@ -42,6 +42,7 @@ FOREIGN = {
     'diffusion': {'mmengine', 'mmpretrain', 'PIL', 'pyarrow', 'json', 'pathlib'},
     'store': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
     'mixing': {'torch', 'mmpretrain', 'diffusers', 'timm'},
+    'handover': {'torch', 'mmengine', 'mmpretrain', 'diffusers'},
     'executors': {'mmengine', 'mmpretrain', 'diffusers', 'pyarrow', 'PIL'},
     'prompts': {'PIL', 'mmengine', 'mmpretrain', 'pyarrow', 'diffusers'},
     'timm': {'mmpretrain', 'mmcv', 'diffusers'},

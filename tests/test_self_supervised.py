@@ -22,9 +22,9 @@ from test_mix import (  # noqa: F401
 )
 
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
+from synthaug_plugins.handover.export import export
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.recipes import ROOT
-from synthaug_plugins.store.export import export_imagefolder
 from synthaug_plugins.training.key_queue import check_queue
 from synthaug_plugins.training.run import configure, load_recipe, train
 
@@ -57,7 +57,7 @@ def moco(data: Path, iterations: int = 4, batch_size: int = 8, loop: str = 'iter
 
 def test_loss_of_moco_on_a_store_equals_the_loss_on_the_exported_folder(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store', per_class=9, sources=None, classes=('two', 'one', 'three', 'four'))  # folders stand in another order
-    export_imagefolder(store, tmp_path / 'folder')
+    export(store, tmp_path / 'folder')
     on_folder = run(moco(tmp_path / 'folder'), tmp_path / 'a')
     cfg = moco(tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline

@@ -11,8 +11,8 @@ from PIL import Image
 from test_store import CLASSES, MADE_BY, make_plan, make_store, tree
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.handover.export import export
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.export import export_imagefolder
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.sheet import MIN_CELL, RED, contact_sheet
 from synthaug_plugins.store.store import Store
@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_torchvision_reads_the_export(store: Store, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
-    counts = export_imagefolder(store, tmp_path / 'out')
+    counts = export(store, tmp_path / 'out')
     dataset = ImageFolder(str(tmp_path / 'out'))
     assert counts == dict.fromkeys(CLASSES, 6)
     assert dataset.classes == sorted(CLASSES)
@@ -39,7 +39,7 @@ def test_torchvision_reads_the_export(store: Store, tmp_path: Path) -> None:
 def test_a_selection_is_exported_as_selected(store: Store, tmp_path: Path) -> None:
     selection = select(store, "class = 'one'", top_k=2, by='clip_p', allow_empty=True)
     (tmp_path / 'out').mkdir()
-    assert export_imagefolder(store, tmp_path / 'out', selection) == {'one': 2, 'two': 0, 'three': 0}
+    assert export(store, tmp_path / 'out', selection=selection) == {'one': 2, 'two': 0, 'three': 0}
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == sorted(CLASSES)
     assert {p.stem for p in (tmp_path / 'out').rglob('*.png')} == set(selection.table['id'].to_pylist())
 
@@ -48,7 +48,7 @@ def test_an_export_never_overwrites(store: Store, tmp_path: Path) -> None:
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'mine.txt').write_text('mine')
     with pytest.raises(StoreError, match='not empty'):
-        export_imagefolder(store, tmp_path / 'out')
+        export(store, tmp_path / 'out')
     assert tree(tmp_path).keys() == {'out/mine.txt'}
 
 
@@ -58,7 +58,7 @@ def test_a_failed_export_leaves_nothing(store: Store, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(StoreError, match='disk is full'):
-        export_imagefolder(store, tmp_path / 'out')
+        export(store, tmp_path / 'out')
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,5 +113,5 @@ def test_a_strangers_store_cannot_write_outside_the_export_folder(tmp_path: Path
     ids = ['../../escape', *table['id'].to_pylist()[1:]]
     pq.write_table(table.set_column(0, 'id', [ids]), path)
     with pytest.raises(StoreError, match='no plain names'):
-        export_imagefolder(Store.open(store.folder), tmp_path / 'out')
+        export(Store.open(store.folder), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()

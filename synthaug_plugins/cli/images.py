@@ -1,4 +1,4 @@
-"""Commands that make images, check them, look at them and hand them over."""
+"""Commands that make images, check them and look at them."""
 
 from __future__ import annotations
 
@@ -233,28 +233,3 @@ def show(
     contact_sheet(store, out, selection, rows=rows, columns=columns, real_images=RealImages(data) if data else None)
     print(selection.describe())
     print(out)
-
-
-@app.command(rich_help_panel='Look and hand over')
-def export(
-    folder: StoreArg,
-    out: Annotated[Path, typer.Option(help='Folder to write; new or empty.', show_default=False)],
-    to: Annotated[str, typer.Option(help='imagefolder: one folder per class, as torchvision and MMPretrain read it.')] = 'imagefolder',
-    where: Where = None,
-    allow_empty: Annotated[bool, typer.Option(help='Let a class be left without images.')] = False,
-) -> None:
-    """Write the images of a store in another layout.
-
-    synthaug export stores/digits --to imagefolder --out digits_folder
-    """
-    from synthaug_plugins.errors import nearest
-    from synthaug_plugins.store.export import export_imagefolder
-    from synthaug_plugins.store.selection import select
-    from synthaug_plugins.store.store import Store
-
-    if to != 'imagefolder':
-        raise RecipeError(f'--to {to}: unknown layout.', nearest(to, ['imagefolder']))
-    store = Store.open(folder)
-    selection = select(store, where, allow_empty=allow_empty)
-    export_imagefolder(store, out, selection)
-    print(f'{selection.table.num_rows} images in {out}')

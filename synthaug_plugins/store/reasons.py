@@ -10,6 +10,15 @@ from collections.abc import Mapping
 _NUMBER = re.compile(r'(?<![\w.])[-+]?\d(?:[\w.]*\w)?%?')
 
 
+def printable(text: str) -> str:
+    """A text that a stranger's store says, fit for the user's terminal: what is not printable is spelt out.
+
+    >>> printable('a\\x1b[2J b')
+    'a\\\\x1b[2J b'
+    """
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def group_reasons(reasons: Mapping[str, int]) -> dict[str, int]:
     """Counts by kind of reason, the most frequent first.
 
@@ -21,8 +30,7 @@ def group_reasons(reasons: Mapping[str, int]) -> dict[str, int]:
     """
     kinds: dict[tuple[str, ...], Counter[tuple[str, ...]]] = {}
     for reason, n in reasons.items():
-        # A stranger's store says it on the user's terminal.
-        text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in reason.partition(' (')[0])
+        text = printable(reason.partition(' (')[0])
         kinds.setdefault(tuple(_NUMBER.split(text)), Counter())[tuple(_NUMBER.findall(text))] += n
     grouped = {}
     for texts, seen in kinds.items():

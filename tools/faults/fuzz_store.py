@@ -25,9 +25,10 @@ from store_mutations import Draws, RandomDraws, make_whole_store, mutate
 
 from synthaug_plugins.errors import SynthAugError
 from synthaug_plugins.evaluation.gallery import counts, gallery
+from synthaug_plugins.handover.card import data_card
+from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store.encode import decode
-from synthaug_plugins.store.export import export_imagefolder
 from synthaug_plugins.store.reader import StoreReader, forget_open_files, read_uri
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.sheet import contact_sheet
@@ -102,7 +103,9 @@ def read_everything(folder: Path, out: Path) -> list[str]:
     attempt('stored images', lambda: images('stored'))
     attempt('records', records)
     attempt('sheet', lambda: contact_sheet(store, out / 'sheet.png', select(store, rejected=True, allow_empty=True)))
-    attempt('export', lambda: export_imagefolder(store, out / 'export'))
+    for layout in LAYOUTS:
+        attempt(f'export {layout}', lambda to=layout: export(store, out / to, to))
+    attempt('card', lambda: data_card(store))
     attempt('made by', lambda: store.scores_made_by('later'))
     attempt('gallery', lambda: gallery(store))
     attempt('report', lambda: counts(store, [('arm', where)]))
