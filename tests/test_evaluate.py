@@ -161,7 +161,7 @@ def refusals(data: Path, tmp_path: Path) -> list[tuple[tuple[Any, ...], str]]:
         ((guided, *real, *pixels_, '--probe'), 'The probe tests on real images.*--held-out'),
         ((guided, *real, *pixels_, '--clip', 'pixels'), "--clip 'pixels' is no CLIP"),
         ((guided, *real, *pixels_, '--templates', 'a {}'), "templates tells a CLIP the classes, and 'pixels' is none"),
-        ((guided, *real, '--features', CLIP, '--templates', 'a digit'), 'templates'),
+        ((guided, *real, '--features', CLIP, '--templates', 'a digit'), "The template 'a digit' lacks the placeholder"),
         ((guided, *real, '--features', 'inception:none.pth'), "no weights of Inception at 'none.pth'"),
         ((guided, *real, '--features', 'inception'), "'inception' names no feature network: it lacks its weight file"),
         ((guided, *real, *pixels_, '--cfg-options', 'a=1'), '--cfg-options a=1 changes the recipe of --cas, and none is given'),

@@ -80,11 +80,11 @@ class InceptionNetwork:
         try:
             state = torch.load(self._file, map_location='cpu', weights_only=True)
             model = _architecture()
-            model.load_state_dict(state)
+            model.load_state_dict(state, assign=True)
         except Exception as error:  # torch and pickle raise many kinds
             raise ModelError(f'{self.weights!r} holds no weights of the Inception of FID: {first_line(error)}.', f'Give {FILES}.') from error
         model.fc = torch.nn.Identity()
-        self._model, self._device = model.eval().requires_grad_(False).to(device), device
+        self._model, self._device = model.float().eval().requires_grad_(False).to(device), device
 
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Features of images.
@@ -116,7 +116,11 @@ def _resized(image: np.ndarray, device: torch.device | None) -> Tensor:
 
 
 def _architecture() -> Any:
-    """torchvision's Inception-v3 with TensorFlow's pooling: averages that leave padding out, and a maximum in the last block's pooling branch."""
+    """torchvision's Inception-v3 with TensorFlow's pooling, on the device meta.
+
+    That is averages which leave padding out, and a maximum in the pooling branch of the last block. The names of its weights are those of the file.
+    """
+    import torch
     import torch.nn.functional as F
     from torchvision.models.inception import Inception3, InceptionE
 
@@ -125,8 +129,9 @@ def _architecture() -> Any:
             *branches, _ = super()._forward(x)
             return [*branches, self.branch_pool(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))]
 
-    model = Inception3(num_classes=_CLASSES, aux_logits=False, transform_input=False, init_weights=False)
-    model.Mixed_7c = MaxPooled(WIDTH)
+    with torch.device('meta'):  # no weights are drawn, which would be replaced anyway
+        model = Inception3(num_classes=_CLASSES, aux_logits=False, transform_input=False, init_weights=False)
+        model.Mixed_7c = MaxPooled(WIDTH)
     for block in ('5b', '5c', '5d', '6b', '6c', '6d', '6e', '7b'):
         getattr(model, f'Mixed_{block}').branch_pool.register_forward_pre_hook(_without_padding)
     return model
