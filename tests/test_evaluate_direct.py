@@ -14,8 +14,11 @@ from test_evaluate import CLIP, NAMES, make_store, of_class, pixels
 
 from conftest import Say, command_line
 from synthaug_plugins.curation.clip_model import ClipModel
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL
+from synthaug_plugins.evaluation.recipe_folders import set_folders
 from synthaug_plugins.recipes import find_recipe
+from synthaug_plugins.training.run import load_recipe
 from synthaug_plugins.weights import embedded_folder
 
 SORTED = tuple(sorted(NAMES))  # as folders are
@@ -145,3 +148,15 @@ def test_a_recipe_that_changes_its_own_images_trains_no_classifier_of_a_set(data
     options = ('--held-out', data / 'held', '--features', 'pixels', '--cas', recipe, '--out', tmp_path / 'out')
     refused = synthaug('evaluate', data / 'right', '--real', data / 'real', *options)
     assert refused.status == 2 and 'has synthaug.mix, which changes what is trained on' in refused.err
+
+
+def test_stock_recipes_that_read_image_folders_are_set_to_others(data: Path) -> None:
+    from mmpretrain.registry import DATASETS
+
+    cfg = load_recipe('mmpretrain::resnet/resnet18_8xb32_in1k.py')
+    set_folders(cfg, {'train': data / 'real', 'test': data / 'held'}, 3, 'why')
+    assert (
+        cfg.model.head.num_classes == 3 and len(DATASETS.build(cfg.train_dataloader.dataset)) == 210 and len(DATASETS.build(cfg.test_dataloader.dataset)) == 90
+    )
+    with pytest.raises(RecipeError, match='reads a CIFAR10, whose folder cannot be set'):
+        set_folders(load_recipe('mmpretrain::resnet/resnet18_8xb16_cifar10.py'), {'train': data / 'real'}, 3, 'why')

@@ -70,10 +70,14 @@ class Classifiers:
         """
         classes = real.classes
         for name, others in [('The held-out images', held_out.classes), *((f'The store {one.name!r}', one.classes) for one in made)]:
-            if others != classes:
-                differ = next((a, b) for a, b in zip((*others, None), (*classes, None), strict=False) if a != b)
-                what = f'{name} and the real images have other classes, or another order of them: {differ[0]!r} where those have {differ[1]!r}.'
+            if set(others) != set(classes):
+                differ = sorted(set(others) ^ set(classes))
+                what = f'{name} and the real images differ in their classes: {differ[0]!r} is in one of them only ({len(differ)} are).'
                 raise DataError(what, 'A classifier is tested on what it was trained to tell apart: give all the same classes, or leave --cas out.')
+            if others != classes:
+                first = next((a, b) for a, b in zip(others, classes, strict=True) if a != b)
+                what = f'{name} has the classes in another order than folders have: {first[0]!r} where those have {first[1]!r}.'
+                raise DataError(what, f'Generate it with --cfg-options "classes={list(classes)}", or leave --cas out.')
         configs = {real_name: self._config(real, held_out, None)}
         configs.update((one.name, self._config(real, held_out, one)) for one in made)
         steps = {name: planned_steps(cfg) for name, cfg in configs.items()}
