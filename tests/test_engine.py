@@ -29,7 +29,7 @@ from synthaug_plugins.store.plan import Request, request_id, request_seed
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import verify
 
-# Two blocks of two batches for each of three classes, two evaluations for each batch: what is killed twenty times has to be short.
+# Two blocks of two batches for each of three classes, two evaluations for each batch: what is killed again and again has to be short.
 DIGITS = {
     'generator': {'type': 'synthaug_plugins.EDM', 'model': 'embedded:digits_edm', 'sampler': {'num_steps': 2, 'solver': 'euler'}},
     'classes': ['zero', 'one', 'two'],
@@ -103,12 +103,12 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Path) -> None:
-    """kill -9 at 20 random moments; ids, seeds and content hashes equal the uninterrupted run's, nothing published is redone."""
+    """kill -9 at 8 random moments, others in each run of the suite; ids, seeds and content hashes equal the uninterrupted run's, nothing published is redone."""
     seed = int.from_bytes(os.urandom(4), 'big')
     print('seed of the moments:', seed)
     rng, hits, published = random.Random(seed), 0, set()
     whole_s, whole = run_time(tmp_path / 'timing'), content(uninterrupted)
-    while hits < 20:
+    while hits < 8:
         out = tmp_path / f'killed-{hits}'
         start = time.monotonic()
         process = copy_of_this_process(lambda: generate(recipe(), out, 'cpu', quiet=True))  # noqa: B023
@@ -124,7 +124,7 @@ def test_killed_run_resumes_to_the_same_bytes(uninterrupted: Path, tmp_path: Pat
         assert {p: p.stat().st_mtime_ns for p in before} == before
         assert content(out) == whole
         assert not [p.name for p in out.rglob('*') if 'partial' in p.name]
-    assert len(published) > 3, 'the kills did not spread over the run'
+    assert len(published) > 2, 'the kills did not spread over the run'
 
 
 def run_time(out: Path) -> float:

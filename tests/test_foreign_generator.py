@@ -18,10 +18,10 @@ from conftest import REPO, Said
 EXAMPLE = REPO / 'docs' / 'examples' / 'foreign_generator'
 Run = Callable[..., Said]
 
-# Torch, which knows nothing of plugins, is loaded once. Each command line then has a process forked from there, with an environment of its own.
+# Libraries, which know nothing of plugins, are loaded once. Each command line then has a process forked from there, with an environment of its own.
 COMMAND_LINES = """
 import json, os, sys
-import torch
+import diffusers, open_clip, pandas, pyarrow.dataset, timm, torch, torchvision, transformers
 for line in sys.stdin:
     arguments, environment = json.loads(line)
     pid = os.fork()

@@ -406,6 +406,27 @@ def test_ranks_end_with_a_torchrun_that_is_killed(whole: dict[str, bytes], tmp_p
     check_whole(tmp_path / 's', whole)
 
 
+def test_a_rank_whose_torchrun_was_killed_before_it_had_begun_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait ten minutes for a rendezvous that is gone, and hold the store all the while."""
+    for name, value in {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '1', 'TORCHELASTIC_RUN_ID': 'x'}.items():
+        monkeypatch.setenv(name, value)
+
+    def torchrun() -> None:
+        torchrun_is = os.getpid()
+        if not os.fork():
+            while os.getppid() == torchrun_is:
+                time.sleep(0.01)
+            print(command_line('generate', 'edm_digits', '--out', tmp_path / 's', '--executor', 'torchrun', '--device', 'cpu'))
+
+    process, begun = copy_of_this_process(torchrun), time.monotonic()
+    while not process.lines():
+        assert time.monotonic() - begun < 20
+        time.sleep(0.01)
+    ended = process.end()
+    assert (ended.out, 'torchrun ended before' in ended.err) == ('1\n', True), ended.err
+    assert not (tmp_path / 's').exists()
+
+
 @pytest.mark.slow
 def test_the_slurm_script_of_the_docs_runs_and_goes_on(tmp_path: Path) -> None:
     """As it stands there, with real torchruns: `srun` starts one for each of two machines, both of which are this one."""

@@ -500,7 +500,7 @@ def test_without_a_seed_a_resumed_run_has_the_batches_of_the_interrupted_one(wor
     save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 2, 'max_keep_ckpts': -1}}}
     free = {'randomness': {'seed': None}, **save}
     whole = run(recipe(world, loop, workers, mix=mix), tmp_path / 'whole', **free).batches
-    for stop in (4, 6):
+    for stop in (4, 6) if workers else (6,):
         checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
         rest = run(recipe(world, loop, workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **free).batches
         assert rest == whole[stop:], stop

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
-import signal
 import sys
-import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -20,12 +16,11 @@ from typing import Any, Self
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, describe_device, signals_wait
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, describe_device
 from synthaug_plugins.executors.local import check_workers
+from synthaug_plugins.executors.ray_cluster import connected
 from synthaug_plugins.executors.worker import DONE, FAILED, Failure
 
-_OBJECT_STORE = 80 * 2**20
-"""Bytes: Ray asks for at least 75 MiB. Results are small, images never pass through it."""
 _LOOK_EVERY_S, _ASK_EVERY_S = 1.0, 5.0
 _SAY_WAITING_S, _WAIT_S = 15.0, 1800.0
 """A cluster that has no room gives none after that, or another run holds it."""
@@ -70,51 +65,10 @@ class Ray:
             with self.connected(), _Crew(self, job, tasks) as crew:
                 yield from crew.results()
 
-    @contextmanager
-    def connected(self) -> Iterator[None]:
-        """A connection to the cluster; a cluster that was started for it ends with it. One that the caller's program has stays as it is."""
-        import ray
-
-        if ray.is_initialized():
-            yield
-            return
-        _be_quiet()
-        folder = tempfile.mkdtemp(prefix='ray-', dir=os.environ.get('RAY_TMPDIR', '/tmp')) if self.address is None else None  # sockets need short names
-        try:
-            with signals_wait():
-                self._connect(folder)
-            yield
-        finally:
-            with signals_wait():
-                ray.shutdown()
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-    def _connect(self, folder: str | None) -> None:
-        import ray
-
-        options: dict[str, Any] = {'log_to_driver': False, 'configure_logging': False, 'logging_level': 'ERROR'}
-        if folder is not None:
-            cores = max(len(os.sched_getaffinity(0)), self.workers or 0)
-            options |= {'include_dashboard': False, 'num_cpus': cores, 'object_store_memory': _OBJECT_STORE, '_temp_dir': folder}
-            if self.device == 'cpu':
-                options['num_gpus'] = 0
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(self.address or 'local', **options)
-        except Exception as error:  # of many kinds
-            what = f'Ray did not start: {first_line(error)}.' if folder else f'--address {self.address}: no Ray cluster answers: {first_line(error)}.'
-            raise ExecutorError(what, 'Give the address of one that runs (ray status), or leave --address out.') from error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)  # Ray puts its own in place, which ends without a word
-
-
-def _be_quiet() -> None:
-    """Ray's own notices go to its log files; errors are said."""
-    import logging
-
-    logging.getLogger('ray').setLevel(logging.ERROR)
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection to the cluster, see `ray_cluster.connected`."""
+        cores = max(len(os.sched_getaffinity(0)), self.workers or 0)
+        return connected(self.address, cores, 0 if self.device == 'cpu' else None)
 
 
 class _Actor:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _MEET_S = 600.0
 """Ranks load their libraries from one disk; on a large cluster that takes minutes."""
+_AGENT_S = 60.0
+"""Where torchrun itself keeps the store it has it before it starts a rank: whoever finds none need not wait for it to begin."""
 _LOOK_EVERY_S = 0.2
 _BEAT_EVERY_S = 1.0
 _PART_S = 30.0
@@ -54,6 +56,7 @@ class Torchrun:
 
     Raises:
         RecipeError: torchrun has not started this process.
+        ExecutorError: it has, and is gone.
     """
 
     def __init__(self, device: str = 'auto', stall_timeout: float | None = None) -> None:
@@ -69,6 +72,8 @@ class Torchrun:
         self._asked = device
         if 'TORCHELASTIC_RUN_ID' in os.environ:
             end_with(os.getppid())  # a torchrun that is killed would leave its ranks behind, with the store's lock
+            if not _has_agent():
+                raise ExecutorError('torchrun ended before this rank had begun.', 'The same command goes on from what is published.')
 
     @property
     def device(self) -> str:
@@ -125,6 +130,27 @@ class Torchrun:
                 meeting.tell('failed', [type(error).__name__, error.what, error.cure])
                 raise
             meeting.leave()
+
+
+def _has_agent() -> bool:
+    """Whether a process that started this one, directly or by a script, has loaded torch, as torchrun has. One that was killed while this process loaded its
+    libraries has left it to another parent, which nobody could tell by its number: in a container torchrun may well be process 1."""
+    if sys.platform != 'linux':
+        return True
+    pid = os.getppid()
+    while pid:
+        try:
+            with open(f'/proc/{pid}/maps', 'rb') as maps:
+                if b'libtorch' in maps.read():
+                    return True
+        except OSError:  # another user's, so no torchrun of ours
+            pass
+        try:
+            with open(f'/proc/{pid}/stat', 'rb') as stat:
+                pid = int(stat.read().rpartition(b')')[2].split()[1])
+        except OSError:
+            return False
+    return False
 
 
 class _Meeting:
@@ -218,7 +244,8 @@ def _meeting(ranks: Torchrun) -> Iterator[_Meeting]:
     import torch.distributed as dist
 
     try:
-        store = next(iter(dist.rendezvous('env://', timeout=timedelta(seconds=_MEET_S))))[0]
+        wait_s = _AGENT_S if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True' else _MEET_S
+        store = next(iter(dist.rendezvous('env://', timeout=timedelta(seconds=wait_s))))[0]
         # After a restart by torchrun nothing counts that was said before it.
         start = f'synthaug/{os.environ.get("TORCHELASTIC_RUN_ID", "")}/{os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")}'
         meeting = _Meeting(dist.PrefixStore(start, store), ranks.size, ranks.stall_timeout)

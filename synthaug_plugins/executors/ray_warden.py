@@ -1,0 +1,51 @@
+"""A small process that outlives its driver by a moment: when that is gone, killed or not, it ends what is left of the driver's Ray cluster.
+
+Of a cluster whose driver is killed two helpers go on for minutes, and its folder stays for ever. `ray_cluster` starts this file by itself, with nothing but
+the standard library, and holds the other end of its standard input: that ends with the driver, however the driver ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+CLUSTER = 'SYNTHAUG_RAY_CLUSTER'
+"""Variable in the environment of every process of a cluster: its folder."""
+_PATIENCE_S = 20.0
+
+
+def main(folder: str) -> None:
+    """Wait for the driver's end; then kill what belongs to the cluster and remove its folder."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what ends a driver is sent to its whole group by some
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    deadline = time.monotonic() + _PATIENCE_S
+    while (left := processes(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:  # gone by itself
+                continue
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes(folder: str) -> list[int]:
+    """Those of the cluster that live; none where there is no /proc, as on macOS."""
+    found = []
+    for entry in Path('/proc').glob('[0-9]*'):
+        try:
+            is_ours = f'{CLUSTER}={folder}'.encode() in (entry / 'environ').read_bytes().split(b'\0')
+            if is_ours and (entry / 'stat').read_text().rpartition(')')[2].split()[0] not in 'ZX':
+                found.append(int(entry.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
