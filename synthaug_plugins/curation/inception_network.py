@@ -125,6 +125,8 @@ def _architecture() -> Any:
     from torchvision.models.inception import Inception3, InceptionE
 
     class MaxPooled(InceptionE):
+        """With a maximum in its pooling branch."""
+
         def _forward(self, x: Tensor) -> list[Tensor]:
             *branches, _ = super()._forward(x)
             return [*branches, self.branch_pool(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))]
