@@ -142,12 +142,14 @@ def test_a_classifier_trains_on_each_set_and_is_tested_on_held_out_images(data: 
     assert uneven.status == 2 and 'do not take equal optimiser steps' in uneven.err
 
 
-def test_a_recipe_that_changes_its_own_images_trains_no_classifier_of_a_set(data: Path, tmp_path: Path, synthaug: Say) -> None:
+def test_a_recipe_that_changes_its_own_images_or_a_class_without_images_trains_no_classifier(data: Path, tmp_path: Path, synthaug: Say) -> None:
     recipe = tmp_path / 'mixed.py'
     recipe.write_text(f"_base_ = {find_recipe('digits_resnet', 'train')!r}\nsynthaug = dict(mix=dict(store='x'))\n")
-    options = ('--held-out', data / 'held', '--features', 'pixels', '--cas', recipe, '--out', tmp_path / 'out')
-    refused = synthaug('evaluate', data / 'right', '--real', data / 'real', *options)
+    options = ('--held-out', data / 'held', '--features', 'pixels', '--out', tmp_path / 'out', '--cas')
+    refused = synthaug('evaluate', data / 'right', '--real', data / 'real', *options, recipe)
     assert refused.status == 2 and 'has synthaug.mix, which changes what is trained on' in refused.err
+    refused = synthaug('evaluate', data / 'right', '--real', data / 'real', '--where', 'label < 2', *options, 'digits_resnet')
+    assert refused.status == 2 and "has no images of 'zero', 1 classes of 3" in refused.err
 
 
 def test_stock_recipes_that_read_image_folders_are_set_to_others(data: Path) -> None:

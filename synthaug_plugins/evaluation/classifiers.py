@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug_plugins.errors import DataError, RecipeError, Stopped
+from synthaug_plugins.evaluation.evaluation_files import CLASSIFIERS
 from synthaug_plugins.evaluation.fingerprint import run_key
 from synthaug_plugins.evaluation.metrics.held_out import RightAnswers
 from synthaug_plugins.evaluation.metrics.sets import ImageSet
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     import pluggy
     from mmengine.config import Config
 
-FOLDER = 'classifiers'
-"""In the folder of results: a folder per training, named by all that decides it."""
 _CHANGE_THE_SET = ('mix', 'train_on', 'transform', 'stages')
 
 
@@ -78,6 +77,10 @@ class Classifiers:
                 first = next((a, b) for a, b in zip(others, classes, strict=True) if a != b)
                 what = f'{name} has the classes in another order than folders have: {first[0]!r} where those have {first[1]!r}.'
                 raise DataError(what, f'Generate it with --cfg-options "classes={list(classes)}", or leave --cas out.')
+        for one in made:
+            if missing := sorted(set(classes) - set(one.class_names)):
+                what = f'{one.name!r} has no images of {", ".join(map(repr, missing[:6]))}, {len(missing)} classes of {len(classes)}.'
+                raise DataError(what, 'A classifier cannot learn a class without images: loosen the condition (--where), or leave --cas out.')
         configs = {real_name: self._config(real, held_out, None)}
         configs.update((one.name, self._config(real, held_out, one)) for one in made)
         steps = {name: planned_steps(cfg) for name, cfg in configs.items()}
@@ -127,7 +130,7 @@ class Trainings:
             Stopped: Ctrl-C; trainings that are done are kept.
         """
         out, listings = self.how.out, dict[str, str]()
-        files = {name: out / FOLDER / run_key(cfg, listings) / TRAINED for name, cfg in self.configs.items()}
+        files = {name: out / CLASSIFIERS / run_key(cfg, listings) / TRAINED for name, cfg in self.configs.items()}
         missing = {file: name for name, file in files.items() if not file.exists()}
         tasks = [Task(f'CAS, {name}', file.parent / 'log.txt', train_test_run, (self.configs[name], file.parent, self.steps)) for file, name in missing.items()]
         with alone(out, 'evaluation'), Pool(1, self.how.setup) as pool, _stopped(out):

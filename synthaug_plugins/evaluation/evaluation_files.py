@@ -24,7 +24,9 @@ from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.files import write_whole
 
 CSV, JSON, REPORT, PICTURE = 'metrics.csv', 'metrics.json', 'report.html', 'curves.png'
-OWN_FILES = frozenset({'.lock', CSV, JSON, REPORT, PICTURE, 'classifiers'})
+CLASSIFIERS = 'classifiers'
+"""A folder with one per training (`classifiers.Trainings`), named by all that decides it."""
+OWN_FILES = frozenset({'.lock', CSV, JSON, REPORT, PICTURE, CLASSIFIERS})
 """What a folder of results may hold."""
 
 _CURVES = (
