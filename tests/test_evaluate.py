@@ -42,10 +42,10 @@ def of_class(label: int) -> list[int]:
     return [int(i) for i in np.flatnonzero(digits().target == label)]
 
 
-def make_store(folder: Path, levels: tuple[int | None, ...], per_level: int = 12) -> Path:
-    """Digits that are the more spoilt the higher their level."""
-    blocks = make_blocks(NAMES, per_level * len(levels), {}, 16)
-    store = Store.create(folder, Plan(NAMES, blocks, {'a': 1}), {'recipe': {}, 'model': {'name': 'none'}})
+def make_store(folder: Path, levels: tuple[int | None, ...], per_level: int = 12, names: tuple[str, ...] = NAMES, turned: int = 0) -> Path:
+    """Digits that are the more spoilt the higher their level; `turned`: they are those of the class so many places further."""
+    blocks = make_blocks(names, per_level * len(levels), {}, 16)
+    store = Store.create(folder, Plan(names, blocks, {'a': 1}), {'recipe': {}, 'model': {'name': 'none'}})
     for block in blocks:
         rows = []
         for part in block.parts:
@@ -53,7 +53,7 @@ def make_store(folder: Path, levels: tuple[int | None, ...], per_level: int = 12
                 number = part.first + i
                 level = levels[number % len(levels)]
                 buffer = io.BytesIO()
-                Image.fromarray(pixels(of_class(part.label)[-1 - number], (level or 0) / 9)).save(buffer, 'PNG')
+                Image.fromarray(pixels(of_class(NAMES.index(names[(part.label + turned) % len(names)]))[-1 - number], (level or 0) / 9)).save(buffer, 'PNG')
                 params = {} if level is None else {'minority_level': level}
                 rows.append(Record(Request(request_id(part, i), part.label, part.class_name, i, None, None, params), 'kept', None, 'png', buffer.getvalue()))
         store.publish(block, rows, False)
@@ -107,7 +107,7 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
     html = (out / 'report.html').read_text()
     page = Elements(html)
     assert not page.tags & {'script', 'iframe', 'form'} and not re.search(r'url\(|@import|https?:', html)
-    assert html.count('class="card"') == 12 and 'prefers-color-scheme: dark' in html
+    assert html.count('class="card"') == 15 and 'prefers-color-scheme: dark' in html
     assert html.count('<img ') == 12 * (3 + 1 + 3)  # real, rarest, held out; plain; a line for each level
     assert html.count('Over minority level') == 1 and 'AvgkNN over minority level' in html
     for note in found['notes']:
@@ -140,6 +140,7 @@ def refusals(data: Path, tmp_path: Path) -> list[tuple[tuple[Any, ...], str]]:
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'a.jpg').touch()
     pixels_ = ('--features', 'pixels')
+    cas = ('--held-out', data / 'held', '--out', tmp_path / 'cas', '--cas', 'digits_resnet')
     return [
         ((guided, *real, *pixels_, '--by', 'params.minorty_level'), "no 'params.minorty_level' in the store.*Did you mean 'params.minority_level'"),
         ((guided, *real, *pixels_, '--by', "'a'"), 'takes one value in every store'),
@@ -159,6 +160,19 @@ def refusals(data: Path, tmp_path: Path) -> list[tuple[tuple[Any, ...], str]]:
         ((guided, *real, *pixels_, '--held-out', data / 'held', '--out', data / 'held' / 'out'), 'would become a class'),
         ((guided, *real, *pixels_, '--device', 'abacus'), '--device abacus'),
         ((data / 'real', *real, *pixels_), 'store'),
+        ((guided, *real, *pixels_, '--probe'), 'The probe tests on real images.*--held-out'),
+        ((guided, *real, *pixels_, '--clip', 'pixels'), "--clip 'pixels' is no CLIP"),
+        ((guided, *real, *pixels_, '--templates', 'a {}'), "templates tells a CLIP the classes, and 'pixels' is none"),
+        ((guided, *real, '--features', CLIP, '--templates', 'a digit'), "The template 'a digit' lacks the placeholder"),
+        ((guided, *real, '--features', 'inception:none.pth'), "no weights of Inception at 'none.pth'"),
+        ((guided, *real, '--features', 'inception'), "'inception' names no feature network: it lacks its weight file"),
+        ((guided, *real, *pixels_, '--cfg-options', 'a=1'), '--cfg-options a=1 changes the recipe of --cas, and none is given'),
+        ((guided, *real, *pixels_, '--cas', 'digits_resnet'), 'need a folder.*--out'),
+        ((guided, *real, *pixels_, '--cas', 'digits_resnet', '--out', tmp_path / 'cas'), 'CAS tests on real images.*--held-out'),
+        (
+            (guided, *real, *pixels_, *cas),
+            r"store 'guided' has the classes in another order .*: 'zero' where those have 'one'.*classes=\['one', 'two', 'zero'\]",
+        ),
     ]
 
 

@@ -101,7 +101,7 @@ def test_measures_equal_plain_computations_and_carry_what_decides_them(drawn: tu
     real, made, labels = drawn
     k, guessed = 5, np.arange(120) % 4
     reference = Reference(real, labels, 'pixels', k, 20, CPU)
-    seen = reference.see(made, guessed, guessed)
+    seen = reference.see(made, guessed, {'zero_shot': guessed == guessed})
     found = reference.measure(seen)
     assert (found.features, found.k, found.lof_k, found.n, found.n_real) == ('pixels', k, 20, 120, 150)
     distances, radii, own = apart(made, real), radius(real, k), radius(made, k)
@@ -126,7 +126,7 @@ def test_measures_equal_plain_computations_and_carry_what_decides_them(drawn: tu
     assert found.values['avg_knn'].se == pytest.approx(each.std(ddof=1) / 120**0.5)
     assert all(found.values[name].se is None for name in ('recall', 'coverage', 'fid', 'kid'))  # none is a mean over these images
     some = np.arange(0, 120, 3)
-    assert reference.measure(seen, some) == reference.measure(reference.see(made[some], guessed[some], guessed[some]))
+    assert reference.measure(seen, some) == reference.measure(reference.see(made[some], guessed[some], {'zero_shot': guessed[some] == guessed[some]}))
 
 
 def test_real_images_are_measured_without_themselves(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -178,7 +178,7 @@ def test_features_that_say_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) 
     network = feature_network('pixels')
     monkeypatch.setattr(network, 'encode', lambda images: np.full((len(images), 2), np.nan, np.float32))
     with pytest.raises(ModelError, match=r"not finite for images of 'made'"):
-        ImageSet('made', ['a'], ['cat'], lambda i: np.zeros((2, 2, 3), np.uint8)).encode(network, lambda n: None)
+        ImageSet('made', ['a'], ['cat'], lambda i: np.zeros((2, 2, 3), np.uint8)).encode([network], lambda n: None)
 
 
 def test_a_set_of_no_more_images_than_k_has_no_recall(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

@@ -31,7 +31,8 @@ from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe
 from synthaug_plugins.engine.recipe import load_recipe
 from synthaug_plugins.engine.score import load_score_recipe
 from synthaug_plugins.engine.score_folder import read_folder_scores, score_folder
-from synthaug_plugins.evaluation.evaluate import evaluate, write_evaluation
+from synthaug_plugins.evaluation.evaluate import evaluate
+from synthaug_plugins.evaluation.evaluation_files import write_evaluation
 from synthaug_plugins.evaluation.metrics.features import feature_network
 from synthaug_plugins.evaluation.metrics.neighbours import nearest
 from synthaug_plugins.evaluation.metrics.sets import real_set

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import numpy as np
 
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.progress import ScoringProgress
-from synthaug_plugins.errors import MissingExtra, RecipeError, Stopped
-from synthaug_plugins.evaluation.csv_text import csv_bytes
-from synthaug_plugins.evaluation.fingerprint import versions
-from synthaug_plugins.evaluation.gallery import data_uri
-from synthaug_plugins.evaluation.metrics.features import FeatureNetwork, feature_network
+from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.evaluation.metrics.features import Clip, FeatureNetwork, feature_network
 from synthaug_plugins.evaluation.metrics.frechet import check_torchmetrics
-from synthaug_plugins.evaluation.metrics.measure import METRICS, Reference
+from synthaug_plugins.evaluation.metrics.held_out import RightAnswers, linear_probe
+from synthaug_plugins.evaluation.metrics.labels import clip_agreement
+from synthaug_plugins.evaluation.metrics.measure import Reference, Seen
 from synthaug_plugins.evaluation.metrics.neighbours import check_k
+from synthaug_plugins.evaluation.metrics.per_class import ClassReferences
 from synthaug_plugins.evaluation.metrics.rarity import check_scikit_learn
 from synthaug_plugins.evaluation.metrics.sets import ImageSet, real_set, refuse_same_files, store_sets
-from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, csv_rows, metrics_of, panels, spoken, table, trends
-from synthaug_plugins.evaluation.pages import write_page
-from synthaug_plugins.evaluation.picture import STYLES, draw_panels
-from synthaug_plugins.own_folder import alone, refuse_among_images, refuse_foreign
+from synthaug_plugins.evaluation.metrics.table import HELD_OUT, REAL, Row, about, spoken, trends
+from synthaug_plugins.evaluation.picture import STYLES
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.files import write_whole
 
-CSV, JSON, REPORT, PICTURE = 'metrics.csv', 'metrics.json', 'report.html', 'curves.png'
-OWN_FILES = frozenset({'.lock', CSV, JSON, REPORT, PICTURE})
-"""What a folder of results may hold."""
+if TYPE_CHECKING:
+    from synthaug_plugins.evaluation.classifiers import Classifiers
 
 FEW = 50
 """Sets of fewer images are warned of."""
-_SHOWN = 12  # images in a line of the report
-_CURVES = (
-    'Bars: one standard error over the images; recall, coverage and distances of whole sets have none. Dashed: sets that the column does not vary in, and '
-    'the real images; where a metric depends on the number of images, only sets alike in it.'
-)
+SHOWN = 12
+"""Images in a line of the report."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +47,8 @@ class Evaluation:
         real: the folder of real images.
         sets: what was measured, the real images first.
         rarest: ids of the real images with the largest AvgkNN, largest first.
+        by_class: the same sets class by class.
+        also: plain JSON on what else decides numbers: the CLIP that labels were asked of, the recipe of classifiers.
     """
 
     rows: tuple[Row, ...]
@@ -65,6 +58,8 @@ class Evaluation:
     real: str
     sets: tuple[ImageSet, ...]
     rarest: tuple[str, ...]
+    by_class: tuple[Row, ...] = ()
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def about(self) -> str:
@@ -92,6 +87,11 @@ def evaluate(
     k: int = 5,
     lof_k: int = 20,
     held_out: str | Path | None = None,
+    per_class: bool = False,
+    clip: str | None = None,
+    prompts: Mapping[str, Any] | None = None,
+    probe: bool = False,
+    classifiers: Classifiers | None = None,
     device: str = 'auto',
     quiet: bool = False,
 ) -> Evaluation:
@@ -107,6 +107,11 @@ def evaluate(
         k: neighbours of AvgkNN, rarity, precision, recall, density, coverage and labels.
         lof_k: neighbours of the local outlier factor.
         held_out: other real images, measured as a store is: what new real images of the same kind would have.
+        per_class: also measure each class against its own real images, see `ClassReferences`.
+        clip: the CLIP that labels are asked of, a text as for `features`; by default the feature network, where it is a CLIP.
+        prompts: what the CLIP is told of classes, arguments of `curation.class_prompts.ClassPrompts`.
+        probe: also train a linear probe on each set and test it on `held_out`.
+        classifiers: also train a classifier on each set and test it on `held_out`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
 
@@ -119,43 +124,88 @@ def evaluate(
     """
     if not 1 <= len(stores) <= len(STYLES):
         raise RecipeError(f'{len(stores)} stores cannot be compared in one picture.', f'Give 1 to {len(STYLES)}.')
-    network = feature_network(features)
+    network = feature_network(features, prompts)
+    asked = _asked(network, clip, prompts)
     real_images = RealImages(real)
     classes = real_images.classes
     reals = real_set(real_images, REAL)
     by = tuple(dict.fromkeys(by))
     made = store_sets(stores, _of_each(where, len(stores)), by)
+    others = None
     if held_out is not None:
         others = RealImages(held_out)
         refuse_same_files(real_images, others)
-        made = [real_set(others, HELD_OUT), *made]
+    elif probe or classifiers:
+        what = f'{"CAS" if classifiers else "The probe"} tests on real images that nothing was trained on or made from, and none are given.'
+        raise RecipeError(what, 'Add --held-out FOLDER.')
     for neighbours in (k, lof_k):
         check_k(neighbours, len(reals.ids) - 1, f'other real images in {str(real)!r}')
-    for one in made:
+    measured = [*([real_set(others, HELD_OUT)] if others else []), *made]
+    for one in measured:
         one.labels(classes)  # refuses classes without real images
         check_k(k, len(one.ids) - 1, f'other images in {one.name!r}')
     check_torchmetrics()  # takes seconds, which no typing mistake should
     check_scikit_learn()
-    network.check()
-    network.check_classes(classes)
+    networks = [network, *([asked] if asked and asked is not network else [])]
+    for one_network in networks:
+        one_network.check()
+        one_network.check_classes(classes)
+    trainings = classifiers.prepare(real_images, REAL, others, made) if classifiers and others else None
     torch_device = choose_device(device)
-    network.setup(torch_device)
-    sets = (reals, *made)
+    for one_network in networks:
+        one_network.setup(torch_device)
+    sets = (reals, *measured)
+    labels = {one.name: one.labels(classes) for one in sets}
+    encoded = _encode(sets, networks, quiet)
+    told = {name: clip_agreement(asked.cosines(found, classes), labels[name]) if asked else {} for name, found in encoded.items()}
+    decides = (features, k, lof_k, torch_device, asked.text if asked else None)
+    reference = Reference(reals.features, labels[REAL], *decides)
+    rows = [Row(REAL, reference.of_itself(told[REAL]))]
+    seen = {one.name: reference.see(one.features, labels[one.name], told[one.name]) for one in measured}
+    for one in measured:
+        rows += _rows(one, seen[one.name], reference)
+    by_class, left_out = [], []
+    if per_class:
+        references = ClassReferences(reals.features, labels[REAL], classes, *decides)
+        by_class = _by_class(references, {**reference.of_real, **told[REAL]}, labels[REAL], seen, classes)
+        left_out = references.left_out
+    tested: dict[str, dict[str, RightAnswers]] = {}
+    if probe:
+        tested['probe'] = _probes([reals, *made], measured[0], labels, len(classes))
+    if trainings:
+        tested['cas'] = trainings.run()
+    rows, by_class = ([_with_tests(row, tested, classes) for row in some] for some in (rows, by_class))
+    rarest = tuple(reals.ids[i] for i in reference.rarest(SHOWN))
+    notes = (*_notes(rows, by_class, measured, reference, reals.features.shape[1], len(classes)), *left_out, *network.notes())
+    varied = tuple(text for text in by if any(split.by == text for one in made for split in one.splits))
+    also: dict[str, Any] = {}
+    if asked:
+        also['clip'] = {'text': asked.text, 'identity': dict(asked.identity()), 'prompts': dict(asked.told())}
+    if trainings:
+        also['classifiers'] = trainings.plain()
+    return Evaluation(tuple(rows), varied, notes, dict(network.identity()), str(real), sets, rarest, tuple(by_class), also)
+
+
+def _asked(network: FeatureNetwork, clip: str | None, prompts: Mapping[str, Any] | None) -> Clip | None:
+    """The CLIP that labels are asked of."""
+    asked = network if clip in (None, network.text) else feature_network(clip or '', prompts)
+    if isinstance(asked, Clip):
+        return asked
+    if clip is not None:
+        raise RecipeError(f'--clip {clip!r} is no CLIP.', 'Use clip:NAME (such as clip:ViT-B-16/openai), clip:FOLDER or embedded:digits_clip.')
+    if prompts:
+        raise RecipeError(f'{", ".join(prompts)} tells a CLIP the classes, and {network.text!r} is none.', 'Add --clip, or leave it out.')
+    return None
+
+
+def _encode(sets: Sequence[ImageSet], networks: Sequence[FeatureNetwork], quiet: bool) -> dict[str, np.ndarray]:
+    """Have the features of all sets by the first network, and return those by the last, by name of the set."""
     progress = None if quiet else ScoringProgress(sum(len(one.ids) for one in sets))
     try:
         with progress or nullcontext():
-            for one in sets:
-                one.encode(network, progress.looked_at if progress else lambda n: None)
+            return {one.name: one.encode(networks, progress.looked_at if progress else lambda n: None)[-1] for one in sets}
     except KeyboardInterrupt:
         raise Stopped('Stopped: nothing was written.', 'The same command starts again.') from None
-    reference = Reference(reals.features, reals.labels(classes), features, k, lof_k, torch_device)
-    rows = [Row(REAL, reference.of_itself(network.zero_shot(reals.features, classes)))]
-    for one in made:
-        rows += _rows(one, reference, network, classes)
-    rarest = tuple(reals.ids[i] for i in reference.rarest(_SHOWN))
-    notes = tuple(_notes(rows, made, reference, reals.features.shape[1], len(classes)))
-    varied = tuple(text for text in by if any(split.by == text for one in made for split in one.splits))
-    return Evaluation(tuple(rows), varied, notes, dict(network.identity()), str(real), sets, rarest)
 
 
 def _of_each(where: Sequence[str | None], n: int) -> list[str | None]:
@@ -165,19 +215,46 @@ def _of_each(where: Sequence[str | None], n: int) -> list[str | None]:
     return [text or None for text in where] * (1 if len(where) == n else n) or [None] * n
 
 
-def _rows(one: ImageSet, reference: Reference, network: FeatureNetwork, classes: Sequence[str]) -> list[Row]:
+def _rows(one: ImageSet, seen: Seen, reference: Reference) -> list[Row]:
     """A set as a whole, then its parts."""
-    seen = reference.see(one.features, one.labels(classes), network.zero_shot(one.features, classes))
     parts = [Row(one.name, reference.measure(seen, at), split.by, value) for split in one.splits for value, at in split.groups.items()]
     return [Row(one.name, reference.measure(seen)), *parts]
 
 
-def _notes(rows: Sequence[Row], made: Sequence[ImageSet], reference: Reference, width: int, classes: int) -> list[str]:
+def _by_class(
+    references: ClassReferences, of_real: Mapping[str, np.ndarray], real_labels: np.ndarray, seen: Mapping[str, Seen], classes: Sequence[str]
+) -> list[Row]:
+    """Lines of every class, the real images first in each."""
+    found = {REAL: references.of_real(of_real, real_labels), **{name: references.measure(name, one) for name, one in seen.items()}}
+    return [
+        Row(name, measures[label], of_class=class_name) for label, class_name in enumerate(classes) for name, measures in found.items() if label in measures
+    ]
+
+
+def _probes(trained: Sequence[ImageSet], held_out: ImageSet, labels: Mapping[str, np.ndarray], classes: int) -> dict[str, RightAnswers]:
+    """A linear probe on each set, the real images first."""
+    origin = trained[0].features.mean(0, dtype=np.float64)
+    test = held_out.features, labels[held_out.name]
+    return {one.name: linear_probe(one.features, labels[one.name], *test, origin, classes) for one in trained}
+
+
+def _with_tests(row: Row, tested: Mapping[str, Mapping[str, RightAnswers]], classes: Sequence[str]) -> Row:
+    """A line with what classifiers that trained on its set know of the held-out images; parts of a set train none."""
+    if row.by is not None:
+        return row
+    label = None if row.of_class is None else classes.index(row.of_class)
+    of_set = {metric: found[row.name] for metric, found in tested.items() if row.name in found}
+    known = {metric: one for metric, one in of_set.items() if label is None or one.images[label]}
+    n = max((int(one.images.sum() if label is None else one.images[label]) for one in known.values()), default=0)
+    return replace(row, measures=row.measures.with_values({metric: one.value(label) for metric, one in known.items()}, n))
+
+
+def _notes(rows: Sequence[Row], by_class: Sequence[Row], made: Sequence[ImageSet], reference: Reference, width: int, classes: int) -> list[str]:
     """What a reader must know to trust the numbers, in sentences."""
     notes = []
     measured = [row for row in rows if 'fid' in row.measures.values]
     sizes = [row.measures.n for row in measured]
-    if few := [row for row in rows if row.measures.n < FEW]:
+    if few := [row for row in (*rows, *by_class) if row.measures.n < FEW]:
         notes.append(f'Fewer than {FEW} images, so that every number is rough: {_named(few)}.')
     if small := [row for row in rows if row.measures.n <= reference.k]:
         notes.append(f'Without recall, since it needs more images than k = {reference.k}: {_named(small)}.')
@@ -188,7 +265,7 @@ def _notes(rows: Sequence[Row], made: Sequence[ImageSet], reference: Reference, 
         )
     if max(sizes) > 1.2 * min(sizes):
         notes.append(
-            f'The lines are of {min(sizes)} to {max(sizes)} images. FID, recall and coverage depend on that number: compare lines that are alike in it.'
+            f'The lines are of {min(sizes)} to {max(sizes)} images. FID, recall, coverage and Vendi depend on that number: compare lines that are alike in it.'
         )
     if out := [row for row in rows if row.measures.values['excluded'].mean > 50]:
         notes.append(f'Most images lie in no real ball, so that rarity is of a minority of them: {_named(out)}.')
@@ -203,106 +280,3 @@ def _notes(rows: Sequence[Row], made: Sequence[ImageSet], reference: Reference, 
 
 def _named(rows: Sequence[Row]) -> str:
     return '; '.join(f'{row.label} ({row.measures.n})' for row in rows[:6]) + (f' and {len(rows) - 6} more' if len(rows) > 6 else '')
-
-
-def check_out(out: str | Path, *real: str | Path) -> None:
-    """Refuse a folder for results before anything is measured.
-
-    Args:
-        real: folders of real images.
-
-    Raises:
-        RecipeError: it holds something else, or lies among the real images, where it would become a class.
-    """
-    refuse_among_images(out, *real)
-    refuse_foreign(Path(out), OWN_FILES, 'folder of measurements')
-
-
-def write_evaluation(found: Evaluation, out: str | Path, command: str, progress: Callable[[str], None] = print) -> None:
-    """Write metrics.csv, metrics.json, report.html and, where something varies and matplotlib is installed, curves.png. Old ones are replaced.
-
-    Args:
-        out: a folder, new, empty or of an earlier evaluation.
-        command: shell command that makes it again.
-        progress: is told if there is no picture.
-
-    Raises:
-        RecipeError: see `check_out`; another evaluation writes into the folder.
-        DataError, StoreError: an image to show is gone; disk full, no permission.
-    """
-    folder = Path(out)
-    check_out(folder, found.real)
-    used = {**versions(), **{name: metadata.version(name) for name in ('torchmetrics', 'scikit-learn')}}
-    curves = [(text, panels(found.rows, text)) for text in found.by]
-    with alone(folder, 'evaluation'):
-        write_whole(folder / CSV, csv_bytes(csv_rows(found.rows)))
-        write_whole(folder / JSON, (json.dumps(_plain(found, command, used), indent=1) + '\n').encode())
-        write_page(
-            folder / REPORT,
-            'evaluation.html.j2',
-            title=_title(found),
-            about=found.about,
-            notes=found.notes,
-            table=table(found.rows),
-            about_table='± is one standard error over the images. Each real image of the first line is measured against all others, itself left out.',
-            curves=[{'axis': spoken(text), 'panels': drawn, 'trends': trends(found.rows, text)} for text, drawn in curves],
-            about_curves=_CURVES,
-            sheets=list(_sheets(found)),
-            pixelated=max(found.sets[0].pixels(found.sets[0].ids[0]).shape[:2]) <= 64,
-            selections=found.selections,
-            metrics=[METRICS[name] for name in metrics_of(found.rows)],
-            command=command,
-            versions=used,
-        )
-        (folder / PICTURE).unlink(missing_ok=True)
-        if curves:
-            try:
-                draw_panels(folder / PICTURE, [panel for _, drawn in curves for panel in drawn], _title(found), None, f'{found.about} {_CURVES}')
-            except MissingExtra as error:
-                progress(f'{PICTURE} is not drawn, the report has the same curves. {error.what} {error.cure}')
-
-
-def _title(found: Evaluation) -> str:
-    stores = dict.fromkeys(one.store for one in found.sets if one.store is not None)
-    return f'{", ".join(stores)} beside {Path(found.real).expanduser().resolve().name}'
-
-
-def _plain(found: Evaluation, command: str, used: Mapping[str, str]) -> dict[str, Any]:
-    """Everything as JSON."""
-    return {
-        'format_version': 1,
-        'features': {'text': found.rows[0].measures.features, 'identity': dict(found.network)},
-        'real': {'folder': found.real, 'images': found.rows[0].measures.n},
-        'sets': [{'name': one.name, 'images': len(one.ids), 'selection': one.chosen} for one in found.sets],
-        'rows': [{'set': row.name, 'by': row.by, 'value': row.value, **row.measures.plain()} for row in found.rows],
-        'trends': found.trends,
-        'notes': list(found.notes),
-        'command': command,
-        'versions': dict(used),
-    }
-
-
-def _sheets(found: Evaluation) -> list[dict[str, Any]]:
-    """Some images of every line: real ones, the rarest of these, and those of each store or of its parts."""
-    sheets = []
-
-    def add(name: str, one: ImageSet, ids: Sequence[str], n: int) -> None:
-        sheets.append({'name': name, 'n': n, 'images': [data_uri(Image.fromarray(one.pixels(i))) for i in ids]})
-
-    real = found.sets[0]
-    add('real', real, _spaced(real.ids), len(real.ids))
-    add('real, the rarest', real, found.rarest, len(found.rarest))
-    for one in found.sets[1:]:
-        if not one.splits:
-            add(one.name, one, _spaced(one.ids), len(one.ids))
-        for split in one.splits:
-            for value, at in split.groups.items():
-                label = Row(one.name, found.rows[0].measures, split.by, value).label
-                add(label, one, _spaced([one.ids[i] for i in at]), len(at))
-    return sheets
-
-
-def _spaced(ids: Sequence[str]) -> list[str]:
-    """A few of them, evenly spaced."""
-    n = min(_SHOWN, len(ids))
-    return [ids[i * len(ids) // n] for i in range(n)]

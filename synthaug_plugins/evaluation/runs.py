@@ -72,18 +72,24 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def settle(cfg: Config, seed: int) -> Config:
+def settle(cfg: Config, seed: int, choose: bool = True) -> Config:
     """Put a configured trainer recipe under the protocol: seed, metrics, one best checkpoint chosen on validation.
+
+    Args:
+        choose: False: nothing is validated or chosen, and the weights after the last step are those that count (`train_test_run`).
 
     Raises:
         RecipeError: no validation or test images.
     """
     cfg = copy.deepcopy(cfg)
-    for key in ('val_dataloader', 'val_cfg', 'test_dataloader', 'test_cfg'):
+    if not choose:
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    for key in ('val_dataloader', 'val_cfg', 'test_dataloader', 'test_cfg')[0 if choose else 2 :]:
         if cfg.get(key) is None:
             raise RecipeError(f'The trainer recipe has no {key}.', 'A comparison chooses on validation images and reports on test images: give it both.')
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    cfg.val_evaluator = [{'type': 'mmpretrain.Accuracy', 'topk': (1,)}]
+    if choose:
+        cfg.val_evaluator = [{'type': 'mmpretrain.Accuracy', 'topk': (1,)}]
     # thrs=None: the arg max alone decides, as for top-1.
     per_class = {'type': 'mmpretrain.SingleLabelMetric', 'items': ('recall', 'support'), 'average': None, 'thrs': None}
     cfg.test_evaluator = [{'type': 'mmpretrain.Accuracy', 'topk': (1,)}, per_class]
@@ -92,9 +98,8 @@ def settle(cfg: Config, seed: int) -> Config:
         'type': 'mmengine.CheckpointHook',
         'by_epoch': by_epoch(cfg),
         'interval': -1,
-        'save_best': METRIC,
-        'rule': 'greater',
         'save_last': False,
+        **({'save_best': METRIC, 'rule': 'greater'} if choose else {}),
     }
     cfg.default_hooks = hooks
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), {'type': 'synthaug_plugins.RunRecord'}]
@@ -164,11 +169,7 @@ def train_run(cfg: Config, folder: Path, steps: int) -> dict[str, Any]:
 
     shutil.rmtree(folder / 'train', ignore_errors=True)  # of a run that was killed
     runner = train(_named(cfg, folder), str(folder / 'train'))
-    record = next(h for h in runner.hooks if isinstance(h, RunRecord))
-    done = optimiser_steps(cfg, record.iterations)
-    if done != steps:
-        cure = 'Remove what ends it early (EarlyStoppingHook): the arms are compared at equal steps.'
-        raise RecipeError(f'Training took {done} optimiser steps instead of {steps}.', cure)
+    record, done = _record(runner, cfg, steps)
     classes, held_out = (list(loader.dataset.metainfo['classes']) for loader in (runner.train_dataloader, runner.val_dataloader))
     _same_classes(training=classes, validation=held_out)
     best_step, val = max(record.curve, key=lambda point: (point[1], -point[0]))
@@ -188,6 +189,35 @@ def train_run(cfg: Config, folder: Path, steps: int) -> dict[str, Any]:
     return result
 
 
+def train_test_run(cfg: Config, folder: Path, steps: int) -> dict[str, Any]:
+    """Train one recipe that was settled without a choice, test its last weights once, and write `result.json` last.
+
+    Returns: steps, images, seconds (training), top1 (percent), recall (percent per class), support (images per class), classes.
+
+    Raises:
+        RecipeError: it took another number of steps than was promised.
+        DataError: the test folder's classes are not those that were trained, in the same order.
+    """
+    from synthaug_plugins.training.run import train
+
+    shutil.rmtree(folder / 'train', ignore_errors=True)  # of a run that was killed
+    runner = train(_named(cfg, folder), str(folder / 'train'))
+    record, done = _record(runner, cfg, steps)
+    result = {'steps': done, 'images': record.images, 'seconds': record.seconds, **_tested(runner, list(runner.train_dataloader.dataset.metainfo['classes']))}
+    write_json(folder / TRAINED, result)
+    return result
+
+
+def _record(runner: Any, cfg: Config, steps: int) -> tuple[RunRecord, int]:
+    """What a Runner did, and its optimiser steps, which must be as many as were promised."""
+    record = next(h for h in runner.hooks if isinstance(h, RunRecord))
+    done = optimiser_steps(cfg, record.iterations)
+    if done != steps:
+        cure = 'Remove what ends it early (EarlyStoppingHook): the arms are compared at equal steps.'
+        raise RecipeError(f'Training took {done} optimiser steps instead of {steps}.', cure)
+    return record, done
+
+
 def test_run(cfg: Config, folder: Path, file: str) -> dict[str, Any]:
     """Evaluate the best checkpoint of a finished training once on the test images, and write `file`.
 
@@ -202,18 +232,22 @@ def test_run(cfg: Config, folder: Path, file: str) -> dict[str, Any]:
     cfg = _named(cfg, folder)
     cfg.work_dir = str(folder / 'test')
     cfg.load_from = str(folder / 'train' / trained['checkpoint'])
-    runner = Runner.from_cfg(cfg)
+    result = _tested(Runner.from_cfg(cfg), trained['classes'])
+    write_json(folder / file, result)
+    return result
+
+
+def _tested(runner: Any, trained: list[str]) -> dict[str, Any]:
+    """What a Runner says of the test images: top1, recall, support, classes."""
     metrics = runner.test()
     classes = list(runner.test_dataloader.dataset.metainfo['classes'])
-    _same_classes(training=trained['classes'], test=classes)
-    result = {
+    _same_classes(training=trained, test=classes)
+    return {
         'top1': metrics[METRIC],
         'recall': metrics['single-label/recall_classwise'],
         'support': metrics['single-label/support_classwise'],
         'classes': classes,
     }
-    write_json(folder / file, result)
-    return result
 
 
 def _same_classes(**classes: list[str]) -> None:

@@ -8,17 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthaug_plugins.errors import DataError, RecipeError
+from synthaug_plugins.errors import DataError
 from synthaug_plugins.evaluation.parts import Parts
+from synthaug_plugins.evaluation.recipe_folders import set_folders
 from synthaug_plugins.few_shot import Shots, copy_shots
-from synthaug_plugins.real_images import SUFFIXES, RealImages
-from synthaug_plugins.training.recipe_edit import type_name
+from synthaug_plugins.real_images import RealImages
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-
-_OF_FEW_SHOTS = ('shots', 'seed', 'part', 'val_shots', 'split_file')
-_PLACES = ('data_root', 'data_prefix', 'ann_file')
 
 
 @dataclass(frozen=True)
@@ -57,19 +54,8 @@ class Drawn:
         Raises:
             RecipeError: a loader is missing, or reads no folder of class folders.
         """
-        for part, folder in (('train', self.train), ('val', self.val), ('test', self.test)):
-            loader = cfg.get(f'{part}_dataloader')
-            if not loader or 'dataset' not in loader:
-                raise RecipeError(f'The trainer recipe has no {part}_dataloader.', 'A comparison that draws shots needs all three.')
-            dataset = loader['dataset']
-            if type_name(dataset) not in ('CustomDataset', 'FewShotDataset'):
-                what = f'{part}_dataloader reads a {type_name(dataset)}, whose folder cannot be set to the draw.'
-                raise RecipeError(what, "Use dict(type='mmpretrain.CustomDataset', pipeline=...).")
-            options = {k: v for k, v in dataset.items() if k not in (*_OF_FEW_SHOTS, *_PLACES)}
-            loader['dataset'] = {**options, 'type': 'mmpretrain.CustomDataset', 'data_root': str(folder), 'extensions': sorted(SUFFIXES)}
-        for having in (cfg['model'].get('head'), cfg['model'].get('data_preprocessor'), cfg.get('data_preprocessor')):
-            if having and 'num_classes' in having:
-                having['num_classes'] = len(self.classes)
+        folders = {'train': self.train, 'val': self.val, 'test': self.test}
+        set_folders(cfg, folders, len(self.classes), 'A comparison that draws shots needs all three.')
 
 
 def shots_label(shots: int, imbalance: float | None = None) -> str:

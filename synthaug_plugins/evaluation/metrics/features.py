@@ -1,4 +1,4 @@
-"""The network that sees the images, by one text: 'pixels', 'clip:NAME', 'embedded:NAME' or 'timm:NAME'."""
+"""The network that sees the images, by one text: 'pixels', 'clip:NAME', 'embedded:NAME', 'timm:NAME' or 'inception:FILE'."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from synthaug_plugins.curation.class_prompts import ClassPrompts
 from synthaug_plugins.curation.clip_model import ClipModel
 from synthaug_plugins.curation.clip_source import model_and_tag
+from synthaug_plugins.curation.inception_network import FILES, InceptionNetwork
 from synthaug_plugins.curation.timm_network import TimmNetwork
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.weights import EMBEDDED
@@ -18,8 +19,11 @@ from synthaug_plugins.weights import EMBEDDED
 if TYPE_CHECKING:
     import torch
 
-PIXELS, CLIP, TIMM = 'pixels', 'clip:', 'timm:'
-HELP = "'pixels', 'clip:NAME' (such as clip:ViT-B-16/openai), 'embedded:digits_clip', or 'timm:NAME' or 'timm:NAME=WEIGHTS' (DINO, DINOv2, ResNets)"
+PIXELS, CLIP, TIMM, INCEPTION = 'pixels', 'clip:', 'timm:', 'inception:'
+HELP = (
+    "'pixels', 'clip:NAME' or 'clip:FOLDER' (such as clip:ViT-B-16/openai), 'embedded:digits_clip', 'timm:NAME', 'timm:FOLDER' or 'timm:NAME=WEIGHTS' "
+    "(DINO, DINOv2, ResNets), or 'inception:FILE' for FID as papers have it"
+)
 
 
 class FeatureNetwork(ABC):
@@ -60,9 +64,9 @@ class FeatureNetwork(ABC):
         """
         return None
 
-    def zero_shot(self, features: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
-        """The class whose name is nearest to each image: features (B, D) -> (B,) places in `classes`; None for a network that knows no text."""
-        return None
+    def notes(self) -> Sequence[str]:
+        """What a reader must know of it to trust numbers on its features, in sentences."""
+        return ()
 
 
 class Pixels(FeatureNetwork):
@@ -95,11 +99,11 @@ class Pixels(FeatureNetwork):
 
 
 class Clip(FeatureNetwork):
-    """Unit vectors of a CLIP's image tower; its text tower is told classes by 'a photo of a {}'."""
+    """Unit vectors of a CLIP's image tower; its text tower is told classes by prompts, by default 'a photo of a {}'."""
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, prompts: Mapping[str, Any] | None = None) -> None:
         super().__init__(text)
-        self.clip, self._prompts = ClipModel(**model_and_tag(name)), ClassPrompts()
+        self.clip, self._prompts = ClipModel(**model_and_tag(name)), ClassPrompts(**prompts or {})
 
     def check(self) -> None:
         self.clip.check()
@@ -116,9 +120,14 @@ class Clip(FeatureNetwork):
     def check_classes(self, classes: Sequence[str]) -> None:
         self._prompts.check(classes, self.clip)
 
-    def zero_shot(self, features: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
+    def cosines(self, features: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        """Cosines of images and classes: features (B, D) -> (B, N) float32; a class is the mean of its prompts, see `ClipModel.class_embeddings`."""
         texts = self.clip.class_embeddings(self._prompts.of(classes)).cpu().numpy()
-        return (features @ texts.T).argmax(1)
+        return features @ texts.T
+
+    def told(self) -> Mapping[str, Any]:
+        """What the text tower is told, plain JSON; complete once `check_classes` has seen the classes."""
+        return self._prompts.identity()
 
 
 class Timm(FeatureNetwork):
@@ -141,18 +150,51 @@ class Timm(FeatureNetwork):
         return self.network.encode(images)
 
 
-def feature_network(text: str) -> FeatureNetwork:
+class Inception(FeatureNetwork):
+    """The network of the Frechet Inception distance, from its own weight file."""
+
+    def __init__(self, text: str, weights: str) -> None:
+        super().__init__(text)
+        self.network = InceptionNetwork(weights)
+
+    def check(self) -> None:
+        self.network.check()
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.network.identity()
+
+    def setup(self, device: torch.device) -> None:
+        self.network.setup(device)
+
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.network.encode(images)
+
+    def notes(self) -> Sequence[str]:
+        if self.network.published:
+            return ()
+        return (f'{self.text!r} is not the file that published FIDs are made with: its content is another.',)
+
+
+def feature_network(text: str, prompts: Mapping[str, Any] | None = None) -> FeatureNetwork:
     """The network that a text names. Nothing is loaded.
 
+    Args:
+        text: see `HELP`.
+        prompts: what a CLIP is told of classes, arguments of `ClassPrompts`.
+
     Raises:
-        RecipeError: the text names none.
+        RecipeError: the text names none, or Inception without its weights.
     """
     if text == PIXELS:
         return Pixels(text)
     if text.startswith(EMBEDDED):
-        return Clip(text, text)
+        return Clip(text, text, prompts)
     if text.startswith(CLIP) and text != CLIP:
-        return Clip(text, text.removeprefix(CLIP))
+        return Clip(text, text.removeprefix(CLIP), prompts)
+    if text.startswith(INCEPTION) and text != INCEPTION:
+        return Inception(text, text.removeprefix(INCEPTION))
+    if text in (INCEPTION, INCEPTION.rstrip(':')):
+        raise RecipeError(f'--features {text!r} names no feature network: it lacks its weight file.', f'Use inception:FILE with {FILES}.')
     if text.startswith(TIMM) and text != TIMM:
         name, _, checkpoint = text.removeprefix(TIMM).partition('=')
         return Timm(text, name, checkpoint or None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.evaluation.metrics.coverage import covered, density, in_any
+from synthaug_plugins.evaluation.metrics.diversity import within_classes
 from synthaug_plugins.evaluation.metrics.frechet import SUBSET_SIZE, SUBSETS, Distances
 from synthaug_plugins.evaluation.metrics.labels import neighbours_label
 from synthaug_plugins.evaluation.metrics.neighbours import check_k, held, nearest, on, points
@@ -46,8 +47,27 @@ METRICS: Mapping[str, Metric] = {
     'coverage': Metric('coverage', 'real images with one of the set in their ball (Naeem et al. 2020)', True),
     'fid': Metric('FID', 'Frechet distance of the features (torchmetrics): lower is nearer; higher the fewer images there are'),
     'kid': Metric('KID', f'kernel distance of the features (torchmetrics; up to {SUBSETS} subsets of at most {SUBSET_SIZE}): lower is nearer; unbiased'),
+    'spread': Metric('spread', 'diversity within class: mean distance of two images of one class, the mean over classes'),
+    'vendi': Metric(
+        'Vendi',
+        'diversity within class: the number of different images that a class seems to hold (Friedman and Dieng 2023, cosines), the mean over classes; '
+        'grows with the number of images',
+    ),
     'agreement': Metric('label, k-NN', 'images whose label most of their k nearest real images have', True),
     'zero_shot': Metric('label, CLIP', 'images whose label the CLIP finds most probable, told the classes by their names', True),
+    'clip_score': Metric('CLIP score', '100 max(cos, 0) of image and name of its class (Hessel et al. 2021; scaled as in torchmetrics)'),
+    'probe': Metric(
+        'probe',
+        'held-out real images that a linear probe knows: logistic regression (C = 1) on the features, from the real mean and of length one, of this set alone; '
+        'in the first line of the real images',
+        True,
+    ),
+    'cas': Metric(
+        'CAS',
+        'held-out real images that a classifier knows which trained on this set alone (classification accuracy score, Ravuri and Vinyals 2019); in the '
+        'first line on the real images, in as many steps',
+        True,
+    ),
 }
 
 
@@ -68,22 +88,31 @@ class Measures:
 
     Attributes:
         features: text of the feature network.
-        k, lof_k: neighbours; of the local outlier factor.
+        k, lof_k: neighbours; of the local outlier factor, None where there is none.
         n, n_real: images of the set, and real images that it was measured against.
         values: by name of `METRICS`; a metric that cannot be had of this set is left out.
+        clip: text of the CLIP that was asked for labels, None where none was.
+        n_test: held-out images that classifiers were tested on, 0 where none was.
     """
 
     features: str
     k: int
-    lof_k: int
+    lof_k: int | None
     n: int
     n_real: int
     values: Mapping[str, Value]
+    clip: str | None = None
+    n_test: int = 0
+
+    def with_values(self, values: Mapping[str, Value], n_test: int) -> Measures:
+        """These and what tests on held-out images said."""
+        return replace(self, values=_ordered({**self.values, **values}), n_test=n_test) if values else self
 
     def plain(self) -> dict[str, Any]:
         """As JSON: the attributes, with `values` as `{name: {'mean': ..., 'se': ...}}`."""
         values = {name: {'mean': value.mean, 'se': value.se} for name, value in self.values.items()}
-        return {'features': self.features, 'k': self.k, 'lof_k': self.lof_k, 'n': self.n, 'n_real': self.n_real, 'values': values}
+        sizes = {'n': self.n, 'n_real': self.n_real, 'n_test': self.n_test}
+        return {'features': self.features, 'clip': self.clip, 'k': self.k, 'lof_k': self.lof_k, **sizes, 'values': values}
 
 
 @dataclass(frozen=True)
@@ -93,11 +122,13 @@ class Seen:
     Attributes:
         features: (M, D) as given.
         points: (M, D) float64, as neighbours are sought.
+        labels: (M,) what the images are labelled.
         each: what each image has, (M,), by the name of a metric that is a mean over images; NaN for an image without rarity.
     """
 
     features: np.ndarray
     points: Tensor
+    labels: np.ndarray
     each: Mapping[str, np.ndarray]
 
 
@@ -109,8 +140,9 @@ class Reference:
         labels: (N,) of the real images, from 0.
         network: text of the network that made the features.
         k: neighbours of all metrics but the local outlier factor.
-        lof_k: neighbours of that.
+        lof_k: neighbours of that; None: without it.
         device: where neighbours are sought; a device without float64 stands for the CPU.
+        clip: text of the CLIP that labels are asked of.
 
     Attributes:
         of_real: what each real image has among the others, by metric, (N,).
@@ -120,12 +152,14 @@ class Reference:
         MissingExtra: torchmetrics or scikit-learn is not installed.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, network: str, k: int, lof_k: int, device: torch.device) -> None:
+    def __init__(
+        self, features: np.ndarray, labels: np.ndarray, network: str, k: int, lof_k: int | None, device: torch.device, clip: str | None = None
+    ) -> None:
         import torch
 
-        for neighbours in (k, lof_k):
+        for neighbours in (k, *([] if lof_k is None else [lof_k])):
             check_k(neighbours, len(features) - 1, 'other real images')
-        self.network, self.k, self.lof_k, self.labels = network, k, lof_k, labels
+        self.network, self.k, self.lof_k, self.labels, self.clip = network, k, lof_k, labels, clip
         self._device = on(device)
         raw = torch.from_numpy(features).to(self._device).double()
         self._origin = raw.mean(0)
@@ -133,75 +167,90 @@ class Reference:
         self._radii = nearest(self._points, self._points, k, same=True)[0][:, -1]
         if not bool((self._radii > 0).any()):
             raise DataError(f'Every real image has {k} others with the same features in {network!r}: nothing can be told apart.', 'Use another network.')
-        self._lof = LocalOutlierFactor(features, lof_k)
-        self._distances = Distances(features)
-        self.of_real = self._each(self._points, self._lof.of_real(), labels, None, same=True)
+        self._lof = None if lof_k is None else LocalOutlierFactor(features, lof_k)
+        self._features, self._distances = features, Distances(features)
+        self.of_real = self._each(self._points, self._lof.of_real() if self._lof else None, labels, same=True)
 
     @property
     def has_copies(self) -> bool:
         """Whether the local outlier factor says nothing, see `LocalOutlierFactor`."""
-        return self._lof.copies
+        return self._lof is not None and self._lof.copies
 
     def rarest(self, n: int) -> np.ndarray:
         """Places of the n real images with the largest AvgkNN, largest first."""
         return np.argsort(-self.of_real['avg_knn'], kind='stable')[:n]
 
-    def see(self, features: np.ndarray, labels: np.ndarray, zero_shot: np.ndarray | None = None) -> Seen:
+    def see(self, features: np.ndarray, labels: np.ndarray, told: Mapping[str, np.ndarray] | None = None) -> Seen:
         """Compare each image of a set with the real ones.
 
         Args:
             features: (M, D) of the same network.
             labels: (M,) what the images are labelled, as the real ones are.
-            zero_shot: (M,) what a CLIP says of them.
+            told: (M,) for each metric that others say of the images, see `labels.clip_agreement`; in place of one found here where it is of that name.
         """
         import torch
 
         made = points(torch.from_numpy(features).to(self._device), self._origin)
-        return Seen(features, made, self._each(made, self._lof(features), labels, zero_shot, same=False))
+        each = self._each(made, self._lof(features) if self._lof else None, labels, same=False)
+        return Seen(features, made, labels, {**each, **(told or {})})
 
-    def measure(self, seen: Seen, at: np.ndarray | None = None) -> Measures:
-        """Measure a set of images, or those at some places of it."""
-        made, features = (seen.points, seen.features) if at is None else (seen.points[at], seen.features[at])
-        values = _means({name: each if at is None else each[at] for name, each in seen.each.items()})
-        values['coverage'] = Value(_share(covered(made, self._points, self._radii)).mean)
+    def measure(self, seen: Seen, at: np.ndarray | None = None, fid: bool = True) -> Measures:
+        """Measure a set of images, or those at some places of it.
+
+        Args:
+            fid: whether the Frechet distance is wanted: the slowest of all for wide features.
+        """
+        at = np.arange(len(seen.features)) if at is None else at
+        made, features = seen.points[at], seen.features[at]
+        values = _means({name: each[at] for name, each in seen.each.items()})
+        values['coverage'] = Value(share(covered(made, self._points, self._radii)).mean)
         if len(made) > self.k:
             radii = nearest(made, made, self.k, same=True)[0][:, -1]
-            values['recall'] = Value(_share(in_any(held(self._points, made, radii))).mean)
+            values['recall'] = Value(share(in_any(held(self._points, made, radii))).mean)
         if len(made) > 1:
-            values['fid'], values['kid'] = Value(self._distances.fid(features)), Value(self._distances.kid(features))
-        return self._measures(len(made), values)
+            values['kid'] = Value(self._distances.kid(features))
+            if fid:
+                values['fid'] = Value(self._distances.fid(features))
+        return self._measures(features, made, seen.labels[at], values)
 
-    def of_itself(self, zero_shot: np.ndarray | None = None) -> Measures:
+    def of_itself(self, told: Mapping[str, np.ndarray] | None = None) -> Measures:
         """Measure the real images, each against all others: what an image that is real has in the mean.
 
         Recall, coverage and distances of whole sets are left out: a set has no distance to itself. A part held out has, see `measure`.
         """
-        return self._measures(len(self._points), _means(self.of_real if zero_shot is None else {**self.of_real, 'zero_shot': zero_shot == self.labels}))
+        return self._measures(self._features, self._points, self.labels, _means({**self.of_real, **(told or {})}))
 
-    def _measures(self, n: int, values: Mapping[str, Value]) -> Measures:
-        ordered = {name: values[name] for name in METRICS if name in values}
-        return Measures(self.network, self.k, self.lof_k, n, len(self._points), ordered)
+    def _measures(self, features: np.ndarray, made: Tensor, labels: np.ndarray, values: Mapping[str, Value]) -> Measures:
+        """What was found, with the diversity of the set itself."""
+        import torch
 
-    def _each(self, images: Tensor, lof: np.ndarray, labels: np.ndarray, zero_shot: np.ndarray | None, same: bool) -> dict[str, np.ndarray]:
+        diverse = within_classes(torch.from_numpy(features).to(self._device).double(), made, labels)
+        ordered = _ordered({**values, **{name: Value(value) for name, value in diverse.items()}})
+        return Measures(self.network, self.k, self.lof_k, len(made), len(self._points), ordered, self.clip)
+
+    def _each(self, images: Tensor, lof: np.ndarray | None, labels: np.ndarray, same: bool) -> dict[str, np.ndarray]:
         """What each image has of the metrics that are means over images."""
         distances, places = nearest(images, self._points, self.k, same)
         balls = held(images, self._points, self._radii, same)
         each = {
             'avg_knn': avg_knn(distances),
-            'lof': lof,
             'rarity': rarity(balls),
             'excluded': ~in_any(balls),
             'precision': in_any(balls),
             'density': density(balls, self.k),
             'agreement': neighbours_label(self.labels[places.cpu().numpy()]) == labels,
         }
-        return each if zero_shot is None else {**each, 'zero_shot': zero_shot == labels}
+        return each if lof is None else {**each, 'lof': lof}
+
+
+def _ordered(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: values[name] for name in METRICS if name in values}
 
 
 def _means(each: Mapping[str, np.ndarray]) -> dict[str, Value]:
     """Means over images; rarity over those that have one."""
     known = {name: values[~np.isnan(values)] if name == 'rarity' else values for name, values in each.items()}
-    return {name: _share(values) if METRICS[name].percent else _mean(values) for name, values in known.items() if len(values)}
+    return {name: share(values) if METRICS[name].percent else _mean(values) for name, values in known.items() if len(values)}
 
 
 def _mean(each: np.ndarray) -> Value:
@@ -209,6 +258,6 @@ def _mean(each: np.ndarray) -> Value:
     return Value(float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5) if len(each) > 1 else None)
 
 
-def _share(each: np.ndarray) -> Value:
+def share(each: np.ndarray) -> Value:
     """Share of images of which something holds, percent, with its standard error."""
     return _mean(100.0 * each)

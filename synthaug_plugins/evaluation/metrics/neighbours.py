@@ -64,7 +64,7 @@ def nearest(queries: Tensor, references: Tensor, k: int, same: bool = False, til
     check_k(k, len(references) - same, 'points')
     distances = queries.new_empty(len(queries), k)
     places = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
-    for begin, squared in _tiles(queries, references, same, tile):
+    for begin, squared in tiles(queries, references, same, tile):
         end = begin + len(squared)
         found = squared.topk(k, dim=1, largest=False).indices
         for i in range(k):  # one neighbour at a time: (m, k, D) differences at once would be k times a tile
@@ -98,7 +98,7 @@ def held(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, ti
     limit = (radii * (1 + EDGE)).square()
     counts = torch.empty(len(queries), dtype=torch.long, device=queries.device)
     smallest = torch.empty_like(norms)
-    for begin, squared in _tiles(queries, centres, same, tile):
+    for begin, squared in tiles(queries, centres, same, tile):
         end = begin + len(squared)
         found = squared <= limit
         rows, columns = ((squared - limit).abs() <= _UNSURE * (norms[begin:end, None] + theirs)).nonzero(as_tuple=True)
@@ -110,8 +110,11 @@ def held(queries: Tensor, centres: Tensor, radii: Tensor, same: bool = False, ti
     return Held(counts, smallest)
 
 
-def _tiles(queries: Tensor, references: Tensor, same: bool, tile: int) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances (m, N) of some queries at a time, from a product; infinite from a point to itself."""
+def tiles(queries: Tensor, references: Tensor, same: bool, tile: int) -> Iterator[tuple[int, Tensor]]:
+    """Squared distances (m, N) of some queries at a time with the place of the first, from a product, whose rounding may leave a little below 0.
+
+    Args: see `nearest`; from a point to itself they are infinite.
+    """
     import torch
 
     theirs, step = references.square().sum(1), max(1, tile // len(references))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class ImageSet:
         store: name of the store's folder; None for real images.
         chosen: the selection in words; None for real images.
         features: (n, D), once made.
+        classes: of the store in the order of its labels; none for real images.
+        folder: of the store as it was given; None for real images.
+        where: the condition as it was given.
     """
 
     name: str
@@ -62,24 +65,33 @@ class ImageSet:
     store: str | None = None
     chosen: str | None = None
     features: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    classes: tuple[str, ...] = ()
+    folder: str | None = None
+    where: str | None = None
 
     def images(self) -> Iterator[list[np.ndarray]]:
         """All images, some at a time."""
         for i in range(0, len(self.ids), _CHUNK):
             yield list(in_threads(self.pixels, self.ids[i : i + _CHUNK]))
 
-    def encode(self, network: FeatureNetwork, done: Callable[[int], None]) -> None:
-        """Make the features; `done` is told how many more images were encoded.
+    def encode(self, networks: Sequence[FeatureNetwork], done: Callable[[int], None]) -> list[np.ndarray]:
+        """Features (n, D) of all images by each network, every image read once; those of the first stay as `features`.
+
+        Args:
+            done: is told how many more images were encoded.
 
         Raises:
             DataError, StoreError: an image cannot be read.
             ModelError: features that are not finite.
         """
-        parts = []
+        parts: list[list[np.ndarray]] = [[] for _ in networks]
         for some in self.images():
-            parts.append(self.encoded(network, some))
+            for network, found in zip(networks, parts, strict=True):
+                found.append(self.encoded(network, some))
             done(len(some))
-        self.features = np.concatenate(parts)
+        features = [np.concatenate(found) for found in parts]
+        self.features = features[0]
+        return features
 
     def encoded(self, network: FeatureNetwork, some: Sequence[np.ndarray]) -> np.ndarray:
         """Features (m, D) of some of the images. Raises ModelError for features that are not finite."""
@@ -136,7 +148,8 @@ def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: S
         rows = {row['id']: row for row in selection.table.select(['id', 'shard', 'offset', 'size', 'sha256']).to_pylist()}
         class_names = [store.classes[label] for label in selection.table['label'].to_pylist()]
         varied = tuple(split for split in splits if len(split.groups) > 1)
-        sets.append(ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.place.label, selection.text))
+        images = ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.place.label, selection.text)
+        sets.append(replace(images, classes=tuple(store.classes), folder=str(folder), where=condition))
     for text in by:
         if len(refusals[text]) == len(sets):
             raise refusals[text][0]

@@ -14,7 +14,7 @@ from synthaug_plugins.evaluation.panels import Line, Panel, places
 REAL, HELD_OUT = 'real, against the others', 'real, held out'
 MOST_LEVELS = 3
 """Dashed levels in a panel: more cannot be told apart."""
-BY_SIZE = frozenset({'recall', 'coverage', 'fid'})
+BY_SIZE = frozenset({'recall', 'coverage', 'fid', 'vendi'})
 """Metrics of whole sets that depend on how many images there are."""
 _WITH_ERROR = ('avg_knn', 'lof', 'rarity')
 
@@ -27,16 +27,20 @@ class Row:
         name: of the set: a store, or the real images.
         measures: what was found.
         by, value: which of its images: those where a column has a value; None for all.
+        of_class: the class whose images alone stand on both sides; None for all classes.
     """
 
     name: str
     measures: Measures
     by: str | None = None
     value: float | str | None = None
+    of_class: str | None = None
 
     @property
     def label(self) -> str:
         """At the head of the line."""
+        if self.of_class is not None:
+            return f'{self.name}: {self.of_class}'
         return self.name if self.by is None else f'{self.name}, {spoken(self.by)} = {value_text(self.value)}'
 
 
@@ -72,8 +76,12 @@ def cell(name: str, value: Value | None) -> str:
 def table(rows: Sequence[Row]) -> list[list[str]]:
     """The table as text, its head first."""
     names = metrics_of(rows)
-    head = ['', 'images', *(METRICS[name].title + (' %' if METRICS[name].percent else '') for name in names)]
-    return [head, *([row.label, str(row.measures.n), *(cell(name, row.measures.values.get(name)) for name in names)] for row in rows)]
+    head = ['', 'images', 'real images', 'features', *(METRICS[name].title + (' %' if METRICS[name].percent else '') for name in names)]
+    lines = []
+    for row in rows:
+        decided = [str(row.measures.n), str(row.measures.n_real), row.measures.features]
+        lines.append([row.label, *decided, *(cell(name, row.measures.values.get(name)) for name in names)])
+    return [head, *lines]
 
 
 def table_text(rows: Sequence[Row]) -> str:
@@ -95,18 +103,23 @@ def about(rows: Sequence[Row], network: Mapping[str, Any]) -> str:
     """
     one = rows[0].measures
     content = f' (sha256 {str(network["sha256"])[:12]})' if 'sha256' in network else ''
-    return f'Features: {one.features}{content}; k = {one.k}, of LOF {one.lof_k}; against {one.n_real} real images.'
+    clip = f' Labels are asked of {one.clip}.' if one.clip else ''
+    tested = next((row.measures.n_test for row in rows if row.measures.n_test), 0)
+    held_out = f' Classifiers are tested on {tested} held-out images.' if tested else ''
+    return f'Features: {one.features}{content}; k = {one.k}, of LOF {one.lof_k}; against {one.n_real} real images.{clip}{held_out}'
 
 
 def csv_rows(rows: Sequence[Row]) -> list[list[Any]]:
     """Every number in full, with what decides it in each line; an empty cell is a number that does not exist."""
     names = metrics_of(rows)
-    head = ['set', 'by', 'value', 'images', 'real_images', 'features', 'k', 'lof_k', *(part for name in names for part in (name, f'{name}_se'))]
+    decides = ['set', 'by', 'value', 'class', 'images', 'real_images', 'test_images', 'features', 'clip', 'k', 'lof_k']
+    head = [*decides, *(part for name in names for part in (name, f'{name}_se'))]
     found: list[list[Any]] = [head]
     for row in rows:
         m = row.measures
         numbers = [part for name in names for v in (m.values.get(name),) for part in ((None, None) if v is None else (v.mean, v.se))]
-        found.append([row.name, row.by, row.value, m.n, m.n_real, m.features, m.k, m.lof_k, *numbers])
+        sizes = [m.n, m.n_real, m.n_test or None]
+        found.append([row.name, row.by, row.value, row.of_class, *sizes, m.features, m.clip, m.k, m.lof_k, *numbers])
     return found
 
 
