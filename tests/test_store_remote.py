@@ -115,7 +115,7 @@ def test_a_store_on_s3_holds_what_one_on_disk_holds(whole: Store, tmp_path: Path
 
 
 def test_made_checked_shown_and_trained_on_by_the_commands(bucket: str, synthaug: Say, tmp_path: Path) -> None:
-    """Generate, verify, show, export, and an epoch in MMEngine's Runner, with two loader processes that were forked."""
+    """Generate, verify, show, export, an epoch in MMEngine's Runner with two forked loader processes; a shard that changes stops the next one, and is repaired."""
     url = f'{bucket}/digits'
     for out in (url, tmp_path / 'local'):
         assert synthaug('generate', 'edm_digits', '--out', out, '--device', 'cpu', '--cfg-options', *DIGITS).status == 0
@@ -142,6 +142,19 @@ def test_made_checked_shown_and_trained_on_by_the_commands(bucket: str, synthaug
     assert {str(path) for path in (tmp_path / 'cache').glob('*.tar')} == synthetic
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file() or list((tmp_path / 'run').rglob('*.pth'))
     assert not [path for path in (tmp_path / 'run').rglob('*') if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+    before = contents(Store.open(url))
+    flip(Store.open(url), shard_name(0), 700)  # on the server, after it was read
+    shutil.rmtree(tmp_path / 'cache')
+    forget()
+    stopped = synthaug('train', tmp_path / 'recipe.py', '--work-dir', tmp_path / 'stopped', '--store', url, '--cfg-options', *options)
+    assert stopped.status == 2
+    assert f'{url}/{shard_name(0)}' in stopped.err
+    assert not list((tmp_path / 'stopped').rglob('*.pth'))
+    assert synthaug('verify', url).status == 4
+    assert synthaug('repair', url, '--device', 'cpu').status == 0
+    assert synthaug('verify', url).status == 0
+    assert contents(Store.open(url)) == before
 
 
 def test_timm_trains_on_it(whole: Store, tmp_path: Path) -> None:
