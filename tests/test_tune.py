@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import signal
+import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_evaluation_compare import children
 
 from conftest import Say, command_line, copy_of_this_process, digits
 from synthaug_plugins import compat
@@ -102,7 +104,10 @@ def test_a_killed_search_goes_on_to_a_recipe_that_is_its_winner(recipe: Path, st
     command = ['tune', recipe, '--mix', store.folder, '--alpha', '0.5', '--seeds', '0,1', '--out', out]
     process = copy_of_this_process(lambda: command_line(*command))
     process.wait_until(lambda: list(out.glob('search/runs/*/result.json')))
+    workers = children(process.pid)
     assert process.end(signal.SIGKILL).status == -signal.SIGKILL
+    while any(Path(f'/proc/{pid}').exists() for pid in workers):  # a copy of the killed process holds its lock until it ends, which it does by itself
+        time.sleep(0.05)
     kept = {path: path.stat().st_mtime_ns for path in out.glob('search/runs/*/result.json')}
     assert {path.name for path in out.iterdir()} == {'search'}
 

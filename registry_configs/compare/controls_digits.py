@@ -3,7 +3,7 @@
 python tools/demo.py --out runs/demo --only-data
 synthaug compare controls_digits --data runs/demo/data --out runs/controls --jobs 2 --set found=runs/demo/data/train
 
-`found` is a folder of other real images, a folder per class. About two minutes of one CPU core.
+`found` is a folder of other real images, a folder per class.
 """
 
 _base_ = './_base_/controls.py'
