@@ -551,7 +551,7 @@ def test_embedded_digits_are_the_digits_they_are_asked_for() -> None:
     digits = load_digits()
     judge = SVC(gamma=0.001).fit(digits.data[1200:], digits.target[1200:])
     generator = build('EDM', model='embedded:digits_edm')
-    requests = [r for label, name in enumerate(DIGITS) for r in first(generator, 5, Part(label, label, name, 10, 20))]
+    requests = [r for label, name in enumerate(DIGITS) for r in first(generator, 10, Part(label, label, name, 10, 20))]
     generator.check(DIGITS)
     images = generator.generate(requests)
     said = judge.predict(images[..., 0].reshape(len(images), -1) / 255 * 16)

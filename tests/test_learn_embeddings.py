@@ -231,9 +231,9 @@ def test_reconstructions_of_a_trained_pipeline_are_nearer_than_images_of_its_cla
         (tmp_path / 'data' / name).mkdir(parents=True)
         for i in np.flatnonzero(digits().target[1200:] == label)[:2] + 1200:
             Image.fromarray(grey[i]).save(tmp_path / 'data' / name / f'{i}.png')
-    options = {**load_embeddings_recipe(find_recipe('inversion_digits', 'learn'))['training'], 'steps': 60}
+    options = {**load_embeddings_recipe(find_recipe('inversion_digits', 'learn'))['training'], 'steps': 100}
     learn_image_embeddings(
-        recipe('embedded:digits_sd', tmp_path / 'data', training=options, samples__num_steps=6, samples__images=4), tmp_path / 'out', 'cpu', quiet=True
+        recipe('embedded:digits_sd', tmp_path / 'data', training=options, samples__num_steps=10, samples__images=4), tmp_path / 'out', 'cpu', quiet=True
     )
     figures = json.loads((tmp_path / 'out' / 'samples.json').read_text())['figures']
     assert figures['round_trip'][0] < 5

@@ -251,7 +251,7 @@ def test_erasing_lowers_the_share_of_the_erased_digit_and_leaves_another(tmp_pat
 
     svm = SVC(gamma=0.256).fit(digits().data[:1200] / 16, digits().target[:1200])
     model = TextModel('embedded:digits_sd')
-    options = training_options('lora', {'num_steps': 4, 'batch_size': 4, 'learning_rate': 4e-3, 'iterations': 25, 'weights': 'lora', 'x_t_from': 'base'}, 0)
+    options = training_options('lora', {'num_steps': 4, 'batch_size': 4, 'learning_rate': 3e-3, 'iterations': 40, 'weights': 'lora', 'x_t_from': 'base'}, 0)
     eraser = ConceptEraser(model, options, CPU)
     sigmas, n = model.visited_sigmas(8), 12
 
