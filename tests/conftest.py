@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -35,9 +36,22 @@ SHARED = REPO.parent / 'shared'
 
 @pytest.fixture(scope='module', autouse=True)
 def _nothing_to_collect_in_what_is_loaded() -> None:
-    """MMEngine collects garbage whenever a dataset is built; a million objects of libraries that stay anyway would make that half a second each."""
+    """A million objects of libraries that stay anyway would make a collection of garbage half a second."""
     gc.collect()
     gc.freeze()
+    if 'mmengine.runner.runner' in sys.modules:
+        _mmengine_saves_what_a_test_has_no_use_for()
+
+
+@functools.cache
+def _mmengine_saves_what_a_test_has_no_use_for() -> None:
+    """Each Runner starts a compiler to ask for its version, for the log, and each dataset collects garbage: together a tenth of a second or more."""
+    from mmengine.dataset import base_dataset
+    from mmengine.runner import runner
+
+    collect = functools.cache(runner.collect_env)
+    runner.collect_env = lambda: collect().copy()
+    base_dataset.gc = types.SimpleNamespace(collect=lambda: 0)
 
 
 def pytest_configure(config: pytest.Config) -> None:

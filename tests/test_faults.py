@@ -18,7 +18,7 @@ from harness import Bench, Lost
 
 @pytest.fixture(scope='module')
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp('faults'), random.Random(0), fork=True, blocks=6, steps=2)
+    return Bench(tmp_path_factory.mktemp('faults'), random.Random(0), fork=True, blocks=4, steps=2)
 
 
 @pytest.mark.parametrize('fault', [f for f in campaign.FAULTS if f.quick], ids=lambda f: f.name)

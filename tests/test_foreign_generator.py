@@ -20,8 +20,10 @@ Run = Callable[..., Said]
 
 # Libraries, which know nothing of plugins, are loaded once. Each command line then has a process forked from there, with an environment of its own.
 COMMAND_LINES = """
-import json, os, sys
-import diffusers, open_clip, pandas, pyarrow.dataset, timm, torch, torchvision, transformers
+import gc, json, os, sys
+import mmengine, pandas, pyarrow.dataset, pyarrow.parquet, pydantic, rich.traceback, torch, torchvision, typer, yapf
+gc.collect()
+gc.freeze()  # a collection in a fork would copy the memory of all that
 for line in sys.stdin:
     arguments, environment = json.loads(line)
     pid = os.fork()
@@ -30,8 +32,12 @@ for line in sys.stdin:
         for fd, name in ((1, 'out'), (2, 'err')):
             os.dup2(os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), fd)
         from synthaug_plugins.cli import main
-        main(arguments)
-        sys.exit(0)
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended.code or 0)  # without taking all libraries apart
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from itertools import islice
@@ -40,10 +41,14 @@ def make_model(folder: Path, **change: Any) -> str:
     config = {**CONFIG, **change}
     if not config['label_conditioning']:
         del config['label_dropout']
-    torch.manual_seed(0)
-    state = build_denoiser(config).state_dict()
-    save_model(folder, config, {k: v + 0.1 * torch.randn_like(v) for k, v in state.items()}, {'licence': 'CC0-1.0'})
+    save_model(folder, config, weights(json.dumps(config)), {'licence': 'CC0-1.0'})
     return str(folder)
+
+
+@functools.cache
+def weights(config: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {k: v + 0.1 * torch.randn_like(v) for k, v in build_denoiser(json.loads(config)).state_dict().items()}
 
 
 @pytest.fixture
@@ -91,15 +96,15 @@ def one_thread() -> Any:
 def test_same_request_gives_the_same_image_in_any_batch(model: str, one_thread: None) -> None:
     """The noise is equal to the bit; sums inside the network may be taken in another order, which showed in no pixel here."""
     generator = build('EDM', model=model, sampler={'num_steps': 6, 'S_churn': 2.0})
-    requests = first(generator, 11)
+    requests = first(generator, 7)
     whole = generator.generate(requests)
     assert whole.dtype == np.uint8
-    assert whole.shape == (11, 8, 8, 3)
-    assert len(np.unique(whole.reshape(11, -1), axis=0)) == 11
+    assert whole.shape == (7, 8, 8, 3)
+    assert len(np.unique(whole.reshape(7, -1), axis=0)) == 7
     assert np.array_equal(generator.generate(requests), whole)
     assert np.array_equal(generator.generate(requests[::-1])[::-1], whole)
-    for size in (1, 4, 8):
-        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 11, size)])
+    for size in (1, 4):
+        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 7, size)])
         assert np.abs(parts.astype(int) - whole).max() <= 1
 
 
@@ -108,10 +113,10 @@ def test_same_request_gives_the_same_guided_image_in_any_batch(tmp_path: Path, m
     weak = make_model(tmp_path / 'weak', network={**CONFIG['network'], 'channels': 8})
     terms = [{**GUIDANCE, 'interval': [0.1, 10]}, {'type': 'Autoguidance', 'weight': 1.0, 'weak': weak}]
     generator = build('EDM', model=model, sampler={'num_steps': 6, 'solver': solver}, guidance=terms)
-    requests = [*first(generator, 5), *first(generator, 4, part('cat'), seed=1)]
+    requests = [*first(generator, 3), *first(generator, 2, part('cat'), seed=1)]
     whole = generator.generate(requests)
-    for size in (1, 4):
-        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 9, size)])
+    for size in (1, 3):
+        parts = np.concatenate([generator.generate(requests[i : i + size]) for i in range(0, 5, size)])
         assert np.abs(parts.astype(int) - whole).max() <= 1
 
 

@@ -202,7 +202,7 @@ def test_basic_digits_are_made_from_their_names(tmp_path: Path) -> None:
 
 
 def test_le_digits_are_made_from_sentences_that_name_them(tmp_path: Path) -> None:
-    _, rows = make('le', tmp_path / 'store', 4, **{'generator.prompts.cache': str(tmp_path / 'cache'), 'generator.prompts.sentences': 4})
+    _, rows = make('le', tmp_path / 'store', 3, **{'generator.prompts.cache': str(tmp_path / 'cache'), 'generator.prompts.sentences': 4})
     assert len(list((tmp_path / 'cache').glob('*.jsonl'))) == 1
     for row in rows:
         assert row['prompt'].startswith('a photo of ')

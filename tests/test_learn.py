@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import REPO, kill_in_training
 from synthaug_plugins.engine import learn as learn_module
+from synthaug_plugins.engine import learn_output
 from synthaug_plugins.engine.learn import learn, reconstruct_model
 from synthaug_plugins.engine.learn_folder import LearnFolder
 from synthaug_plugins.engine.learn_recipe import KEYS, complete_learn_recipe, decisive, load_learn_recipe, model_config
@@ -39,6 +40,7 @@ RECIPE: dict[str, Any] = {
     'licence': 'CC0-1.0',
 }
 
+PLOTS: list[bytes] = []
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -46,6 +48,19 @@ pytestmark = pytest.mark.usefixtures('one_thread')
 @pytest.fixture(autouse=True)
 def _few_noise_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn_module, '_SIGMAS', [0.1, 1.0, 10.0])
+
+
+@pytest.fixture(autouse=True)
+def _one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first training of this process draws its losses, which takes longer than these trainings; the others take the same picture."""
+    draw = learn_output._plot
+
+    def plot(*asked: Any) -> bytes:
+        if not PLOTS:
+            PLOTS.append(draw(*asked))
+        return PLOTS[0]
+
+    monkeypatch.setattr(learn_output, '_plot', plot)
 
 
 @pytest.fixture

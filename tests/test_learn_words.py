@@ -313,7 +313,7 @@ def test_words_learn_what_tells_their_class_apart(data: Path, tmp_path: Path) ->
         return [np.repeat(grey[i][..., None], 3, -1) for i in found]
 
     model = TextModel('embedded:digits_sd')
-    options = WordTraining(vectors=2, initialise_from='digit', templates=('a photo of a {}',), steps=40, hflip=0.0)
+    options = WordTraining(vectors=2, initialise_from='digit', templates=('a photo of a {}',), steps=25, hflip=0.0)
     learn_words(model, ['seven'], {'seven': 'seven'}, ClassImages(of, 'sha'), options, tmp_path / 'work', CPU)
     denoiser = model.denoiser
     found = {}

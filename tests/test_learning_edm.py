@@ -81,10 +81,10 @@ def test_killed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -
 
 
 def test_longer_training_continues_a_finished_one(tmp_path: Path) -> None:
-    short = EDMTraining(**{**vars(OPTIONS), 'images_shown': 7 * 13})
+    short, long = replace(OPTIONS, images_shown=7 * 5), replace(OPTIONS, images_shown=7 * 14)
     train_edm(*halves(), CONFIG, short, tmp_path / 'a')
-    a = train_edm(*halves(), CONFIG, OPTIONS, tmp_path / 'a')
-    b = train_edm(*halves(), CONFIG, OPTIONS, tmp_path / 'b')
+    a = train_edm(*halves(), CONFIG, long, tmp_path / 'a')
+    b = train_edm(*halves(), CONFIG, long, tmp_path / 'b')
     assert all(torch.equal(a.weights[k], v) for k, v in b.weights.items())
 
 
@@ -93,31 +93,33 @@ def test_what_a_kill_left_beside_the_checkpoint_does_no_harm(tmp_path: Path) -> 
     train_edm(*halves(), CONFIG, short, tmp_path)
     (tmp_path / 'step-000000009.safetensors').write_bytes(b'half a file')
     (tmp_path / '.tensors.partial').write_bytes(b'half a file')
-    train_edm(*halves(), CONFIG, OPTIONS, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.json', 'step-000000040.safetensors']
+    train_edm(*halves(), CONFIG, replace(short, images_shown=7 * 16), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.json', 'step-000000016.safetensors']
 
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    train_edm(*halves(), CONFIG, OPTIONS, tmp_path)
-    path = tmp_path / 'step-000000040.safetensors'
+    options = replace(OPTIONS, images_shown=7 * 8)
+    train_edm(*halves(), CONFIG, options, tmp_path)
+    path = tmp_path / 'step-000000008.safetensors'
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ModelError, match='hash'):
-        train_edm(*halves(), CONFIG, OPTIONS, tmp_path)
+        train_edm(*halves(), CONFIG, options, tmp_path)
 
 
 def test_work_dir_of_another_training_is_refused_by_key(tmp_path: Path) -> None:
-    train_edm(*halves(), CONFIG, OPTIONS, tmp_path / 'a')
+    options = replace(OPTIONS, images_shown=7 * 8)
+    train_edm(*halves(), CONFIG, options, tmp_path / 'a')
     with pytest.raises(RecipeError, match='learning_rate'):
-        train_edm(*halves(), CONFIG, EDMTraining(**{**vars(OPTIONS), 'learning_rate': 1e-4}), tmp_path / 'a')
+        train_edm(*halves(), CONFIG, replace(options, learning_rate=1e-4), tmp_path / 'a')
     images, labels = halves()
     with pytest.raises(RecipeError, match='data'):
-        train_edm(images, 1 - labels, CONFIG, OPTIONS, tmp_path / 'a')
+        train_edm(images, 1 - labels, CONFIG, options, tmp_path / 'a')
     (tmp_path / 'b').mkdir()
     (tmp_path / 'b' / 'thesis.tex').write_text('precious')
     with pytest.raises(RecipeError, match='other files'):
-        train_edm(*halves(), CONFIG, OPTIONS, tmp_path / 'b')
+        train_edm(*halves(), CONFIG, options, tmp_path / 'b')
     assert [p.name for p in (tmp_path / 'b').iterdir()] == ['thesis.tex']
 
 

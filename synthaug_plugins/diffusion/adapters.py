@@ -104,7 +104,8 @@ class DiffusersDenoiser:
         """
         if x.shape[1] != self._channels:
             raise ModelError(f'x has {x.shape[1]} channels, the model takes {self._channels}.', 'Latents come from `encode`.')
-        conditions = self._conditions(x, cond)
+        network_dtype = self.model.dtype  # looked up once: diffusers asks all modules of the network for it
+        conditions = self._conditions(x, cond, network_dtype)
         dtype = torch.promote_types(x.dtype, torch.float32)
         x = x.to(dtype)
         s = torch.as_tensor(sigma)
@@ -112,7 +113,7 @@ class DiffusersDenoiser:
         c_skip, c_out, c_in = self.coefficients(s)
         # A 0-dim CPU number enters a kernel as its argument: no copy to the device.
         c_skip, c_out, c_in = (c if c.ndim == 0 else c.to(dtype).reshape(-1, 1, 1, 1) for c in (c_skip, c_out, c_in))
-        seen = (c_in * x).to(self.model.dtype)
+        seen = (c_in * x).to(network_dtype)
         if self._beside:
             seen = torch.cat([seen, conditions.pop(CONCAT)], dim=1)
         F_x = self._network.call(self.model, seen, self._model_time(s, x), conditions)
@@ -176,7 +177,7 @@ class DiffusersDenoiser:
         t = torch.full((len(x),), t.item(), dtype=dtype, device=x.device) if t.device.type == 'cpu' and t.ndim == 0 else t.to(dtype).expand(len(x))
         return t if self._time_scale == 1 else t * self._time_scale
 
-    def _conditions(self, x: Tensor, cond: Any) -> dict[str, Any]:
+    def _conditions(self, x: Tensor, cond: Any, dtype: torch.dtype) -> dict[str, Any]:
         """The model's keyword arguments, checked, on the device of x and in the dtype of the network."""
         given = dict(cond) if isinstance(cond, Mapping) else {} if cond is None else {'class_labels': cond}
         for name in given:
@@ -201,7 +202,7 @@ class DiffusersDenoiser:
                 return value
             if value.ndim == 0 or len(value) != len(x):
                 raise ModelError(f'The condition {name!r} has the shape {tuple(value.shape)} for {len(x)} samples.', 'Give one row per sample.')
-            return value.to(x.device, self.model.dtype if value.is_floating_point() else value.dtype)
+            return value.to(x.device, dtype if value.is_floating_point() else value.dtype)
 
         return {name: fit(value, name) for name, value in given.items()}
 

@@ -100,6 +100,8 @@ class DDPMpp(EncoderDecoder):
     @torch.no_grad()
     def _initialise(self) -> None:
         """Xavier's weights without bias; branches and the output start near zero."""
+        if self.last.weight.is_meta:  # only the shape is asked for
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -37,16 +38,11 @@ class DenoiserModel:
     inpaints = False
 
     def __init__(self, name: str) -> None:
-        import torch
-
-        from synthaug_plugins.diffusion import build_denoiser
-
         self.name = name
         self.folder = model_folder(name)
         self.config: dict[str, Any] = read_config(self.folder)
         self._denoiser: Precond | None = None
-        with torch.device('meta'):  # refuses a wrong config, and costs no memory
-            self._shape_only = build_denoiser(self.config)
+        self._shape_only = _shape_only(json.dumps(self.config))  # refuses a wrong config
 
     @property
     def classes(self) -> list[str]:
@@ -209,6 +205,17 @@ class DenoiserModel:
         denoiser.load_state_dict(load_weights(self.folder))
         self._denoiser = denoiser.eval().requires_grad_(False).to(device, dtype)
         return self._denoiser
+
+
+@functools.lru_cache(maxsize=16)
+def _shape_only(config: str) -> Precond:
+    """The denoiser of a config without memory for its weights, built once: recipes name a model many times. Not to be changed."""
+    import torch
+
+    from synthaug_plugins.diffusion import build_denoiser
+
+    with torch.device('meta'):
+        return build_denoiser(json.loads(config))
 
 
 def _network(denoiser: Precond) -> EncoderDecoder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,10 +241,7 @@ class TextPipeline(PipelineNoise):
 
     def network_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the network's tensors by name, from its config."""
-        import torch
-
-        with torch.device('meta'):  # costs no memory
-            return {name: tuple(t.shape) for name, t in self._parts[self._family.network].from_config(self._network_config).state_dict().items()}
+        return dict(_shapes(self._parts[self._family.network], json.dumps(self._network_config)))
 
     def _compare(self, found: dict[str, tuple[int, ...]]) -> None:
         """The network's tensors against its config."""
@@ -292,6 +291,15 @@ class TextPipeline(PipelineNoise):
         small = [f for f in self.files.files if f == PIPELINE_INDEX or f.split('/')[0] in self._tokenizer_of.values()]
         small += [*(f'{c}/{CONFIG}' for c in weights), f'scheduler/{SCHEDULER_CONFIG}']
         return [*small, *(path for paths in weights.values() for path in paths)]
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(network: Any, config: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that a class of networks has with a config, built once: recipes name a model many times. Not to be changed."""
+    import torch
+
+    with torch.device('meta'):  # costs no memory
+        return {name: tuple(t.shape) for name, t in network.from_config(json.loads(config)).state_dict().items()}
 
 
 def _file_identity(files: ModelFiles, paths: list[str]) -> dict[str, Any]:
