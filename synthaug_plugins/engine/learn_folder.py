@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,10 @@ KINDS = {
 """What `synthaug learn KIND` leaves in a folder, as messages say it."""
 
 Decisive = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+_WORKERS_GO_S = 2.0
+"""Workers of a run that was killed a moment ago hold its folder until the kernel has ended them too."""
 
 
 class LearnFolder:
@@ -120,10 +125,15 @@ class LearnFolder:
     def _lock(self) -> Iterator[None]:
         fd = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RecipeError(f'Another process is at work in {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
+            deadline = time.monotonic() + _WORKERS_GO_S
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        raise RecipeError(f'Another process is at work in {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
+                time.sleep(0.02)
             yield
         finally:
             os.close(fd)
