@@ -9,6 +9,7 @@ from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.new_folder import new_folder
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.real_images import RealImages
 
 TRAIN, VAL, TEST = 'train', 'val', 'test'
@@ -29,14 +30,13 @@ def split_folder(images: RealImages, out: str | Path, val: float, test: float, s
     Returns: part -> class -> number of images.
 
     Raises:
-        RecipeError: shares that leave nothing to train on.
-        DataError: a class has too few different images, or one image lies in two classes; it is named. Or `out` is not empty or inside.
+        RecipeError: shares that leave nothing to train on, or `out` is inside.
+        DataError: a class has too few different images, or one image lies in two classes; it is named. Or `out` is not empty.
     """
     shares = {part: share for part, share in ((VAL, val), (TEST, test)) if share}
     if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1 or not shares:
         raise RecipeError(f'val = {val} and test = {test} are no shares that leave images to train on.', 'Use for example --val 0.15 --test 0.25.')
-    if Path(out).expanduser().resolve().is_relative_to(images.root.resolve()):
-        raise DataError(f'The folder {str(out)!r} lies in {str(images.root)!r}, where it would become a class.', 'Give a folder outside of it.')
+    refuse_among_images(out, images.root)
     parts: dict[str, dict[str, list[str]]] = {part: {} for part in (TRAIN, *shares)}
     seen: dict[str, str] = {}
     for name in images.classes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.new_folder import new_folder
+from synthaug_plugins.own_folder import refuse_among_images
 
 VAL_SHOTS = 4
 """Validation images per class beside k shots are min(k, 4), as in CoOp (Zhou et al., IJCV 2022)."""
@@ -159,10 +160,10 @@ def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) ->
     Returns: the number of images.
 
     Raises:
-        DataError: `out` is not empty or lies in `root`, or a file cannot be copied.
+        RecipeError: `out` lies in `root`.
+        DataError: `out` is not empty, or a file cannot be copied.
     """
-    if Path(out).expanduser().resolve().is_relative_to(root.resolve()):
-        raise DataError(f'The folder {str(out)!r} lies in {str(root)!r}, where it would become a class.', 'Give a folder outside of it.')
+    refuse_among_images(out, root)
     with new_folder(out) as building:
         for image_id in (i for images in ids.values() for i in images):
             (building / image_id).parent.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,6 @@ def test_copied_shots_are_those_of_the_draw_under_their_own_ids(tmp_path: Path, 
 def test_shots_are_never_copied_into_the_folder_that_they_come_from(tmp_path: Path) -> None:
     (tmp_path / 'cat').mkdir()
     (tmp_path / 'cat' / '1.png').write_bytes(b'')
-    with pytest.raises(DataError, match='would become a class'):
+    with pytest.raises(RecipeError, match='would become a class'):
         copy_shots(tmp_path, {'cat': ['cat/1.png']}, tmp_path / 'shots')
     assert [p.name for p in tmp_path.iterdir()] == ['cat']

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from synthaug_plugins import __version__
 from synthaug_plugins.errors import RecipeError, Stopped
+from synthaug_plugins.own_folder import WORKERS_GO_S, lock_within
 from synthaug_plugins.store.files import refusal, write_whole
 
 MARK = 'learn.json'
@@ -28,10 +27,6 @@ KINDS = {
 """What `synthaug learn KIND` leaves in a folder, as messages say it."""
 
 Decisive = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
-
-_WORKERS_GO_S = 2.0
-"""Workers of a run that was killed a moment ago hold its folder until the kernel has ended them too."""
 
 
 class LearnFolder:
@@ -125,15 +120,10 @@ class LearnFolder:
     def _lock(self) -> Iterator[None]:
         fd = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            deadline = time.monotonic() + _WORKERS_GO_S
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() > deadline:
-                        raise RecipeError(f'Another process is at work in {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
-                time.sleep(0.02)
+            try:
+                lock_within(fd, WORKERS_GO_S)
+            except BlockingIOError as error:
+                raise RecipeError(f'Another process is at work in {str(self.folder)!r}.', 'Wait until it ends, or stop it.') from error
             yield
         finally:
             os.close(fd)

@@ -11,7 +11,6 @@ first. Should two runs get past each other all the same, one of them stops at it
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import StoreError
+from synthaug_plugins.own_folder import lock_within
 from synthaug_plugins.store import files
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.place import LocalPlace, Place, TooLong
@@ -211,18 +211,13 @@ def _locked(place: LocalPlace, name: str, flags: int, patience_s: float, refusal
     except OSError as error:
         raise files.refusal(error, f'The store {place.given!r} cannot be opened for writing') from error
     try:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    what = f'The store {place.given!r} cannot be locked: {error.strerror}.'
-                    raise StoreError(what, 'Generate on a local disk and copy the store.') from error
-                if time.monotonic() >= deadline:
-                    raise refusal() from error
-            time.sleep(0.05)
+        try:
+            lock_within(fd, patience_s)
+        except BlockingIOError as error:
+            raise refusal() from error
+        except OSError as error:
+            what = f'The store {place.given!r} cannot be locked: {error.strerror}.'
+            raise StoreError(what, 'Generate on a local disk and copy the store.') from error
         yield fd
     finally:
         os.close(fd)

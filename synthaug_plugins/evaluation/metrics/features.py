@@ -130,32 +130,12 @@ class Clip(FeatureNetwork):
         return self._prompts.identity()
 
 
-class Timm(FeatureNetwork):
-    """Pooled features of one of timm's networks."""
+class Pooled(FeatureNetwork):
+    """Pooled features of one of timm's networks, or of the Inception of the Frechet distance."""
 
-    def __init__(self, text: str, name: str, checkpoint: str | None) -> None:
+    def __init__(self, text: str, network: TimmNetwork | InceptionNetwork) -> None:
         super().__init__(text)
-        self.network = TimmNetwork(name, checkpoint)
-
-    def check(self) -> None:
-        self.network.check()
-
-    def identity(self) -> Mapping[str, Any]:
-        return self.network.identity()
-
-    def setup(self, device: torch.device) -> None:
-        self.network.setup(device)
-
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return self.network.encode(images)
-
-
-class Inception(FeatureNetwork):
-    """The network of the Frechet Inception distance, from its own weight file."""
-
-    def __init__(self, text: str, weights: str) -> None:
-        super().__init__(text)
-        self.network = InceptionNetwork(weights)
+        self.network = network
 
     def check(self) -> None:
         self.network.check()
@@ -170,9 +150,9 @@ class Inception(FeatureNetwork):
         return self.network.encode(images)
 
     def notes(self) -> Sequence[str]:
-        if self.network.published:
-            return ()
-        return (f'{self.text!r} is not the file that published FIDs are made with: its content is another.',)
+        if isinstance(self.network, InceptionNetwork) and not self.network.published:
+            return (f'{self.text!r} is not the file that published FIDs are made with: its content is another.',)
+        return ()
 
 
 def feature_network(text: str, prompts: Mapping[str, Any] | None = None) -> FeatureNetwork:
@@ -192,10 +172,10 @@ def feature_network(text: str, prompts: Mapping[str, Any] | None = None) -> Feat
     if text.startswith(CLIP) and text != CLIP:
         return Clip(text, text.removeprefix(CLIP), prompts)
     if text.startswith(INCEPTION) and text != INCEPTION:
-        return Inception(text, text.removeprefix(INCEPTION))
+        return Pooled(text, InceptionNetwork(text.removeprefix(INCEPTION)))
     if text in (INCEPTION, INCEPTION.rstrip(':')):
         raise RecipeError(f'--features {text!r} names no feature network: it lacks its weight file.', f'Use inception:FILE with {FILES}.')
     if text.startswith(TIMM) and text != TIMM:
         name, _, checkpoint = text.removeprefix(TIMM).partition('=')
-        return Timm(text, name, checkpoint or None)
+        return Pooled(text, TimmNetwork(name, checkpoint or None))
     raise RecipeError(f'--features {text!r} names no feature network.', f'Use {HELP}.')
