@@ -1,4 +1,4 @@
-"""The supervised half of `pretraining_cifar10` with models and lengths for one GPU: images of 32 pixels, a wide ResNet-18. About nine minutes of an H200.
+"""The supervised half of `pretraining_cifar10` with models and lengths for one GPU: images of 32 pixels, a wide ResNet-18. About ten minutes of an H200.
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10_gpu --data runs/pretraining-data/cifar10 --out runs/pretraining-gpu --jobs 8
