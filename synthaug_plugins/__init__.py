@@ -3,4 +3,4 @@
 Importing this package is cheap on purpose: torch, mmengine and diffusers load where they are used.
 """
 
-__version__ = '0.1.0.dev0'
+__version__ = '0.1.0'
