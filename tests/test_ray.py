@@ -22,7 +22,7 @@ from conftest import REPO
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError
-from synthaug_plugins.executors import make_executor
+from synthaug_plugins.executors import make_executor, ray_warden
 from synthaug_plugins.executors.base import DEATHS_ALLOWED
 from synthaug_plugins.executors.ray import Ray
 from synthaug_plugins.store.store import Store
@@ -149,6 +149,17 @@ def of_session(name: str) -> set[int]:
         except OSError:
             continue
     return found
+
+
+def test_what_starts_while_a_killed_driver_s_cluster_ends_does_not_live_on(tmp_path: Path) -> None:
+    folder = tmp_path / 'cluster'
+    folder.mkdir()
+    warden = subprocess.Popen([sys.executable, '-I', '-S', ray_warden.__file__, str(folder)], stdin=subprocess.PIPE)
+    # A process whose environment is not seen yet, as in the middle of an exec.
+    late = subprocess.Popen(['sh', '-c', f'sleep 0.7; {ray_warden.CLUSTER}={folder} exec sleep 60'])
+    warden.communicate(timeout=20)
+    assert late.wait(5) == -signal.SIGKILL
+    assert not folder.exists()
 
 
 @pytest.fixture(scope='module')

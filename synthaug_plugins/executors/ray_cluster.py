@@ -70,11 +70,13 @@ def _folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix='ray-', dir=os.environ.get('RAY_TMPDIR', '/tmp'))  # sockets need short names
     command = [sys.executable, '-I', '-S', ray_warden.__file__, folder]
     warden = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    said: bytes | None = None
     try:
         yield folder
+        said = ray_warden.ENDED
     finally:
         with signals_wait():
-            warden.communicate()
+            warden.communicate(said)
 
 
 def _init(address: str, options: dict[str, Any], refusal: str) -> None:

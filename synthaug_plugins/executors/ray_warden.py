@@ -15,21 +15,28 @@ from pathlib import Path
 
 CLUSTER = 'SYNTHAUG_RAY_CLUSTER'
 """Variable in the environment of every process of a cluster: its folder."""
+ENDED = b'ended'
+"""What a driver says that has ended its cluster itself."""
 _PATIENCE_S = 20.0
+_QUIET_S = 2.0
+"""A cluster is gone when nothing was seen of it for so long: a process shows no environment while it becomes another program."""
 
 
 def main(folder: str) -> None:
     """Wait for the driver's end; then kill what belongs to the cluster and remove its folder."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what ends a driver is sent to its whole group by some
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
-    deadline = time.monotonic() + _PATIENCE_S
-    while (left := processes(folder)) and time.monotonic() < deadline:
-        for pid in left:
+    quiet = 0.0 if sys.stdin.buffer.read() == ENDED else _QUIET_S
+    began = last_seen = time.monotonic()
+    while (now := time.monotonic()) < began + _PATIENCE_S:
+        for pid in processes(folder):
+            last_seen = now
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:  # gone by itself
                 continue
+        if now - last_seen > quiet:
+            break
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
 
