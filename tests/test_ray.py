@@ -151,6 +151,40 @@ def of_session(name: str) -> set[int]:
     return found
 
 
+def test_the_warden_knows_every_process_of_its_cluster_also_those_that_rename_themselves(cluster: None) -> None:
+    from ray._private.worker import global_worker
+
+    folder = global_worker.node.get_temp_dir_path()
+    renamed = {'ray::DashboardAgent', 'ray::RuntimeEnvAgent'}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ours = {pid: line for pid, line in below(os.getpid()).items() if 'ray::' in line or '/site-packages/ray/' in line}
+        if renamed <= {line.split('\0')[0] for line in ours.values()}:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f'{renamed} did not all start: {ours}')
+    known = {*ray_warden.processes(folder)}
+    assert not {line for pid, line in ours.items() if pid not in known and running(pid)}
+    # Which part of its environment a process loses by a new name differs from run to run: none may lose any.
+    assert not {line for pid, line in ours.items() if running(pid) and b'\0\0' in Path(f'/proc/{pid}/environ').read_bytes()}
+
+
+def below(pid: int) -> dict[int, str]:
+    """Command lines of the processes that this one started, and of those that these started."""
+    parents, lines = {}, {}
+    for process in Path('/proc').glob('[0-9]*'):
+        try:
+            parents[int(process.name)] = int((process / 'stat').read_text().rpartition(')')[2].split()[1])
+            lines[int(process.name)] = (process / 'cmdline').read_text()
+        except OSError:
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: lines[child] for child in found - {pid}}
+
+
 def test_what_starts_while_a_killed_driver_s_cluster_ends_does_not_live_on(tmp_path: Path) -> None:
     folder = tmp_path / 'cluster'
     folder.mkdir()

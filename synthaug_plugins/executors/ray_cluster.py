@@ -52,12 +52,8 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[None
     options |= {} if gpus is None else {'num_gpus': gpus}
     with _folder() as folder:
         try:
-            with signals_wait():
-                os.environ[ray_warden.CLUSTER] = folder
-                try:
-                    _init('local', {**options, '_temp_dir': folder}, 'Ray did not start')
-                finally:
-                    del os.environ[ray_warden.CLUSTER]
+            with signals_wait(), ray_warden.known_as_of(folder):
+                _init('local', {**options, '_temp_dir': folder}, 'Ray did not start')
             yield
         finally:
             with signals_wait():

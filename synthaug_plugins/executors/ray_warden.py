@@ -11,10 +11,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CLUSTER = 'SYNTHAUG_RAY_CLUSTER'
 """Variable in the environment of every process of a cluster: its folder."""
+_KEEP_ENVIRONMENT = 'SPT_NOENV'
+"""Of setproctitle, which Ray's processes use: without it the name that a process gives itself is written over its environment as others see it."""
 ENDED = b'ended'
 """What a driver says that has ended its cluster itself."""
 _PATIENCE_S = 20.0
@@ -39,6 +43,21 @@ def main(folder: str) -> None:
             break
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def known_as_of(folder: str) -> Iterator[None]:
+    """Processes that start in the block, and all that these start, are of the cluster with this folder."""
+    before = {name: os.environ.get(name) for name in (CLUSTER, _KEEP_ENVIRONMENT)}
+    os.environ |= {CLUSTER: folder, _KEEP_ENVIRONMENT: '1'}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def processes(folder: str) -> list[int]:
