@@ -317,6 +317,7 @@ def test_classes_that_the_folder_does_not_have_are_refused(data: Path, tmp_path:
         ({'augment__xflop': 1}, RecipeError, 'xflop.*xflip'),
         ({'augment__p': 2}, RecipeError, 'p = 2'),
         ({'samples__every': -1}, RecipeError, 'every'),
+        ({'classes': ['left', 'right', 'left']}, RecipeError, "names 'left' twice"),
         ({'model__classes': ['a']}, RecipeError, 'classes'),
         ({'model__kind': 'ddpm'}, ModelError, 'kind'),
         ({'model__resolution': 9, 'model__network__channel_mult': [1, 2]}, ModelError, '9'),

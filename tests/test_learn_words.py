@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_class_and_step(sd: Path, data
         ({'model': {}}, 'model.name = None'),
         ({'samples__per_class': 0}, 'samples.per_class = 0'),
         ({'samples__prompt': 'a photo'}, 'lacks the placeholder'),
-        ({'classes': ['dog', 'dog']}, 'names a class twice'),
+        ({'classes': ['dog', 'dog']}, "names 'dog' twice"),
         ({'shots': 0}, 'shots = 0 is out of range'),
         ({'generator': {}}, 'Use `synthaug generate`'),
     ],

@@ -23,6 +23,7 @@ from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outsid
 from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
 from synthaug_plugins.engine.progress import TrainingProgress
+from synthaug_plugins.engine.recipe_checks import named_data
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.learning.calibrate import loss_per_sigma, pixel_rms
@@ -65,8 +66,7 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         Stopped: Ctrl-C.
     """
     folder, where = Path(out).expanduser(), choose_device(device)
-    _refuse_no_data(recipe)
-    real_images = RealImages(recipe['data'])
+    real_images = RealImages(named_data(recipe))
     classes = list(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
     check_outside(folder, real_images.root)
@@ -90,17 +90,12 @@ def save_stand_in(recipe: Mapping[str, Any], folder: Path, classes: Sequence[str
     Raises:
         RecipeError: the recipe names no data.
     """
-    _refuse_no_data(recipe)
+    named_data(recipe)  # refuses
     config = model_config(recipe, list(recipe['classes'] or classes), 0.5)
     with torch.device('meta'):
         weights = build_denoiser(config).state_dict()
     zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in weights.items()}
     save_model(folder, config, zeros, {'what': 'stand-in without training'})
-
-
-def _refuse_no_data(recipe: Mapping[str, Any]) -> None:
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
 
 
 def _how_far(folder: Path, recipe: Mapping[str, Any]) -> str:
