@@ -176,18 +176,22 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     partial = path.with_name(f'.{path.name}.partial')
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
     partial.chmod(0o666 & ~_umask())  # safetensors makes the file readable by its owner only
-    _publish(partial, path)
+    publish(partial, path)
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file by a temporary file and a rename."""
     partial = path.with_name(f'.{path.name}.partial')
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    _publish(partial, path)
+    publish(partial, path)
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Flush to disk, then rename: after a power cut the final name never holds half a file."""
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished file its name: flushed to disk, then renamed, so that after a power cut the name never holds half a file.
+
+    Raises:
+        OSError: disk full, no permission.
+    """
     with open(partial, 'rb') as file:
         os.fsync(file.fileno())
     partial.replace(path)

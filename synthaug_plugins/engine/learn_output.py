@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from synthaug_plugins.diffusion import IDDPMUniform, LogNormal, LogUniform, VPUn
 from synthaug_plugins.learning.calibrate import SigmaLoss
 from synthaug_plugins.store.files import write_whole
 
+_LOG = 'log.jsonl'
 _INK, _GREY, _BLUE = '#1f2328', '#6e7781', '#0969da'
 
 
@@ -49,9 +50,15 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Entries of log.jsonl that an earlier call wrote."""
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Entries of log.jsonl that an earlier call wrote into the folder of a run, the oldest first."""
+    path = folder / _LOG
     return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.is_file() else []
+
+
+def write_log(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write log.jsonl anew, whole or not at all: a line of JSON for each entry."""
+    write_whole(folder / _LOG, ''.join(json.dumps(entry, ensure_ascii=False) + '\n' for entry in entries).encode())
 
 
 def write_losses(folder: Path, table: Sequence[SigmaLoss], distribution: LogNormal | VPUniform | LogUniform | IDDPMUniform, title: str) -> None:
