@@ -80,13 +80,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
-        ModelError: no such file, or it is no JSON object.
+        ModelError: no such file, one that cannot be read, or no JSON object.
     """
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f'{size} bytes')
         found = parse_json(path.read_bytes(), finite=False)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f'{str(path)!r} cannot be read: {error.strerror}.', 'Give a file that is there and can be read.') from error
+    except ValueError as error:
         raise ModelError(f'{str(path)!r} is not valid JSON: {error}.', 'Save the model again, or give the right file.') from error
     if not isinstance(found, dict):
         raise ModelError(f'{str(path)!r} holds no JSON object.', 'A config looks like {"kind": "edm", ...}.')

@@ -68,7 +68,7 @@ def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dic
             raise RecipeError(f'{option} {pair!r} is not KEY=VALUE.', 'Write for example seed=1.')
         try:
             options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # whatever `literal_eval` says of what is no literal
             options[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
     return options
 
@@ -88,11 +88,13 @@ def parse_numbers(text: str, option: str, kind: type[int] | type[float] = int) -
 def spread_cfg_options(arguments: Sequence[str]) -> list[str]:
     """Let one `--cfg-options` take several pairs, as MMPretrain's own tools do: the option is repeated before each."""
     spread: list[str] = []
-    taking = False
+    taking = begun = False
     for argument in arguments:
-        if argument == CFG_OPTIONS:
-            taking = True
+        if argument == CFG_OPTIONS and not begun:
+            taking = begun = True
             continue
-        taking = taking and '=' in argument and not argument.startswith('-')
+        # The first is taken whatever it is: `parse_options` says what is wrong with one that is no pair.
+        taking = begun or (taking and '=' in argument and not argument.startswith('-'))
         spread += [CFG_OPTIONS, argument] if taking else [argument]
-    return spread
+        begun = False
+    return [*spread, CFG_OPTIONS] if begun else spread
