@@ -27,14 +27,18 @@ class RealImages:
     have it.
 
     Raises:
-        DataError: no such folder, no class folder, or a class without images.
+        DataError: no such folder, one that cannot be read, no class folder, or a class without images.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise DataError(f'The data folder {str(root)!r} does not exist.', 'Give a folder that holds one folder per class.')
-        self.classes = tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.')))
+            what = f'The data folder {str(root)!r} {"is a file" if self.root.exists() else "does not exist"}.'
+            raise DataError(what, 'Give a folder that holds one folder per class.')
+        try:
+            self.classes = tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.')))
+        except OSError as error:
+            raise DataError(f'The data folder {str(root)!r} cannot be read: {error.strerror}.', 'Give a folder that you may read.') from error
         if not self.classes:
             raise DataError(f'The data folder {str(root)!r} holds no class folders.', 'Put the images of each class in a folder named after it.')
         self._ids = {name: self._scan(name) for name in self.classes}
@@ -74,7 +78,7 @@ class RealImages:
         except (MemoryError, Image.DecompressionBombError) as error:
             raise _too_large(path, error) from error
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+            raise _unreadable(path, error) from error
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Width and height in pixels as `load` gives them; reads the file's header only.
@@ -94,7 +98,7 @@ class RealImages:
         try:
             return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+            raise _unreadable(path, error) from error
 
     def file_hashes(self, ids: Sequence[str]) -> Iterator[str]:
         """`file_hash` of each of these images, in order."""
@@ -107,6 +111,10 @@ class RealImages:
         for image_id, content in zip(ids, self.file_hashes(ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.')
 
 
 def _too_large(path: Path, error: Exception) -> DataError:
@@ -145,7 +153,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+        raise _unreadable(path, error) from error
 
 
 def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:

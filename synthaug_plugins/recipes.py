@@ -72,7 +72,7 @@ def copy_recipe(name: str, folder: Path) -> Path:
     A base that lies in `folder` already with the same content is left as it is.
 
     Raises:
-        RecipeError: unknown name, or a file of that name is already there (it is not overwritten).
+        RecipeError: unknown name, a file of that name is already there (it is not overwritten), or the folder cannot be written.
     """
     if '::' in name:
         raise RecipeError(f'{name!r} is not a shipped recipe.', f"Start your own file with: _base_ = '{name}'")
@@ -84,9 +84,12 @@ def copy_recipe(name: str, folder: Path) -> Path:
     for copy, original in copies.items():
         if copy.exists() and (copy == target or copy.read_bytes() != original.read_bytes()):
             raise RecipeError(f'{str(copy)!r} exists already.', 'Move it away or choose another folder with --out.')
-    for copy, original in copies.items():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(original, copy)
+    try:
+        for copy, original in copies.items():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, copy)
+    except OSError as error:
+        raise RecipeError(f'The recipe was not copied into {str(folder)!r}: {error.strerror}.', 'Give a folder that can be written with --out.') from error
     return target
 
 
