@@ -118,13 +118,44 @@ def weights_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: the file is not safetensors or is cut short.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(folder / WEIGHTS, 'pt') as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        return tensor_shapes(folder / WEIGHTS)[0]
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
+
+
+def tensor_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of all tensors of a safetensors file by name, and its metadata; reads its header only.
+
+    Raises:
+        SafetensorError: it is no safetensors file, or is cut short.
+        OSError: it cannot be read.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, 'pt') as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  (not a dict)
+
+
+def folder_identity(name: str, folder: Path, decides: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON that says which model of our own a folder holds: `name`, `sha256` of its weights, `config_sha256`, and `licence` as its card has it.
+
+    Args:
+        name: as the user gave it; of a folder, its last part is kept, whatever leads to it.
+        decides: plain JSON beside the weights that decides what the model makes.
+
+    Raises:
+        ModelError: the card is not JSON.
+    """
+    card = folder / CARD
+    return {
+        'name': name if name.startswith(EMBEDDED) else folder.resolve().name,
+        'sha256': weights_hash(folder),
+        'config_sha256': hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
+        'licence': read_json(card).get('licence') if card.is_file() else None,
+    }
 
 
 def check_fits(folder: Path, whose: str, network: torch.nn.Module) -> None:

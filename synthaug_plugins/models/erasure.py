@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import DataError, ModelError, nearest
 from synthaug_plugins.models.inside import inside
-from synthaug_plugins.weights import file_hash, read_json, save_json, save_tensors
+from synthaug_plugins.weights import file_hash, read_json, save_json, save_tensors, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -103,10 +103,7 @@ class Erasures:
 
     def _shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights that a file changes, by parameter name, from its header."""
-        from safetensors import safe_open
-
-        with safe_open(path, 'pt') as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        shapes, _ = tensor_shapes(path)
         if self.kind == 'full':
             return shapes
         return {_layer(name) + '.weight': (shapes[_partner(name)][0], *shape[1:]) for name, shape in shapes.items() if name.endswith(_A)}
