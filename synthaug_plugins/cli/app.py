@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,6 +73,21 @@ def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dic
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # whatever `literal_eval` says of what is no literal
             options[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
     return options
+
+
+def recipe_options(pairs: Sequence[str] | None, data: Path | None) -> dict[str, Any]:
+    """What a command line sets of a recipe: the pairs of --cfg-options, and over them the folder of --data."""
+    return parse_options(pairs) | ({} if data is None else {'data': str(data)})
+
+
+def class_prompts(dataset: str | None, templates: str | None, names: str | None) -> dict[str, str]:
+    """What a CLIP is told of classes, as far as --dataset, --templates and --names say it."""
+    return {key: value for key, value in (('dataset', dataset), ('templates', templates), ('names', names)) if value is not None}
+
+
+def say(sentence: str) -> None:
+    """Tell the user something that is no result: on standard error."""
+    print(sentence, file=sys.stderr)
 
 
 def parse_numbers(text: str, option: str, kind: type[int] | type[float] = int) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, StoreArg, Where, Workers_, app, parse_options
+from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, StoreArg, Where, Workers_, app, recipe_options
 from synthaug_plugins.errors import RecipeError, StoreError
 
 
@@ -47,9 +47,7 @@ def generate(
         raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
     workforce = make_executor(executor, device, workers, address, stall_timeout)
     hook = hooks_of_process()
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
     if not getattr(workforce, 'leads', True):
         return  # a rank of torchrun that only works
@@ -148,10 +146,9 @@ def repair(folder: StoreArg, device: Device = 'auto') -> None:
     synthaug repair stores/digits
     """
     from synthaug_plugins.engine.generate import repair as run
-    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+    from synthaug_plugins.plugins import hooks_of_process
 
-    register_nouns()
-    _report_faults(folder, run(folder, device, get_plugin_manager().hook), 'Remove these files yourself if you do not need them.')
+    _report_faults(folder, run(folder, device, hooks_of_process()), 'Remove these files yourself if you do not need them.')
 
 
 @app.command(rich_help_panel='Make images')
@@ -194,9 +191,7 @@ def score(
     if out is not None and (prefix or rejected):
         raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {target!r} is none.', 'Leave it out.')
     register_nouns()
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     path = find_recipe(recipe, 'score')
     loaded, name = load_score_recipe(path, options), name or Path(path).stem
     if out is not None:
