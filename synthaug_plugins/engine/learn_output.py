@@ -27,19 +27,19 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
 
     Args:
         path: the file; an old one is replaced.
-        rows: (name, images (n, H, W, 3) uint8), all of one size.
+        rows: (name, images (n, H, W, 3) uint8), all of one H and W; one row and one image at least.
     """
     font, gap = ImageFont.load_default(13), 4
-    side, most = rows[0][1].shape[1], max(len(images) for _, images in rows)
-    scale = max(1, 64 // side)
-    cell, head = side * scale + gap, 12 + int(max(font.getlength(name) for name, _ in rows))
-    sheet = Image.new('RGB', (head + most * cell + gap, len(rows) * cell + gap), 'white')
+    (height, width), most = rows[0][1].shape[1:3], max(len(images) for _, images in rows)
+    scale = max(1, 64 // max(height, width))
+    down, right, head = height * scale + gap, width * scale + gap, 12 + int(max(font.getlength(name) for name, _ in rows))
+    sheet = Image.new('RGB', (head + most * right + gap, len(rows) * down + gap), 'white')
     draw = ImageDraw.Draw(sheet)
     for r, (name, images) in enumerate(rows):
-        draw.text((6, gap + r * cell + (cell - gap) // 2), name, _INK, font, anchor='lm')
+        draw.text((6, gap + r * down + (down - gap) // 2), name, _INK, font, anchor='lm')
         for k, pixels in enumerate(images):
-            picture = Image.fromarray(pixels).resize((side * scale, side * scale), Image.Resampling.NEAREST)
-            sheet.paste(picture, (head + k * cell, gap + r * cell))
+            picture = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(picture, (head + k * right, gap + r * down))
     write_png(path, np.asarray(sheet))
 
 
