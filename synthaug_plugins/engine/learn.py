@@ -57,6 +57,8 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
 
+    Returns: the averaged weights and the course of the training, as they are written.
+
     Raises:
         RecipeError: the recipe names no data; or `out` lies within it, is not ours or holds a training of another recipe or other images; the
             keys that differ are named.

@@ -47,6 +47,8 @@ def learn_erasure(recipe: Mapping[str, Any], out: str | Path, device: str = 'aut
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
 
+    Returns: the erasures of all classes in the folder, those of earlier calls among them.
+
     Raises:
         RecipeError: the recipe names no classes, cannot be told to the model, or `out` is not ours or holds erasures of another recipe; the keys
             that differ are named.

@@ -154,6 +154,8 @@ def score(
         overwrite: replace scores of that name.
         quiet: no progress on standard error.
 
+    Returns: counts, reasons and means by class.
+
     Raises:
         RecipeError, ModelError, DataError: what cannot work; before any weights load as far as that can be known.
         StoreError: not a store, not finished, no images, scores of that name, columns that it has already, or being written by another process.

@@ -53,6 +53,8 @@ def score_folder(
         overwrite: replace a file that is there.
         quiet: no progress on standard error.
 
+    Returns: counts, reasons and means by class.
+
     Raises:
         RecipeError, ModelError, DataError: what cannot work; before any weights load as far as that can be known. Another process writes this file.
         StoreError: columns that cannot stand in one table, or a full disk.
