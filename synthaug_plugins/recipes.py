@@ -28,7 +28,7 @@ def find_recipe(name: str, kind: str | None = None) -> str:
         kind: the folder that is meant where several share a name, such as 'generate'.
 
     Raises:
-        RecipeError: nothing of that name; the nearest shipped names are offered.
+        RecipeError: nothing of that name, for which the nearest shipped names are offered, if any are near; or a name that several share.
     """
     if '::' in name or Path(name).is_file():
         return name
@@ -40,7 +40,9 @@ def find_recipe(name: str, kind: str | None = None) -> str:
         return str(ROOT / matches[0])
     if matches:
         raise RecipeError(f'The recipe name {name!r} is shared by {", ".join(matches)}.', 'Name it with its folder.')
-    raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', nearest(name, [*known, *(Path(k).stem for k in known)]))
+    near = nearest(name, [*known, *(Path(k).stem for k in known)])
+    cure = near if near.startswith('Did') else 'Give a file, or one that `synthaug list` names.'
+    raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', cure)
 
 
 def recipe_file(name: str, beside: Path, kind: str, key: str) -> str:
