@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import platform
 import signal
@@ -150,6 +151,19 @@ def how_it_ended(exitcode: int | None) -> str:
     except ValueError:
         name = f'signal {-exitcode}'
     return f'was killed by {name}' + (', as the system does when memory runs out' if exitcode == -signal.SIGKILL else '')
+
+
+@contextmanager
+def omp_threads(number: int) -> Iterator[None]:
+    """Set OMP_NUM_THREADS for processes that start within the block, unless the user did: torch reads it when it is imported."""
+    if 'OMP_NUM_THREADS' in os.environ:
+        yield
+        return
+    os.environ['OMP_NUM_THREADS'] = str(number)
+    try:
+        yield
+    finally:
+        del os.environ['OMP_NUM_THREADS']
 
 
 @contextmanager

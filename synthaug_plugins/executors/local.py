@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.process import BaseProcess
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthaug_plugins.device import choose_device
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, check_workers, describe_device, how_it_ended, packed, signals_wait
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, check_workers, describe_device, how_it_ended, omp_threads, packed, signals_wait
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -150,7 +150,9 @@ class _Crew:
             process = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
                 target=serve, args=(theirs, self._job, device, os.getpid())
             )
-            with signals_wait(), _threads(self._executor.workers, device):
+            # On a CPU one thread each, so that sums have one order whatever the number of workers; beside a GPU a share of the cores.
+            threads = 1 if device == 'cpu' else max(1, (os.cpu_count() or 1) // self._executor.workers)
+            with signals_wait(), nullcontext() if self._executor.workers == 1 else omp_threads(threads):
                 process.start()
                 self._workers.append(_Worker(process, ours, device, time.monotonic()))
             theirs.close()  # the worker's own copy alone keeps the pipe open, so that its end is seen
@@ -215,19 +217,3 @@ def _kill(worker: _Worker) -> None:
     worker.process.kill()
     worker.process.join()
     worker.pipe.close()
-
-
-@contextmanager
-def _threads(workers: int, device: str) -> Iterator[None]:
-    """Set OMP_NUM_THREADS for a worker that starts, unless the user did: torch reads it when it is imported.
-
-    On a CPU one thread each, so that sums have one order whatever the number of workers; beside a GPU a share of the cores.
-    """
-    if workers == 1 or 'OMP_NUM_THREADS' in os.environ:
-        yield
-        return
-    os.environ['OMP_NUM_THREADS'] = '1' if device == 'cpu' else str(max(1, (os.cpu_count() or 1) // workers))
-    try:
-        yield
-    finally:
-        del os.environ['OMP_NUM_THREADS']
