@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar('T')
+_FUTURES = 4096  # held at once
 _EXIF_ORIENTATION = 0x0112  # values 5 to 8 turn the image by a quarter
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 
@@ -156,11 +157,11 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:
+def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4) -> Iterator[T]:
     """Results of `function` in order. A plain `Executor.map` would hold a future for every item at once: 2 GB for ImageNet."""
     with ThreadPoolExecutor(threads) as pool:
-        for i in range(0, len(items), chunk):
-            yield from pool.map(function, items[i : i + chunk])
+        for i in range(0, len(items), _FUTURES):
+            yield from pool.map(function, items[i : i + _FUTURES])
 
 
 def _eight_bit(image: Image) -> Image:
