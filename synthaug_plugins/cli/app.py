@@ -31,14 +31,14 @@ StoreArg = Annotated[
 ]
 CfgOptions = Annotated[list[str] | None, typer.Option(CFG_OPTIONS, metavar='KEY=VALUE ...', help='Set recipe keys, dotted: seed=1 image.format=webp.')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, ...')]
-Executor_ = Annotated[
+ExecutorName = Annotated[
     str | None, typer.Option('--executor', metavar='NAME', help='Who does the work: local, torchrun (its ranks share it) or ray.', show_default='local')
 ]
-Workers_ = Annotated[int | None, typer.Option('--workers', metavar='N', help='Worker processes.', show_default='one for each visible GPU')]
-Address_ = Annotated[
+Workers = Annotated[int | None, typer.Option('--workers', metavar='N', help='Worker processes.', show_default='one for each visible GPU')]
+Address = Annotated[
     str | None, typer.Option('--address', metavar='ADDRESS', help='Of a running Ray cluster: auto or HOST:PORT.', show_default='one is started and stopped')
 ]
-StallTimeout_ = Annotated[
+StallTimeout = Annotated[
     float | None,
     typer.Option('--stall-timeout', metavar='SECONDS', help='A worker without a sign of life for so long is replaced.', show_default='1800'),
 ]

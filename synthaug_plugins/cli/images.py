@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, StoreArg, Where, Workers_, app, recipe_options
+from synthaug_plugins.cli.app import Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, StoreArg, Where, Workers, app, recipe_options
 from synthaug_plugins.errors import RecipeError, StoreError
 
 
@@ -22,10 +22,10 @@ def generate(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Make the images of a recipe into a store; the same command again goes on where a killed run stopped.
 

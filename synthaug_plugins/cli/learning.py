@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, Workers_, app, recipe_options
+from synthaug_plugins.cli.app import Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, Workers, app, recipe_options
 from synthaug_plugins.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def embeddings(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Learn an embedding for each of your images (Diffusion Inversion, Zhou et al. 2023), to make variants of it from.
 
@@ -161,10 +161,10 @@ def words(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Learn a word for each class from a few images (textual inversion, Gal et al. 2022); the same command again goes on where a killed run stopped.
 

@@ -122,7 +122,7 @@ class Erasures:
         return {'weights': self.kind, 'sha256': hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()}
 
     def parameters(self, class_name: str) -> list[str]:
-        """Names of the network's parameters that the erasure of a class changes."""
+        """Names of the network's parameters that the erasure of a class changes; DataError for a class without one."""
         return list(self._shapes(self._file(class_name)))
 
     def changed(self, class_name: str, originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,6 +130,9 @@ class Erasures:
 
         Args:
             originals: by parameter name, at least those of `parameters(class_name)`.
+
+        Raises:
+            DataError: the class has no erasure.
         """
         from safetensors.torch import load_file
 
