@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,8 @@ class RealImages:
             raise DataError(f'The data folder {str(root)!r} holds no class folders.', 'Put the images of each class in a folder named after it.')
         self._ids = {name: self._scan(name) for name in self.classes}
         for name, ids in self._ids.items():
+            if not ids and not os.access(self.root / name, os.R_OK | os.X_OK):
+                raise DataError(f'The class folder {str(self.root / name)!r} cannot be read.', 'Give folders that you may read.')
             if not ids:
                 raise DataError(
                     f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.'

@@ -115,6 +115,14 @@ def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path, synthaug: Say
     assert_refused(nowhere, 'was not copied')
 
 
+def test_what_the_system_forbids_is_one_line_with_the_file(synthaug: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*arguments: object) -> None:
+        raise PermissionError(13, 'Permission denied', '/locked/x')
+
+    monkeypatch.setattr('synthaug_plugins.recipes.copy_recipe', forbidden)
+    assert_refused(synthaug('init', 'generate/edm_digits'), "'/locked/x' cannot be used: Permission denied.")
+
+
 def test_list_knows_the_recipe_keys_of_every_learning_command(synthaug: Say) -> None:
     from synthaug_plugins.cli.learning import learn_app
     from synthaug_plugins.engine.learn_folder import KINDS
