@@ -62,7 +62,7 @@ def learn_erasure(recipe: Mapping[str, Any], out: str | Path, device: str = 'aut
     if real_images is not None:
         refuse_among_images(folder, real_images.root)
     classes = erased_classes(recipe, None if real_images is None else real_images.classes)
-    model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
+    model = TextModel(**recipe['model'])
     check_model(model)
     model.check_weights()
     GuidanceScale(recipe['samples']['guidance_scale'], model)
