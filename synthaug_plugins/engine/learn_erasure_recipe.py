@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from synthaug_plugins.engine.recipe import read_recipe
-from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_names, check_texts, plain_data
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_model, check_names, check_texts, plain_data
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.learning.erasure import FREE, ErasureTraining, training_options
 from synthaug_plugins.models.pipeline import TextPipeline
@@ -57,13 +57,10 @@ def complete_erasure_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
     check_learn_keys(recipe, KEYS, 'erase classes')
-    if 'model' not in recipe:
-        raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init esd_digits')
+    check_model(recipe, _MODEL, 'esd_digits')
     done = {**DEFAULTS, **recipe}
-    for key, known in (('model', _MODEL), ('prompts', None), ('synonyms', None), ('training', None), ('samples', SAMPLES_DEFAULTS)):
+    for key, known in (('prompts', None), ('synonyms', None), ('training', None), ('samples', SAMPLES_DEFAULTS)):
         check_dict(key, done[key], known)
-    if not isinstance(done['model'].get('name'), str):
-        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
     if done['classes'] is not None:
         check_names('classes', done['classes'])
     for name, words in done['synonyms'].items():

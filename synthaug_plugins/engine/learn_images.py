@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_names, check_texts, named_data, plain_data
-from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_model, check_names, check_texts, named_data, plain_data
+from synthaug_plugins.errors import DataError, nearest
 from synthaug_plugins.few_shot import draw_shots
 from synthaug_plugins.learning.checks import check_whole
 from synthaug_plugins.prompts.templates import resolve_templates
@@ -49,13 +49,10 @@ def complete_of_images(
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
     check_learn_keys(recipe, keys, what)
-    if 'model' not in recipe:
-        raise RecipeError('The recipe has no model.', f'Start from a shipped one: synthaug init {shipped}')
+    check_model(recipe, dicts['model'], shipped)
     done = {**defaults, **recipe}
-    for key, known in {**dicts, 'samples': samples.keys()}.items():
+    for key, known in (('training', dicts['training']), ('samples', samples)):
         check_dict(key, done[key], known)
-    if not isinstance(done['model'].get('name'), str):
-        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
     done['samples'] = {**samples, **done['samples']}
     for key in (key for key, value in samples.items() if isinstance(value, int)):
         check_whole(f'samples.{key}', done['samples'][key])

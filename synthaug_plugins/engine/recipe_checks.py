@@ -33,6 +33,19 @@ def check_dict(key: str, value: Any, known: Collection[str] | None = None) -> No
             raise RecipeError(f'{key} has an unknown key {name!r}.', f'It stands beside {key}.' if name == 'seed' else nearest(str(name), known))
 
 
+def check_model(recipe: Mapping[str, Any], known: Collection[str], shipped: str) -> None:
+    """Refuse (RecipeError) a recipe whose `model` is no dict of the known keys with a name, or that has none.
+
+    Args:
+        shipped: a recipe of this kind, to start from.
+    """
+    if 'model' not in recipe:
+        raise RecipeError('The recipe has no model.', f'Start from a shipped one: synthaug init {shipped}')
+    check_dict('model', recipe['model'], known)
+    if not isinstance(name := recipe['model'].get('name'), str):
+        raise RecipeError(f'model.name = {name!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
+
+
 def check_names(key: str, names: Any) -> None:
     """Refuse (RecipeError) what is no list of different names, one at least. key: of the recipe."""
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name.strip() for name in names):
