@@ -14,6 +14,10 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / 'regis
 """Inside the installed package, or beside it in a source checkout."""
 
 
+_OURS = ('generate', 'score', 'learn', 'compare')
+"""Kinds of recipes that MMPretrain has none of."""
+
+
 def shipped_recipes() -> list[str]:
     """Names of the shipped recipes, such as `generate/edm_digits.py`; not the bases that they share, in folders called `_base_`."""
     found = (p.relative_to(ROOT) for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
@@ -21,15 +25,18 @@ def shipped_recipes() -> list[str]:
 
 
 def find_recipe(name: str, kind: str | None = None) -> str:
-    """The path of a recipe: a file as given, an `mmpretrain::...` reference as given, or a shipped one by its name.
+    """The path of a recipe: a file as given, an `mmpretrain::...` reference as given where one trains, or a shipped one by its name.
 
     Args:
         name: a shipped recipe is named with or without its folder and suffix: `generate/edm_digits.py`, `edm_digits`.
         kind: the folder that is meant where several share a name, such as 'generate'.
 
     Raises:
-        RecipeError: nothing of that name, for which the nearest shipped names are offered, if any are near; or a name that several share.
+        RecipeError: nothing of that name, for which the nearest shipped names are offered, if any are near; a name that several share; one of
+            MMPretrain's where only ours will do.
     """
+    if '::' in name and kind in _OURS:
+        raise RecipeError(f'{name!r} is a training recipe.', 'Use `synthaug train`, or name a recipe that `synthaug list` shows.')
     if '::' in name or Path(name).is_file():
         return name
     known = shipped_recipes()

@@ -43,12 +43,11 @@ def generate(
     from synthaug_plugins.plugins import hooks_of_process
     from synthaug_plugins.recipes import find_recipe
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
+    path = find_recipe(recipe, 'generate')
     workforce = make_executor(executor, device, workers, address, stall_timeout)
     hook = hooks_of_process()
     options = recipe_options(cfg_options, data)
-    store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
+    store = run(load_recipe(path, options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
     if not getattr(workforce, 'leads', True):
         return  # a rank of torchrun that only works
     cost = store.made_by.get('cost', {})
@@ -181,8 +180,7 @@ def score(
     from synthaug_plugins.recipes import find_recipe
     from synthaug_plugins.store.store import Store
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a score recipe: synthaug list.')
+    path = find_recipe(recipe, 'score')
     is_store = Store.is_one(target)
     if not is_store and out is None:
         raise StoreError(f'{target!r} is not a store.', 'Give one, or for a folder of images the file to write: --out scores.parquet.')
@@ -192,7 +190,6 @@ def score(
         raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {target!r} is none.', 'Leave it out.')
     register_nouns()
     options = recipe_options(cfg_options, data)
-    path = find_recipe(recipe, 'score')
     loaded, name = load_score_recipe(path, options), name or Path(path).stem
     if out is not None:
         done = score_folder(target, loaded, out, device, name=name, overwrite=overwrite)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, recipe_options, say
-from synthaug_plugins.errors import RecipeError
 
 
 @app.command(rich_help_panel='Make images')
@@ -32,9 +31,8 @@ def plan(
     from synthaug_plugins.plugins import register_nouns
     from synthaug_plugins.recipes import find_recipe
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a generation recipe: synthaug list.')
+    path = find_recipe(recipe, 'generate')
     register_nouns()
     options = recipe_options(cfg_options, data)
-    loaded = load_recipe(find_recipe(recipe, 'generate'), options)
+    loaded = load_recipe(path, options)
     print(plan_run(loaded, device, trial, out, workers, say).text())
