@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.new_folder import new_folder
+from synthaug_plugins.new_folder import copy_image, new_folder
 from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.real_images import RealImages
 
@@ -31,7 +30,7 @@ def split_folder(images: RealImages, out: str | Path, val: float, test: float, s
 
     Raises:
         RecipeError: shares that leave nothing to train on, or `out` is inside.
-        DataError: a class has too few different images, or one image lies in two classes; it is named. Or `out` is not empty.
+        DataError: a class has too few different images, one image lies in two classes, or one cannot be read; it is named. Or `out` is not empty.
     """
     shares = {part: share for part, share in ((VAL, val), (TEST, test)) if share}
     if not all(0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1 or not shares:
@@ -41,8 +40,7 @@ def split_folder(images: RealImages, out: str | Path, val: float, test: float, s
     seen: dict[str, str] = {}
     for name in images.classes:
         alike: dict[str, list[str]] = defaultdict(list)
-        for image_id in images.ids(name):
-            digest = hashlib.sha256((images.root / image_id).read_bytes()).hexdigest()
+        for image_id, digest in zip(ids := images.ids(name), images.file_hashes(ids), strict=True):
             if (first := seen.setdefault(digest, image_id)).split('/')[0] != name:
                 raise DataError(f'{first!r} and {image_id!r} are the same image in two classes.', 'Remove the wrong one.')
             alike[digest].append(image_id)
@@ -56,6 +54,5 @@ def split_folder(images: RealImages, out: str | Path, val: float, test: float, s
     with new_folder(out) as building:
         for part, classes in parts.items():
             for image_id in (i for ids in classes.values() for i in ids):
-                (target := building / part / image_id).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(images.root / image_id, target)
+                copy_image(images.root / image_id, building / part / image_id)
     return {part: {name: len(ids) for name, ids in classes.items()} for part, classes in parts.items()}

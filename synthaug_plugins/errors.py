@@ -90,6 +90,9 @@ def again(kind: type[SynthAugError], what: str, cure: str) -> SynthAugError:
     return error
 
 
+_NAMES_SAID = 40
+
+
 def first_line(error: BaseException | None) -> str:
     """What a foreign error says, for a sentence of ours: its first line without a full stop; its type where it says nothing, as timeouts do.
 
@@ -100,7 +103,7 @@ def first_line(error: BaseException | None) -> str:
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
-    """Text that helps after an unknown `name`: the nearest of the `known` names first, else all of them.
+    """Text that helps after an unknown `name`: the nearest `n` of the `known` names, else all of them, as far as a line can hold them.
 
     >>> nearest('RealGuidence', ['EDM', 'RealGuidance'])
     "Did you mean 'RealGuidance'?"
@@ -109,4 +112,5 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     close = difflib.get_close_matches(name, known, n=n, cutoff=0.5)
     if close:
         return 'Did you mean ' + ' or '.join(repr(c) for c in close) + '?'
-    return 'Known: ' + ', '.join(known) + '.' if known else 'None are known.'
+    more = f' and {len(known) - _NAMES_SAID} more' if len(known) > _NAMES_SAID else ''
+    return f'Known: {", ".join(known[:_NAMES_SAID])}{more}.' if known else 'None are known.'

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.new_folder import new_folder
+from synthaug_plugins.new_folder import copy_image, new_folder
 from synthaug_plugins.own_folder import refuse_among_images
 
 VAL_SHOTS = 4
@@ -166,6 +165,5 @@ def copy_shots(root: Path, ids: Mapping[str, Sequence[str]], out: str | Path) ->
     refuse_among_images(out, root)
     with new_folder(out) as building:
         for image_id in (i for images in ids.values() for i in images):
-            (building / image_id).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / image_id, building / image_id)
+            copy_image(root / image_id, building / image_id)
     return sum(map(len, ids.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar('T')
+_FUTURES = 4096  # held at once
 _EXIF_ORIENTATION = 0x0112  # values 5 to 8 turn the image by a quarter
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 
@@ -27,18 +29,24 @@ class RealImages:
     have it.
 
     Raises:
-        DataError: no such folder, no class folder, or a class without images.
+        DataError: no such folder, one that cannot be read, no class folder, or a class without images.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise DataError(f'The data folder {str(root)!r} does not exist.', 'Give a folder that holds one folder per class.')
-        self.classes = tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.')))
+            what = f'The data folder {str(root)!r} {"is a file" if self.root.exists() else "does not exist"}.'
+            raise DataError(what, 'Give a folder that holds one folder per class.')
+        try:
+            self.classes = tuple(sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.')))
+        except OSError as error:
+            raise DataError(f'The data folder {str(root)!r} cannot be read: {error.strerror}.', 'Give a folder that you may read.') from error
         if not self.classes:
             raise DataError(f'The data folder {str(root)!r} holds no class folders.', 'Put the images of each class in a folder named after it.')
         self._ids = {name: self._scan(name) for name in self.classes}
         for name, ids in self._ids.items():
+            if not ids and not os.access(self.root / name, os.R_OK | os.X_OK):
+                raise DataError(f'The class folder {str(self.root / name)!r} cannot be read.', 'Give folders that you may read.')
             if not ids:
                 raise DataError(
                     f'The class {name!r} has no images in {str(self.root / name)!r}.', f'Add images ({", ".join(sorted(SUFFIXES))}) or remove the folder.'
@@ -74,7 +82,7 @@ class RealImages:
         except (MemoryError, Image.DecompressionBombError) as error:
             raise _too_large(path, error) from error
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+            raise _unreadable(path, error) from error
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Width and height in pixels as `load` gives them; reads the file's header only.
@@ -94,7 +102,7 @@ class RealImages:
         try:
             return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+            raise _unreadable(path, error) from error
 
     def file_hashes(self, ids: Sequence[str]) -> Iterator[str]:
         """`file_hash` of each of these images, in order."""
@@ -107,6 +115,10 @@ class RealImages:
         for image_id, content in zip(ids, self.file_hashes(ids), strict=True):
             digest.update(f'{image_id} {content}\n'.encode())
         return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.')
 
 
 def _too_large(path: Path, error: Exception) -> DataError:
@@ -145,14 +157,14 @@ def image_size(path: Path) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f'The image {str(path)!r} cannot be read: {error}.', 'Replace or remove the file.') from error
+        raise _unreadable(path, error) from error
 
 
-def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4, chunk: int = 4096) -> Iterator[T]:
+def in_threads(function: Callable[[str], T], items: Sequence[str], threads: int = 4) -> Iterator[T]:
     """Results of `function` in order. A plain `Executor.map` would hold a future for every item at once: 2 GB for ImageNet."""
     with ThreadPoolExecutor(threads) as pool:
-        for i in range(0, len(items), chunk):
-            yield from pool.map(function, items[i : i + chunk])
+        for i in range(0, len(items), _FUTURES):
+            yield from pool.map(function, items[i : i + _FUTURES])
 
 
 def _eight_bit(image: Image) -> Image:

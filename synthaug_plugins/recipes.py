@@ -14,6 +14,10 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / 'regis
 """Inside the installed package, or beside it in a source checkout."""
 
 
+_OURS = ('generate', 'score', 'learn', 'compare')
+"""Kinds of recipes that MMPretrain has none of."""
+
+
 def shipped_recipes() -> list[str]:
     """Names of the shipped recipes, such as `generate/edm_digits.py`; not the bases that they share, in folders called `_base_`."""
     found = (p.relative_to(ROOT) for p in ROOT.rglob('*.py') if not p.name.startswith('__'))
@@ -21,15 +25,18 @@ def shipped_recipes() -> list[str]:
 
 
 def find_recipe(name: str, kind: str | None = None) -> str:
-    """The path of a recipe: a file as given, an `mmpretrain::...` reference as given, or a shipped one by its name.
+    """The path of a recipe: a file as given, an `mmpretrain::...` reference as given where one trains, or a shipped one by its name.
 
     Args:
         name: a shipped recipe is named with or without its folder and suffix: `generate/edm_digits.py`, `edm_digits`.
         kind: the folder that is meant where several share a name, such as 'generate'.
 
     Raises:
-        RecipeError: nothing of that name; the nearest shipped names are offered.
+        RecipeError: nothing of that name, for which the nearest shipped names are offered, if any are near; a name that several share; one of
+            MMPretrain's where only ours will do.
     """
+    if '::' in name and kind in _OURS:
+        raise RecipeError(f'{name!r} is a training recipe.', 'Use `synthaug train`, or name a recipe that `synthaug list` shows.')
     if '::' in name or Path(name).is_file():
         return name
     known = shipped_recipes()
@@ -40,7 +47,9 @@ def find_recipe(name: str, kind: str | None = None) -> str:
         return str(ROOT / matches[0])
     if matches:
         raise RecipeError(f'The recipe name {name!r} is shared by {", ".join(matches)}.', 'Name it with its folder.')
-    raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', nearest(name, [*known, *(Path(k).stem for k in known)]))
+    near = nearest(name, [*known, *(Path(k).stem for k in known)])
+    cure = near if near.startswith('Did') else 'Give a file, or one that `synthaug list` names.'
+    raise RecipeError(f'The recipe {name!r} is neither a file nor a shipped recipe.', cure)
 
 
 def recipe_file(name: str, beside: Path, kind: str, key: str) -> str:
@@ -72,7 +81,7 @@ def copy_recipe(name: str, folder: Path) -> Path:
     A base that lies in `folder` already with the same content is left as it is.
 
     Raises:
-        RecipeError: unknown name, or a file of that name is already there (it is not overwritten).
+        RecipeError: unknown name, a file of that name is already there (it is not overwritten), or the folder cannot be written.
     """
     if '::' in name:
         raise RecipeError(f'{name!r} is not a shipped recipe.', f"Start your own file with: _base_ = '{name}'")
@@ -84,9 +93,12 @@ def copy_recipe(name: str, folder: Path) -> Path:
     for copy, original in copies.items():
         if copy.exists() and (copy == target or copy.read_bytes() != original.read_bytes()):
             raise RecipeError(f'{str(copy)!r} exists already.', 'Move it away or choose another folder with --out.')
-    for copy, original in copies.items():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(original, copy)
+    try:
+        for copy, original in copies.items():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, copy)
+    except OSError as error:
+        raise RecipeError(f'The recipe was not copied into {str(folder)!r}: {error.strerror}.', 'Give a folder that can be written with --out.') from error
     return target
 
 

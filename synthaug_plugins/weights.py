@@ -80,13 +80,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
-        ModelError: no such file, or it is no JSON object.
+        ModelError: no such file, one that cannot be read, or no JSON object.
     """
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f'{size} bytes')
         found = parse_json(path.read_bytes(), finite=False)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f'{str(path)!r} cannot be read: {error.strerror}.', 'Give a file that is there and can be read.') from error
+    except ValueError as error:
         raise ModelError(f'{str(path)!r} is not valid JSON: {error}.', 'Save the model again, or give the right file.') from error
     if not isinstance(found, dict):
         raise ModelError(f'{str(path)!r} holds no JSON object.', 'A config looks like {"kind": "edm", ...}.')
@@ -116,13 +118,44 @@ def weights_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: the file is not safetensors or is cut short.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(folder / WEIGHTS, 'pt') as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        return tensor_shapes(folder / WEIGHTS)[0]
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
+
+
+def tensor_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of all tensors of a safetensors file by name, and its metadata; reads its header only.
+
+    Raises:
+        SafetensorError: it is no safetensors file, or is cut short.
+        OSError: it cannot be read.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, 'pt') as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  (not a dict)
+
+
+def folder_identity(name: str, folder: Path, decides: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON that says which model of our own a folder holds: `name`, `sha256` of its weights, `config_sha256`, and `licence` as its card has it.
+
+    Args:
+        name: as the user gave it; of a folder, its last part is kept, whatever leads to it.
+        decides: plain JSON beside the weights that decides what the model makes.
+
+    Raises:
+        ModelError: the card is not JSON.
+    """
+    card = folder / CARD
+    return {
+        'name': name if name.startswith(EMBEDDED) else folder.resolve().name,
+        'sha256': weights_hash(folder),
+        'config_sha256': hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
+        'licence': read_json(card).get('licence') if card.is_file() else None,
+    }
 
 
 def check_fits(folder: Path, whose: str, network: torch.nn.Module) -> None:
@@ -176,18 +209,22 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     partial = path.with_name(f'.{path.name}.partial')
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial)
     partial.chmod(0o666 & ~_umask())  # safetensors makes the file readable by its owner only
-    _publish(partial, path)
+    publish(partial, path)
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file by a temporary file and a rename."""
     partial = path.with_name(f'.{path.name}.partial')
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    _publish(partial, path)
+    publish(partial, path)
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Flush to disk, then rename: after a power cut the final name never holds half a file."""
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished file its name: flushed to disk, then renamed, so that after a power cut the name never holds half a file.
+
+    Raises:
+        OSError: disk full, no permission.
+    """
     with open(partial, 'rb') as file:
         os.fsync(file.fileno())
     partial.replace(path)

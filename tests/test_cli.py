@@ -19,8 +19,11 @@ def test_cfg_options_take_several_pairs() -> None:
     spread = spread_cfg_options(['generate', 'r', '--cfg-options', 'a=1', 'b.c=[1,2]', '--out', 'x=y', '--cfg-options', 'd=text', 'positional'])
     assert spread == ['generate', 'r', '--cfg-options', 'a=1', '--cfg-options', 'b.c=[1,2]', '--out', 'x=y', '--cfg-options', 'd=text', 'positional']
     assert parse_options(['a=1', 'b.c=[1,2]', 'd=text', 'e=None', 'f=true', 'g=a=b']) == {'a': 1, 'b.c': [1, 2], 'd': 'text', 'e': None, 'f': True, 'g': 'a=b'}
-    with pytest.raises(RecipeError, match='KEY=VALUE'):
-        parse_options(['seed'])
+    assert parse_options(['a={[1]: 2}']) == {'a': '{[1]: 2}'}
+    for wrong in (['--cfg-options', 'seed'], ['--cfg-options', '--device', 'cpu']):
+        with pytest.raises(RecipeError, match='KEY=VALUE'):
+            parse_options(spread_cfg_options(wrong)[1:2])
+    assert spread_cfg_options(['generate', '--cfg-options']) == ['generate', '--cfg-options']
 
 
 def assert_refused(done: Said, text: str) -> None:
@@ -108,6 +111,16 @@ def test_init_copies_a_recipe_and_never_overwrites(tmp_path: Path, synthaug: Say
     assert again.status == 2
     assert 'exists' in again.err
     assert (tmp_path / 'edm_digits.py').read_text() == 'mine'
+    nowhere = synthaug('init', 'generate/edm_digits', '--out', tmp_path / 'edm_digits.py' / 'x')
+    assert_refused(nowhere, 'was not copied')
+
+
+def test_what_the_system_forbids_is_one_line_with_the_file(synthaug: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*arguments: object) -> None:
+        raise PermissionError(13, 'Permission denied', '/locked/x')
+
+    monkeypatch.setattr('synthaug_plugins.recipes.copy_recipe', forbidden)
+    assert_refused(synthaug('init', 'generate/edm_digits'), "'/locked/x' cannot be used: Permission denied.")
 
 
 def test_list_knows_the_recipe_keys_of_every_learning_command(synthaug: Say) -> None:

@@ -131,3 +131,10 @@ def test_shots_are_never_copied_into_the_folder_that_they_come_from(tmp_path: Pa
     with pytest.raises(RecipeError, match='would become a class'):
         copy_shots(tmp_path, {'cat': ['cat/1.png']}, tmp_path / 'shots')
     assert [p.name for p in tmp_path.iterdir()] == ['cat']
+
+
+def test_a_shot_that_cannot_be_read_is_named_and_not_the_folder_of_the_copies(tmp_path: Path) -> None:
+    (tmp_path / 'train' / 'cat').mkdir(parents=True)
+    with pytest.raises(DataError, match=r"The image '.*cat/1.png' cannot be read"):
+        copy_shots(tmp_path / 'train', {'cat': ['cat/1.png']}, tmp_path / 'shots')
+    assert [p.name for p in tmp_path.iterdir()] == ['train']

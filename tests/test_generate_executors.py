@@ -278,6 +278,11 @@ def test_a_second_run_is_refused_with_the_firsts_host_and_process(tmp_path: Path
         (('--executor', 'torchrun'), {}, 'torchrun --nproc-per-node'),
         ((), {'RANK': '1', 'WORLD_SIZE': '4'}, '--executor torchrun'),
         (('--executor', 'torchrun', '--workers', '2'), {'RANK': '0', 'WORLD_SIZE': '2'}, '--nproc-per-node'),
+        (
+            ('--executor', 'torchrun', '--stall-timeout', '0'),
+            {'RANK': '0', 'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '1'},
+            '--stall-timeout 0',
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_loads(

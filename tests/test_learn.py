@@ -232,7 +232,7 @@ def test_a_folder_of_the_user_is_never_touched(data: Path, tmp_path: Path) -> No
 def test_a_folder_within_the_images_is_refused_since_it_would_become_a_class(data: Path, tmp_path: Path) -> None:
     (tmp_path / 'link').symlink_to(data)
     for out in (data / 'out', tmp_path / 'link' / 'left' / 'out'):
-        with pytest.raises(RecipeError, match='within the images'):
+        with pytest.raises(RecipeError, match='where it would become a class'):
             learn(recipe(data), out, 'cpu', quiet=True)
     assert sorted(p.name for p in data.iterdir()) == ['left', 'right']
 
@@ -317,6 +317,7 @@ def test_classes_that_the_folder_does_not_have_are_refused(data: Path, tmp_path:
         ({'augment__xflop': 1}, RecipeError, 'xflop.*xflip'),
         ({'augment__p': 2}, RecipeError, 'p = 2'),
         ({'samples__every': -1}, RecipeError, 'every'),
+        ({'classes': ['left', 'right', 'left']}, RecipeError, "names 'left' twice"),
         ({'model__classes': ['a']}, RecipeError, 'classes'),
         ({'model__kind': 'ddpm'}, ModelError, 'kind'),
         ({'model__resolution': 9, 'model__network__channel_mult': [1, 2]}, ModelError, '9'),

@@ -196,7 +196,7 @@ def test_a_changed_recipe_is_refused_by_what_differs(sd: Path, data: Path, unbro
         learn_image_embeddings(recipe(sd, data, training__tokens=3, training__learning_rate=0.1), out, 'cpu', quiet=True)
     with pytest.raises(RecipeError, match=r'differs in model\.image_size'):
         learn_image_embeddings(recipe(sd, data, model__image_size=32), out, 'cpu', quiet=True)
-    with pytest.raises(RecipeError, match='within the images'):
+    with pytest.raises(RecipeError, match='where it would become a class'):
         learn_image_embeddings(recipe(sd, data), data / 'dog' / 'out', 'cpu', quiet=True)
     half = tmp_path / 'half'
     killed(recipe(sd, data), half, in_step(4))

@@ -253,7 +253,7 @@ def test_a_folder_that_is_no_classifier_of_levels_is_refused(learned: Path, tmp_
         ({'classifier__features': True}, 'classifier.features = True'),
         ({'classifier__label_conditioning': 1}, 'label_conditioning = 1'),
         ({'seed': -1}, 'seed = -1'),
-        ({'classes': ['one', 'one']}, 'names a class twice'),
+        ({'classes': ['one', 'one']}, "names 'one' twice"),
         ({'score__sigma': math.nan}, 'no plain data'),
     ],
 )

@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_class_and_step(sd: Path, data
         ({'model': {}}, 'model.name = None'),
         ({'samples__per_class': 0}, 'samples.per_class = 0'),
         ({'samples__prompt': 'a photo'}, 'lacks the placeholder'),
-        ({'classes': ['dog', 'dog']}, 'names a class twice'),
+        ({'classes': ['dog', 'dog']}, "names 'dog' twice"),
         ({'shots': 0}, 'shots = 0 is out of range'),
         ({'generator': {}}, 'Use `synthaug generate`'),
     ],
@@ -428,7 +428,7 @@ def test_a_changed_recipe_or_other_images_are_refused_by_what_differs(sd: Path, 
     shutil.copy(other / 'dog' / '0.png', other / 'dog' / '1.png')
     with pytest.raises(RecipeError, match='data changed'):
         learn_class_words(recipe(sd, other), out, 'cpu', quiet=True)
-    with pytest.raises(RecipeError, match='within the images'):
+    with pytest.raises(RecipeError, match='where it would become a class'):
         learn_class_words(recipe(sd, other), other / 'dog' / 'out', 'cpu', quiet=True)
     before = (out / 'words.safetensors').read_bytes()
     learn_class_words(recipe(sd, data, samples__max_classes=1, training__accumulation=2), out, 'cpu', quiet=True)  # decides nothing

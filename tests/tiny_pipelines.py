@@ -312,7 +312,8 @@ def tiny_vae(folder: Path) -> Path:
 def learned_words(file: Path, pipeline: Path | str, classes: list[str], seed: int = 0, **card: Any) -> str:
     """A file of random words for a pipeline, that began from a word without a class unless `card` says otherwise."""
     from synthaug_plugins.models.text_model import TextModel
-    from synthaug_plugins.models.words import save_words, word_of
+    from synthaug_plugins.models.words import save_words
+    from synthaug_plugins.prompts.placeholders import word_of
 
     model, g = TextModel(str(pipeline)), torch.Generator().manual_seed(seed)
     widths = model.text_widths()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from synthaug_plugins.annotations.instance import RULE, LeftOut, Reader
 from synthaug_plugins.errors import DataError, RecipeError
-from synthaug_plugins.new_folder import new_folder
+from synthaug_plugins.new_folder import copy_image, new_folder
 from synthaug_plugins.real_images import in_threads
 
 CARD = 'import.json'
@@ -79,16 +78,16 @@ def _import_one(reader: Reader, id: str, out: Path, min_area: float, link: bool)
     if found.mask.mean() < min_area:
         return None, TINY
     image, mask = (out / kind / found.class_name / f'{id}{suffix}' for kind, suffix in (('images', found.image.suffix.lower()), ('masks', '.png')))
-    for path in (image, mask):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    mask.parent.mkdir(parents=True, exist_ok=True)
     if link:
+        image.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(found.image.resolve(), image)
         except OSError as error:
             cure = 'Both must lie on one file system that has hard links; leave --link out to copy.'
             raise DataError(f'The image {str(found.image)!r} cannot be linked: {error.strerror}.', cure) from error
     else:
-        shutil.copyfile(found.image, image)
+        copy_image(found.image, image)
     Image.fromarray(found.mask.astype(np.uint8) * 255).save(mask)
     return found.class_name, found.note
 

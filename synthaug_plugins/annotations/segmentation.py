@@ -22,7 +22,7 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     Returns: (height, width) bool.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none, or does not fit the image.
+        ValueError, TypeError, KeyError, IndexError: it is none, or does not fit the image.
     """
     if isinstance(segmentation, Mapping):
         size, counts = list(segmentation['size']), segmentation['counts']
@@ -36,7 +36,7 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def from_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """(height, width) bool of run lengths, see `decode`."""
+    """(height, width) bool of run lengths, see `decode`; ValueError unless they are whole numbers of 0 or more that add up to height * width."""
     runs = np.asarray(counts)
     if runs.ndim != 1 or not np.issubdtype(runs.dtype, np.integer) or (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f'its run lengths are no whole numbers that add up to the {height * width} pixels of the image')
@@ -48,6 +48,9 @@ def runs_of_text(text: str) -> list[int]:
 
     A number is cut into groups of five bits, the lowest first, each a character: 48 and the bits, and 32 if more follow. The highest bit of
     the last group is the sign.
+
+    Raises:
+        ValueError: another character, or a text that is cut short.
 
     >>> runs_of_text('611120<')
     [6, 1, 1, 2, 3, 2, 15]
@@ -70,7 +73,14 @@ def runs_of_text(text: str) -> list[int]:
 
 
 def fill(mask: np.ndarray, polygon: np.ndarray) -> None:
-    """Set the pixels of `mask` (H, W) bool whose centres lie in a polygon, by the even-odd rule. polygon: [x0, y0, x1, y1, ...] in pixels."""
+    """Set the pixels of `mask` (H, W) bool whose centres lie in a polygon, by the even-odd rule.
+
+    Args:
+        polygon: [x0, y0, x1, y1, ...] in pixels from the upper left corner, three points at least.
+
+    Raises:
+        ValueError: fewer points, or one that lies farther outside than the image is large.
+    """
     (height, width), numbers = mask.shape, polygon.size
     if polygon.ndim != 1 or numbers < 6 or numbers % 2:
         raise ValueError(f'a polygon has {numbers} numbers, which are no three points or more')

@@ -24,7 +24,7 @@ _ONCE_S = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the command line: refusals become one line on standard error and their own exit status."""
+    """Entry point of the command line: refusals become one line on standard error and their own exit status; so does what the system forbids to read."""
     from synthaug_plugins.plugins import get_plugin_manager
 
     received: list[int] = []
@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SynthAugError as error:
         print(f'synthaug: {str(error).removeprefix("synthaug: ")}', file=sys.stderr)
         sys.exit(128 + received[0] if received and isinstance(error, Stopped) else error.exit_code)
+    except PermissionError as error:  # of a folder that the user named, wherever it is met first
+        where = repr(error.filename) if error.filename else 'A file'
+        print(f'synthaug: {where} cannot be used: {error.strerror}. Give a place that you may read and write, or ask for the right.', file=sys.stderr)
+        sys.exit(SynthAugError.exit_code)
     except SystemExit as end:
         if received and end.code == Stopped.exit_code:  # where a command has nothing to say about going on
             sys.exit(128 + received[0])

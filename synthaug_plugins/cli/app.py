@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,14 +31,14 @@ StoreArg = Annotated[
 ]
 CfgOptions = Annotated[list[str] | None, typer.Option(CFG_OPTIONS, metavar='KEY=VALUE ...', help='Set recipe keys, dotted: seed=1 image.format=webp.')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1, ...')]
-Executor_ = Annotated[
+ExecutorName = Annotated[
     str | None, typer.Option('--executor', metavar='NAME', help='Who does the work: local, torchrun (its ranks share it) or ray.', show_default='local')
 ]
-Workers_ = Annotated[int | None, typer.Option('--workers', metavar='N', help='Worker processes.', show_default='one for each visible GPU')]
-Address_ = Annotated[
+Workers = Annotated[int | None, typer.Option('--workers', metavar='N', help='Worker processes.', show_default='one for each visible GPU')]
+Address = Annotated[
     str | None, typer.Option('--address', metavar='ADDRESS', help='Of a running Ray cluster: auto or HOST:PORT.', show_default='one is started and stopped')
 ]
-StallTimeout_ = Annotated[
+StallTimeout = Annotated[
     float | None,
     typer.Option('--stall-timeout', metavar='SECONDS', help='A worker without a sign of life for so long is replaced.', show_default='1800'),
 ]
@@ -68,9 +70,24 @@ def parse_options(pairs: Sequence[str] | None, option: str = CFG_OPTIONS) -> dic
             raise RecipeError(f'{option} {pair!r} is not KEY=VALUE.', 'Write for example seed=1.')
         try:
             options[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # whatever `literal_eval` says of what is no literal
             options[key] = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
     return options
+
+
+def recipe_options(pairs: Sequence[str] | None, data: Path | None) -> dict[str, Any]:
+    """What a command line sets of a recipe: the pairs of --cfg-options, and over them the folder of --data."""
+    return parse_options(pairs) | ({} if data is None else {'data': str(data)})
+
+
+def class_prompts(dataset: str | None, templates: str | None, names: str | None) -> dict[str, str]:
+    """What a CLIP is told of classes, as far as --dataset, --templates and --names say it."""
+    return {key: value for key, value in (('dataset', dataset), ('templates', templates), ('names', names)) if value is not None}
+
+
+def say(sentence: str) -> None:
+    """Tell the user something that is no result: on standard error."""
+    print(sentence, file=sys.stderr)
 
 
 def parse_numbers(text: str, option: str, kind: type[int] | type[float] = int) -> list[Any]:
@@ -88,11 +105,13 @@ def parse_numbers(text: str, option: str, kind: type[int] | type[float] = int) -
 def spread_cfg_options(arguments: Sequence[str]) -> list[str]:
     """Let one `--cfg-options` take several pairs, as MMPretrain's own tools do: the option is repeated before each."""
     spread: list[str] = []
-    taking = False
+    taking = begun = False
     for argument in arguments:
-        if argument == CFG_OPTIONS:
-            taking = True
+        if argument == CFG_OPTIONS and not begun:
+            taking = begun = True
             continue
-        taking = taking and '=' in argument and not argument.startswith('-')
+        # The first is taken whatever it is: `parse_options` says what is wrong with one that is no pair.
+        taking = begun or (taking and '=' in argument and not argument.startswith('-'))
         spread += [CFG_OPTIONS, argument] if taking else [argument]
-    return spread
+        begun = False
+    return [*spread, CFG_OPTIONS] if begun else spread

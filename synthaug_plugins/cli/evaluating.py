@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthaug_plugins import compat
-from synthaug_plugins.cli.app import CFG_OPTIONS, CfgOptions, Device, app, parse_options
+from synthaug_plugins.cli.app import CFG_OPTIONS, CfgOptions, Device, app, class_prompts, parse_options, say
 from synthaug_plugins.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def evaluate(
 
     if out is not None:
         check_out(out, real, *([held_out] if held_out else []))
-    prompts = {key: value for key, value in (('dataset', dataset), ('templates', templates), ('names', names)) if value is not None}
+    prompts = class_prompts(dataset, templates, names)
     found = run(
         stores,
         real,
@@ -95,7 +94,7 @@ def evaluate(
         print(sentence)
     print(found.about)
     for note in found.notes:
-        print(f'note: {note}', file=sys.stderr)
+        say(f'note: {note}')
     if out is not None:
         values = [
             *[('--real', real), ('--features', features), *(('--by', text) for text in by or ()), *(('--where', text) for text in where or ())],
@@ -103,7 +102,7 @@ def evaluate(
             *[(f'--{key}', value) for key, value in prompts.items()],
             *[('--probe', probe), ('--cas', cas), *((CFG_OPTIONS, text) for text in cfg_options or ()), ('--device', device), ('--out', out)],
         ]
-        write_evaluation(found, out, shlex.join(_command(stores, values)), lambda said: print(said, file=sys.stderr))
+        write_evaluation(found, out, shlex.join(_command(stores, values)), say)
         print(out / REPORT)
 
 
@@ -131,4 +130,4 @@ def _classifiers(recipe: str | None, cfg_options: list[str] | None, out: Path | 
 
     register_nouns()
     options = parse_options(cfg_options)
-    return Classifiers(find_recipe(recipe, 'train'), out, get_plugin_manager(), options, register_nouns, lambda said: print(said, file=sys.stderr))
+    return Classifiers(find_recipe(recipe, 'train'), out, get_plugin_manager(), options, register_nouns, say)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import StoreArg, Where, app
+from synthaug_plugins.cli.app import StoreArg, Where, app, say
 
 AllowEmpty = Annotated[bool, typer.Option(help='Let a class be left without images.')]
 
@@ -109,4 +108,4 @@ def push(
     store = Store.open(folder)
     found = [one for path in figures or () for one in read_figures(path, store.place.label)]
     selection = select(store, where, allow_empty=allow_empty)
-    print(run(store, repo, selection, licence, found, public, lambda sentence: print(sentence, file=sys.stderr)))
+    print(run(store, repo, selection, licence, found, public, say))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, StoreArg, Where, Workers_, app, parse_options
+from synthaug_plugins.cli.app import Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, StoreArg, Where, Workers, app, recipe_options
 from synthaug_plugins.errors import RecipeError, StoreError
 
 
@@ -22,10 +22,10 @@ def generate(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Make the images of a recipe into a store; the same command again goes on where a killed run stopped.
 
@@ -43,14 +43,11 @@ def generate(
     from synthaug_plugins.plugins import hooks_of_process
     from synthaug_plugins.recipes import find_recipe
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Use `synthaug train`.')
+    path = find_recipe(recipe, 'generate')
     workforce = make_executor(executor, device, workers, address, stall_timeout)
     hook = hooks_of_process()
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
-    store = run(load_recipe(find_recipe(recipe, 'generate'), options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
+    options = recipe_options(cfg_options, data)
+    store = run(load_recipe(path, options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
     if not getattr(workforce, 'leads', True):
         return  # a rank of torchrun that only works
     cost = store.made_by.get('cost', {})
@@ -148,10 +145,9 @@ def repair(folder: StoreArg, device: Device = 'auto') -> None:
     synthaug repair stores/digits
     """
     from synthaug_plugins.engine.generate import repair as run
-    from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+    from synthaug_plugins.plugins import hooks_of_process
 
-    register_nouns()
-    _report_faults(folder, run(folder, device, get_plugin_manager().hook), 'Remove these files yourself if you do not need them.')
+    _report_faults(folder, run(folder, device, hooks_of_process()), 'Remove these files yourself if you do not need them.')
 
 
 @app.command(rich_help_panel='Make images')
@@ -184,8 +180,7 @@ def score(
     from synthaug_plugins.recipes import find_recipe
     from synthaug_plugins.store.store import Store
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a score recipe: synthaug list.')
+    path = find_recipe(recipe, 'score')
     is_store = Store.is_one(target)
     if not is_store and out is None:
         raise StoreError(f'{target!r} is not a store.', 'Give one, or for a folder of images the file to write: --out scores.parquet.')
@@ -194,10 +189,7 @@ def score(
     if out is not None and (prefix or rejected):
         raise RecipeError(f'{"--prefix" if prefix else "--rejected"} is for the columns of a store; {target!r} is none.', 'Leave it out.')
     register_nouns()
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
-    path = find_recipe(recipe, 'score')
+    options = recipe_options(cfg_options, data)
     loaded, name = load_score_recipe(path, options), name or Path(path).stem
     if out is not None:
         done = score_folder(target, loaded, out, device, name=name, overwrite=overwrite)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address_, CfgOptions, Device, Executor_, Recipe, StallTimeout_, Workers_, app, parse_options
+from synthaug_plugins.cli.app import Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, Workers, app, recipe_options
 from synthaug_plugins.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def edm(
     from synthaug_plugins.engine.learn_recipe import load_learn_recipe
     from synthaug_plugins.recipes import find_recipe
 
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     learn(load_learn_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / "model"} is ready: name it as model in a generation recipe')
 
@@ -78,10 +76,10 @@ def embeddings(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Learn an embedding for each of your images (Diffusion Inversion, Zhou et al. 2023), to make variants of it from.
 
@@ -98,9 +96,7 @@ def embeddings(
     from synthaug_plugins.engine.learn_embeddings_recipe import load_embeddings_recipe
     from synthaug_plugins.recipes import find_recipe
 
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     shared = (executor, workers, address, stall_timeout) != (None, None, None, None)
     workforce = _workforce(executor, device, workers, address, stall_timeout) if shared else None
     folder = learn_image_embeddings(load_embeddings_recipe(find_recipe(recipe, 'learn'), options), out, device, executor=workforce)
@@ -126,11 +122,9 @@ def erasure(
     from synthaug_plugins.engine.learn_erasure_recipe import load_erasure_recipe
     from synthaug_plugins.recipes import find_recipe
 
-    options = parse_options(cfg_options)
+    options = recipe_options(cfg_options, data)
     if classes is not None:
         options['classes'] = [name.strip() for name in classes.split(',')]
-    if data is not None:
-        options['data'] = str(data)
     learn_erasure(load_erasure_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{out / FOLDER} is ready: name it as erasures in a generator; {out / "samples"} shows before and after')
 
@@ -155,9 +149,7 @@ def minority(
     from synthaug_plugins.engine.learn_minority_recipe import load_minority_recipe
     from synthaug_plugins.recipes import find_recipe
 
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     folder = learn_minority(load_minority_recipe(find_recipe(recipe, 'learn'), options), out, device)
     print(f'{folder} is ready: name it as classifier of MinorityClassifier; {out / "validation.png"} shows how good it is at each noise level')
 
@@ -169,10 +161,10 @@ def words(
     data: Annotated[Path | None, typer.Option(help='Your images: a folder with one folder per class.')] = None,
     cfg_options: CfgOptions = None,
     device: Device = 'auto',
-    executor: Executor_ = None,
-    workers: Workers_ = None,
-    address: Address_ = None,
-    stall_timeout: StallTimeout_ = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    address: Address = None,
+    stall_timeout: StallTimeout = None,
 ) -> None:
     """Learn a word for each class from a few images (textual inversion, Gal et al. 2022); the same command again goes on where a killed run stopped.
 
@@ -187,9 +179,7 @@ def words(
     from synthaug_plugins.engine.learn_words_recipe import load_words_recipe
     from synthaug_plugins.recipes import find_recipe
 
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
+    options = recipe_options(cfg_options, data)
     workforce = _workforce(executor, device, workers, address, stall_timeout)
     file = learn_class_words(load_words_recipe(find_recipe(recipe, 'learn'), options), out, executor=workforce)
     print(f'{file} is ready: name it as words of a generator; {out / "sheet.png"} shows it')

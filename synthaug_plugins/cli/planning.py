@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, parse_options
-from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.cli.app import CfgOptions, Device, Recipe, app, recipe_options, say
 
 
 @app.command(rich_help_panel='Make images')
@@ -33,11 +31,8 @@ def plan(
     from synthaug_plugins.plugins import register_nouns
     from synthaug_plugins.recipes import find_recipe
 
-    if '::' in recipe:
-        raise RecipeError(f'{recipe!r} is a training recipe.', 'Name a generation recipe: synthaug list.')
+    path = find_recipe(recipe, 'generate')
     register_nouns()
-    options = parse_options(cfg_options)
-    if data is not None:
-        options['data'] = str(data)
-    loaded = load_recipe(find_recipe(recipe, 'generate'), options)
-    print(plan_run(loaded, device, trial, out, workers, lambda sentence: print(sentence, file=sys.stderr)).text())
+    options = recipe_options(cfg_options, data)
+    loaded = load_recipe(path, options)
+    print(plan_run(loaded, device, trial, out, workers, say).text())

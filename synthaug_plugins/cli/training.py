@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synthaug_plugins import compat
-from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, parse_numbers, parse_options
+from synthaug_plugins.cli.app import CfgOptions, Device, Launcher, Recipe, Where, app, class_prompts, parse_numbers, parse_options
 from synthaug_plugins.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def fewshot(
     from synthaug_plugins.plugins import get_plugin_manager, register_nouns
 
     register_nouns()
-    prompts = {key: value for key, value in (('dataset', dataset), ('templates', templates), ('names', names)) if value is not None}
+    prompts = class_prompts(dataset, templates, names)
     found = study(
         data,
         out,

@@ -21,7 +21,7 @@ from synthaug_plugins.executors.base import beat
 from synthaug_plugins.generators.base import Made, NonFiniteImages
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Block, Part, Request
-from synthaug_plugins.store.shard import Row
+from synthaug_plugins.store.shard import KEPT, REJECTED, Row
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Wave:
         rows = []
         for request, one in zip(self.requests, judged, strict=True):
             reason, image = one.verdict.reason, None if one.encoded is None else one.encoded.result()
-            rows.append(Row(request, 'rejected' if reason else 'kept', reason, suffix, image, one.verdict.scores))
+            rows.append(Row(request, REJECTED if reason else KEPT, reason, suffix, image, one.verdict.scores))
         return rows
 
 
@@ -213,7 +213,7 @@ class _Quota:
 
     def settle(self, rows: Iterable[Row]) -> None:
         """Count what became of the requests taken."""
-        self._lacking -= sum(row.verdict == 'kept' for row in rows)
+        self._lacking -= sum(row.verdict == KEPT for row in rows)
 
 
 def make_block(run: Run, block: Block, size: BatchSize, workers: Workers) -> tuple[list[Row], list[np.ndarray]]:

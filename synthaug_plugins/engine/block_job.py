@@ -16,6 +16,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.executors.base import signals_wait
 from synthaug_plugins.store.card import differences
 from synthaug_plugins.store.lease import machine
+from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
 
 InWorker = Callable[[], pluggy.HookRelay | None]
@@ -115,7 +116,7 @@ def _make(run: Run, store: Store, hook: pluggy.HookRelay | None, size: BatchSize
     with signals_wait():
         store.publish(block, rows, run.recipe['image']['keep_rejected'])
     return {
-        'kept': sum(row.verdict == 'kept' for row in rows),
+        'kept': sum(row.verdict == KEPT for row in rows),
         'made': len(rows),
         'seconds': time.monotonic() - started,
         'network_images': run.generator.network_images - before,

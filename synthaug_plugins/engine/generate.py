@@ -63,7 +63,7 @@ def generate(
         hook: the plugin manager's hooks (`get_plugin_manager().hook`), or None to run without plugins.
         quiet: no progress on standard error.
         executor: has the blocks made (see `executors.make_executor`); default: this process makes them, on one device.
-        in_worker: what its workers do first, see `InWorker` (`plugins.hooks_of_worker`).
+        in_worker: what its workers do first, see `InWorker` (the command line's is `plugins.hooks_of_process`).
 
     Returns: the finished store. In a rank of torchrun that does not lead: the store, when no block is left that this rank could make.
 

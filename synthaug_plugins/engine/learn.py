@@ -19,21 +19,22 @@ from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.diffusion import Precond, SampleNoise, build_denoiser, full_float32, sample
 from synthaug_plugins.diffusion.networks import parameter_count
-from synthaug_plugins.engine.learn_folder import MARK, LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_losses
+from synthaug_plugins.engine.learn_folder import MARK, LearnFolder
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_log, write_losses
 from synthaug_plugins.engine.learn_recipe import augmentation, decisive, model_config, training_options
 from synthaug_plugins.engine.progress import TrainingProgress
+from synthaug_plugins.engine.recipe_checks import named_data
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.generators.denoiser_generator import to_uint8
 from synthaug_plugins.learning.calibrate import loss_per_sigma, pixel_rms
-from synthaug_plugins.learning.checkpoint import STATE, load_snapshots
+from synthaug_plugins.learning.checkpoint import load_snapshots, saved_step
 from synthaug_plugins.learning.convert import check_new_folder
 from synthaug_plugins.learning.data import DecodedImages, check_classes, decode
 from synthaug_plugins.learning.edm import Trained, save_trained, train_edm
 from synthaug_plugins.learning.ema import reconstruct
 from synthaug_plugins.learning.options import noise_distribution
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.weights import CARD, load_weights, model_folder, read_config, save_model
 
 MODEL = 'model'
@@ -56,6 +57,8 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
 
+    Returns: the averaged weights and the course of the training, as they are written.
+
     Raises:
         RecipeError: the recipe names no data; or `out` lies within it, is not ours or holds a training of another recipe or other images; the
             keys that differ are named.
@@ -65,11 +68,10 @@ def learn(recipe: Mapping[str, Any], out: str | Path, device: str = 'auto', quie
         Stopped: Ctrl-C.
     """
     folder, where = Path(out).expanduser(), choose_device(device)
-    _refuse_no_data(recipe)
-    real_images = RealImages(recipe['data'])
+    real_images = RealImages(named_data(recipe))
     classes = list(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
-    check_outside(folder, real_images.root)
+    refuse_among_images(folder, real_images.root)
     ours = LearnFolder(folder, 'edm', recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, recipe)):
         images = decode(real_images, classes, recipe['model']['resolution'], recipe['model']['channels'], folder / 'data', None if quiet else _SayDecoded())
@@ -90,7 +92,7 @@ def save_stand_in(recipe: Mapping[str, Any], folder: Path, classes: Sequence[str
     Raises:
         RecipeError: the recipe names no data.
     """
-    _refuse_no_data(recipe)
+    named_data(recipe)  # refuses
     config = model_config(recipe, list(recipe['classes'] or classes), 0.5)
     with torch.device('meta'):
         weights = build_denoiser(config).state_dict()
@@ -98,16 +100,9 @@ def save_stand_in(recipe: Mapping[str, Any], folder: Path, classes: Sequence[str
     save_model(folder, config, zeros, {'what': 'stand-in without training'})
 
 
-def _refuse_no_data(recipe: Mapping[str, Any]) -> None:
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
-
-
 def _how_far(folder: Path, recipe: Mapping[str, Any]) -> str:
     """How far a stopped training got, by its last checkpoint."""
-    state = folder / 'checkpoints' / STATE
-    steps = json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0
-    return f'has seen {steps * training_options(recipe).batch_size:,} images'
+    return f'has seen {saved_step(folder / "checkpoints") * training_options(recipe).batch_size:,} images'
 
 
 def reconstruct_model(out: str | Path, std: float, target: str | Path, step: int | None = None) -> None:
@@ -154,7 +149,7 @@ class _Learning:
         self.options, self.augment = training_options(recipe), augmentation(recipe)
         self.config = model_config(recipe, list(images.classes), round(pixel_rms(images.pixels), 4))
         self.labels = images.labels if self.config['label_conditioning'] else None
-        self.log = read_log(folder / 'log.jsonl')
+        self.log = read_log(folder)
         self.every = recipe['samples']['every'] or max(self.options.images_shown // 10, 1)
         self._seconds = self.log[-1]['seconds'] if self.log else 0.0
         self._since = self.log[-1]['images_shown'] if self.log else 0, time.monotonic()
@@ -186,7 +181,7 @@ class _Learning:
         self._seconds += now - started
         entry = {'images_shown': images_shown, 'loss': round(loss, 6), 'seconds': round(self._seconds, 1)}
         self.log.append({**entry, 'images_per_s': round((images_shown - before) / max(now - started, 1e-9), 1)})
-        write_whole(self.folder / 'log.jsonl', ''.join(json.dumps(e) + '\n' for e in self.log).encode())
+        write_log(self.folder, self.log)
         if images_shown // self.every > self._drawn // self.every and images_shown < self.options.images_shown:
             self._results(images_shown, weights)
         self._since = images_shown, time.monotonic()  # drawing sheets is no training

@@ -16,8 +16,8 @@ from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.embedding_samples import SHEET, class_said, sample_embeddings
 from synthaug_plugins.engine.learn_embeddings_chunks import CHECKPOINTS, FOLDER, Chunks, how_far, learn_chunks
 from synthaug_plugins.engine.learn_embeddings_recipe import EmbeddingsRun, decisive, prepare_embeddings
-from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import read_log
+from synthaug_plugins.engine.learn_folder import LearnFolder
+from synthaug_plugins.engine.learn_output import read_log, write_log
 from synthaug_plugins.engine.progress import EmbeddingProgress
 from synthaug_plugins.executors.base import Executor
 from synthaug_plugins.executors.local import Local
@@ -26,6 +26,7 @@ from synthaug_plugins.learning.embeddings import learn_embeddings
 from synthaug_plugins.learning.embeddings_options import decisive_options
 from synthaug_plugins.models.embedding_shards import EMBEDDINGS, create_embeddings, publish_shard, published_shards, read_index
 from synthaug_plugins.models.embeddings import Embeddings
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.store.files import write_whole
 
 CARD = 'card.md'
@@ -59,7 +60,7 @@ def learn_image_embeddings(recipe: Mapping[str, Any], out: str | Path, device: s
     """
     folder, where = Path(out).expanduser(), choose_device(device)
     run = prepare_embeddings(recipe)
-    check_outside(folder, run.real_images.root)
+    refuse_among_images(folder, run.real_images.root)
     ours = LearnFolder(folder, 'embeddings', run.recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, len(run.ids))):
         if executor is None and Chunks(folder):
@@ -119,13 +120,12 @@ class _Learning:
 
     def _log(self) -> None:
         """One line per shard: images, and means over them. Lines that an earlier call wrote stay."""
-        path = self.folder / 'log.jsonl'
-        entries = read_log(path)
+        entries = read_log(self.folder)
         for number in published_shards(self.folder / FOLDER)[len(entries) :]:
             table = read_index(self.folder / FOLDER, number)
             means = {name: round(float(np.mean(table[name].to_numpy())), 5) for name in ('steps', 'loss_first', 'loss_last')}
             entries.append({'shard': number, 'images': len(table), **means})
-        write_whole(path, ''.join(json.dumps(entry) + '\n' for entry in entries).encode())
+        write_log(self.folder, entries)
 
     def _per_class(self) -> dict[str, np.ndarray]:
         """Class -> sums of (images, steps, first loss, last loss, images that were finished early), over all shards."""

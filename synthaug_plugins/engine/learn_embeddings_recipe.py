@@ -93,7 +93,7 @@ def prepare_embeddings(recipe: Mapping[str, Any]) -> EmbeddingsRun:
     """
     options, samples = training_options(recipe), recipe['samples']
     real_images, images = choose_images(recipe)
-    model = open_model(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
+    model = open_model(**recipe['model'])
     model.embedding_shape(options.tokens)
     names = _names(recipe, tuple(images), model)
     told = [text for text in (options.initialise_from, samples['prompt']) if text is not None]

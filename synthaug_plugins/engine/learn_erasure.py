@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from torch import Tensor
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.learn_erasure_recipe import Concepts, decisive, erased_classes, erasure_options
-from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet, read_log
+from synthaug_plugins.engine.learn_folder import LearnFolder
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_log
 from synthaug_plugins.engine.learn_samples import LoadedPipeline
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.errors import RecipeError
@@ -28,8 +27,8 @@ from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.erasure import FREE, ConceptEraser, check_model
 from synthaug_plugins.models.erasure import ERASURES, FORMAT, Erasures, erasure_file, save_erasure
 from synthaug_plugins.models.text_model import TextModel
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.real_images import RealImages
-from synthaug_plugins.store.files import write_whole
 
 FOLDER = 'erasures'
 """Of the results, in the folder of a run."""
@@ -48,6 +47,8 @@ def learn_erasure(recipe: Mapping[str, Any], out: str | Path, device: str = 'aut
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         quiet: no progress on standard error.
 
+    Returns: the erasures of all classes in the folder, those of earlier calls among them.
+
     Raises:
         RecipeError: the recipe names no classes, cannot be told to the model, or `out` is not ours or holds erasures of another recipe; the keys
             that differ are named.
@@ -59,9 +60,9 @@ def learn_erasure(recipe: Mapping[str, Any], out: str | Path, device: str = 'aut
     folder, where = Path(out).expanduser(), choose_device(device)
     real_images = RealImages(recipe['data']) if recipe['data'] else None
     if real_images is not None:
-        check_outside(folder, real_images.root)
+        refuse_among_images(folder, real_images.root)
     classes = erased_classes(recipe, None if real_images is None else real_images.classes)
-    model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
+    model = TextModel(**recipe['model'])
     check_model(model)
     model.check_weights()
     GuidanceScale(recipe['samples']['guidance_scale'], model)
@@ -159,10 +160,8 @@ class _Erasing:
         return self.folder / 'checkpoints' / Path(erasure_file(name)).stem
 
     def _log(self, entry: Mapping[str, Any]) -> None:
-        path = self.folder / 'log.jsonl'
         # A kill between the log and the card has left a line of a class that is not done.
-        entries = [*(known for known in read_log(path) if known['class'] != entry['class']), entry]
-        write_whole(path, ''.join(json.dumps(e, ensure_ascii=False) + '\n' for e in entries).encode())
+        write_log(self.folder, [*(known for known in read_log(self.folder) if known['class'] != entry['class']), entry])
 
     def _sheet(self, eraser: ConceptEraser, erased: str) -> list[tuple[str, np.ndarray]]:
         """Rows of a sheet: the class and others, each before and after, from the same noise."""

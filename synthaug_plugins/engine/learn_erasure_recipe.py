@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
+from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_model, check_names, check_texts, plain_data
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.learning.erasure import FREE, ErasureTraining, training_options
 from synthaug_plugins.models.pipeline import TextPipeline
@@ -57,45 +57,25 @@ def complete_erasure_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
     check_learn_keys(recipe, KEYS, 'erase classes')
-    if 'model' not in recipe:
-        raise RecipeError('The recipe has no model.', 'Start from a shipped one: synthaug init esd_digits')
+    check_model(recipe, _MODEL, 'esd_digits')
     done = {**DEFAULTS, **recipe}
-    for key in ('model', 'prompts', 'synonyms', 'training', 'samples'):
-        if not isinstance(done[key], Mapping):
-            raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
-    for name in done['model']:
-        if name not in _MODEL:
-            raise RecipeError(f'model has an unknown key {name!r}.', nearest(name, _MODEL))
-    if not isinstance(done['model'].get('name'), str):
-        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
+    for key, known in (('prompts', None), ('synonyms', None), ('training', None), ('samples', SAMPLES_DEFAULTS)):
+        check_dict(key, done[key], known)
     if done['classes'] is not None:
-        _check_names('classes', done['classes'])
+        check_names('classes', done['classes'])
     for name, words in done['synonyms'].items():
-        _check_names(f'synonyms.{name}', words)
-    for key in ('data', 'erase_from'):
-        if done[key] is not None and (not isinstance(done[key], str) or not done[key].strip()):
-            raise RecipeError(f'{key} = {done[key]!r} is not a text.', 'Correct it, or leave it out.')
+        check_names(f'synonyms.{name}', words)
+    check_texts(done, 'data', 'erase_from')
     done['samples'] = _samples(done['samples'])
-    try:
-        done = json.loads(json.dumps(done, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use finite numbers, texts, lists and dicts only.') from error
+    done = plain_data(done)
     erasure_options(done)
     return done
 
 
-def _check_names(key: str, names: Any) -> None:
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
-        raise RecipeError(f'{key} = {names!r} is not a list of different names.', f"Write {key}=['cat', 'dog'].")
-
-
 def _samples(given: Mapping[str, Any]) -> dict[str, Any]:
-    for name in given:
-        if name not in SAMPLES_DEFAULTS:
-            raise RecipeError(f'samples has an unknown key {name!r}.', nearest(name, SAMPLES_DEFAULTS))
     done = {**SAMPLES_DEFAULTS, **given}
     if isinstance(done['others'], list | tuple) and done['others']:
-        _check_names('samples.others', done['others'])
+        check_names('samples.others', done['others'])
     for name, least in (('per_class', 1), ('others', 0), ('num_steps', 1)):
         value = done[name]
         settled = (value is None and name == 'num_steps') or (isinstance(value, list | tuple) and name == 'others')

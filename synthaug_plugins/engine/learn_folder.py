@@ -127,9 +127,3 @@ class LearnFolder:
             yield
         finally:
             os.close(fd)
-
-
-def check_outside(folder: Path, images: Path) -> None:
-    """Refuse (RecipeError) an output folder within the images: its files would count as a class."""
-    if folder.resolve().is_relative_to(images.resolve()):
-        raise RecipeError(f'The folder {str(folder)!r} lies within the images: its files would count as a class.', 'Give a folder elsewhere.')

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from synthaug_plugins.engine.recipe import check_learn_keys
-from synthaug_plugins.errors import DataError, RecipeError, nearest
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_model, check_names, check_texts, named_data, plain_data
+from synthaug_plugins.errors import DataError, nearest
 from synthaug_plugins.few_shot import draw_shots
+from synthaug_plugins.learning.checks import check_whole
 from synthaug_plugins.prompts.templates import resolve_templates
 from synthaug_plugins.real_images import RealImages
 
@@ -49,37 +49,20 @@ def complete_of_images(
         RecipeError: unknown or missing key, a value of the wrong kind or out of range; the key is named.
     """
     check_learn_keys(recipe, keys, what)
-    if 'model' not in recipe:
-        raise RecipeError('The recipe has no model.', f'Start from a shipped one: synthaug init {shipped}')
+    check_model(recipe, dicts['model'], shipped)
     done = {**defaults, **recipe}
-    for key, known in {**dicts, 'samples': samples.keys()}.items():
-        if not isinstance(done[key], Mapping):
-            raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
-        for name in done[key]:
-            if name not in known:
-                raise RecipeError(f'{key} has an unknown key {name!r}.', 'It stands beside training.' if name == 'seed' else nearest(name, known))
-    if not isinstance(done['model'].get('name'), str):
-        raise RecipeError(f'model.name = {done["model"].get("name")!r} is no text.', "Write model = dict(name='embedded:digits_sd').")
+    for key, known in (('training', dicts['training']), ('samples', samples)):
+        check_dict(key, done[key], known)
     done['samples'] = {**samples, **done['samples']}
     for key in (key for key, value in samples.items() if isinstance(value, int)):
-        value = done['samples'][key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise RecipeError(f'samples.{key} = {value!r} is no whole number above 0.', 'Correct it.')
+        check_whole(f'samples.{key}', done['samples'][key])
     resolve_templates([done['samples']['prompt']])
-    classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or not classes):
-        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
-    if classes is not None and len(set(classes)) < len(classes):
-        raise RecipeError(f'classes = {classes!r} names a class twice.', 'Name each once.')
+    if done['classes'] is not None:
+        check_names('classes', done['classes'])
     if done['shots'] is not None:
         draw_shots({}, done['shots'], done['shots_seed'])  # refuses numbers out of range
-    for key in ('data', 'dataset', 'names', 'name', 'licence'):
-        if done[key] is not None and not isinstance(done[key], str):
-            raise RecipeError(f'{key} = {done[key]!r} is not a text.', 'Correct it.')
-    try:
-        return dict(json.loads(json.dumps(done, allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use finite numbers, texts, lists and dicts only.') from error
+    check_texts(done, 'data', 'dataset', 'names', 'name', 'licence')
+    return plain_data(done)
 
 
 def choose_images(recipe: Mapping[str, Any]) -> tuple[RealImages, dict[str, tuple[str, ...]]]:
@@ -89,9 +72,7 @@ def choose_images(recipe: Mapping[str, Any]) -> tuple[RealImages, dict[str, tupl
         RecipeError: no data.
         DataError: a class that is no folder of the data, or too few images for shots.
     """
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
-    real_images = RealImages(recipe['data'])
+    real_images = RealImages(named_data(recipe))
     classes = tuple(recipe['classes'] or real_images.classes)
     for name in classes:
         if name not in real_images.classes:

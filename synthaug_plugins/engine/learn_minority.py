@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -17,15 +16,16 @@ import torch
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.diffusion import MiddleFeatures, build_level_classifier
-from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
+from synthaug_plugins.engine.learn_folder import LearnFolder
 from synthaug_plugins.engine.learn_minority_recipe import MinorityRun, decisive, prepare_minority, read_scores
 from synthaug_plugins.engine.minority_output import VALIDATION, by_chance, write_validation
 from synthaug_plugins.engine.progress import TrainingProgress
 from synthaug_plugins.engine.score_folder import score_folder
-from synthaug_plugins.learning.checkpoint import STATE
+from synthaug_plugins.learning.checkpoint import saved_step
 from synthaug_plugins.learning.data import decode
 from synthaug_plugins.learning.minority import LevelAccuracy, RatedImages, TrainedLevels, split_levels, train_levels, validate_levels
 from synthaug_plugins.models.levels import Levels, assign_levels
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.weights import save_model
 
@@ -57,7 +57,7 @@ def learn_minority(recipe: Mapping[str, Any], out: str | Path, device: str = 'au
     """
     folder, where = Path(out).expanduser(), choose_device(device)
     run = prepare_minority(recipe)
-    check_outside(folder, run.real_images.root)
+    refuse_among_images(folder, run.real_images.root)
     ours = LearnFolder(folder, 'minority', run.recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, run)):
         return _Learning(run, folder, ours, where, device).learn(quiet)
@@ -97,9 +97,7 @@ def _save(
 
 
 def _how_far(folder: Path, run: MinorityRun) -> str:
-    state = folder / 'checkpoints' / STATE
-    steps = json.loads(state.read_text(encoding='utf-8'))['step'] if state.is_file() else 0
-    return f'has seen {steps * run.options.batch_size:,} images'
+    return f'has seen {saved_step(folder / "checkpoints") * run.options.batch_size:,} images'
 
 
 class _Learning:

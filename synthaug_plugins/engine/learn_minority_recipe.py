@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 
 from synthaug_plugins.curation.minority_score import MinorityScore
 from synthaug_plugins.diffusion import build_level_classifier
-from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
+from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_names, check_texts, named_data, plain_data
 from synthaug_plugins.engine.score_folder import read_folder_scores
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.learning.checks import check_seed, check_whole
@@ -107,13 +107,8 @@ def complete_minority_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(recipe.get('model'), str):
         raise RecipeError(f'model = {recipe.get("model")!r} is no name of a denoiser.', "Write model = 'embedded:digits_edm'.")
     done = {**DEFAULTS, **recipe}
-    for key in ('score', 'levels', 'classifier', 'training'):
-        if not isinstance(done[key], Mapping):
-            raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
-    for key, known in (('levels', LEVELS_DEFAULTS), ('training', _TRAINING)):
-        for name in done[key]:
-            if name not in known:
-                raise RecipeError(f'{key} has an unknown key {name!r}.', 'It stands beside them.' if name == 'seed' else nearest(name, known))
+    for key, known in (('score', None), ('classifier', None), ('levels', LEVELS_DEFAULTS), ('training', _TRAINING)):
+        check_dict(key, done[key], known)
     for name in ('type', 'model', 'levels'):
         if name in done['score']:
             raise RecipeError(f'score has the key {name!r}, which follows from the rest of the recipe.', f'Remove score.{name}.')
@@ -129,19 +124,11 @@ def complete_minority_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f'classifier.label_conditioning = {classifier["label_conditioning"]!r} is neither True nor False.', 'Correct it.')
     if classifier['features'] is not None and not isinstance(classifier['features'], str):
         raise RecipeError(f'classifier.features = {classifier["features"]!r} is no text.', "Use None, 'model', or the name of a denoiser of our own.")
-    classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or not classes):
-        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
-    if classes is not None and len(set(classes)) < len(classes):
-        raise RecipeError(f'classes = {classes!r} names a class twice.', 'Name each once.')
-    for key in ('data', 'scores', 'name', 'licence'):
-        if done[key] is not None and not isinstance(done[key], str):
-            raise RecipeError(f'{key} = {done[key]!r} is not a text.', 'Correct it.')
+    if done['classes'] is not None:
+        check_names('classes', done['classes'])
+    check_texts(done, 'data', 'scores', 'name', 'licence')
     check_seed(done['seed'])
-    try:
-        done = dict(json.loads(json.dumps(done, allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use finite numbers, texts, lists and dicts only.') from error
+    done = plain_data(done)
     check_level_training(training_options(done))
     return done
 
@@ -159,9 +146,7 @@ def prepare_minority(recipe: Mapping[str, Any]) -> MinorityRun:
         DataError: `scores` that are none, classes that are not those of the folder, one that is unknown to the model, or too few images for the levels.
         ModelError: a model that cannot be had, works in latents, or has no features; options that make no classifier.
     """
-    if recipe['data'] is None:
-        raise RecipeError('The recipe names no images.', 'Add --data FOLDER with one folder per class.')
-    real_images = RealImages(recipe['data'])
+    real_images = RealImages(named_data(recipe))
     classes = tuple(recipe['classes'] or real_images.classes)
     check_classes(real_images, classes)
     model = _open(recipe['model'], 'model')

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 from synthaug_plugins.diffusion.augmentation import Augmentation
-from synthaug_plugins.engine.recipe import check_learn_keys, read_recipe
-from synthaug_plugins.errors import RecipeError, nearest
+from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe_checks import check_dict, check_learn_keys, check_names, check_texts, plain_data
+from synthaug_plugins.errors import RecipeError
+from synthaug_plugins.learning.checks import check_whole
 from synthaug_plugins.learning.options import FREE, EDMTraining, check_training
 
 KEYS = {
@@ -55,17 +56,9 @@ def complete_learn_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if key not in recipe:
             raise RecipeError(f'The recipe has no {key}.', 'Start from a shipped one: synthaug init edm_digits')
     done = {**DEFAULTS, **recipe}
-    for key, known in (('training', _TRAINING), ('augment', _AUGMENT), ('samples', {*SAMPLES_DEFAULTS})):
-        if done[key] is None and key == 'augment':
-            continue
-        if not isinstance(done[key], Mapping):
-            raise RecipeError(f'{key} = {done[key]!r} is not a dict.', f'Write {key} = dict(...).')
-        for name in done[key]:
-            if name not in known:
-                cure = 'It stands beside training.' if (key, name) == ('training', 'seed') else nearest(name, known)
-                raise RecipeError(f'{key} has an unknown key {name!r}.', cure)
-    if not isinstance(done['model'], Mapping):
-        raise RecipeError(f'model = {done["model"]!r} is not a dict.', "Write model = dict(kind='edm', ...).")
+    for key, known in (('model', None), ('training', _TRAINING), ('augment', _AUGMENT), ('samples', SAMPLES_DEFAULTS)):
+        if done[key] is not None or key != 'augment':
+            check_dict(key, done[key], known)
     for key in _MODEL_FILLED:
         if key in done['model']:
             raise RecipeError(f'model has the key {key!r}, which follows from data and augment.', f'Remove model.{key}.')
@@ -76,18 +69,12 @@ def complete_learn_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
             raise RecipeError(f'training.{key} has no effect on a model of kind {done["model"].get("kind")!r}.', 'Remove it.')
     done['samples'] = {**SAMPLES_DEFAULTS, **done['samples']}
     for name, value in done['samples'].items():
-        if not (value is None and name == 'every') and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise RecipeError(f'samples.{name} = {value!r} is no whole number above 0.', 'Correct it.')
-    classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes) or not classes):
-        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
-    for key in ('data', 'name', 'licence'):
-        if done[key] is not None and not isinstance(done[key], str):
-            raise RecipeError(f'{key} = {done[key]!r} is not a text.', 'Correct it.')
-    try:
-        done = json.loads(json.dumps(done, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use finite numbers, texts, lists and dicts only.') from error
+        if value is not None or name != 'every':
+            check_whole(f'samples.{name}', value)
+    if done['classes'] is not None:
+        check_names('classes', done['classes'])
+    check_texts(done, 'data', 'name', 'licence')
+    done = plain_data(done)
     training, augment = training_options(done), augmentation(done)
     check_training(model_config(done, done['classes'] or ['?'], 0.5), training, augment)
     return done

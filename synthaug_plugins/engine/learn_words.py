@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from synthaug_plugins import __version__
-from synthaug_plugins.engine.learn_folder import LearnFolder, check_outside
-from synthaug_plugins.engine.learn_output import draw_sheet, read_log
+from synthaug_plugins.engine.learn_folder import LearnFolder
+from synthaug_plugins.engine.learn_output import draw_sheet, read_log, write_log
 from synthaug_plugins.engine.learn_words_job import CHECKPOINTS, WordsJob, small, strip
 from synthaug_plugins.engine.learn_words_recipe import WordsRun, decisive, prepare_words
 from synthaug_plugins.engine.progress import TrainingProgress
@@ -26,6 +26,7 @@ from synthaug_plugins.learning.words import LearnedWord, learned_word, steps_don
 from synthaug_plugins.learning.words_options import decisive_options
 from synthaug_plugins.models.fit import place
 from synthaug_plugins.models.words import save_words
+from synthaug_plugins.own_folder import refuse_among_images
 from synthaug_plugins.prompts.placeholders import word_of
 from synthaug_plugins.store.files import write_whole
 
@@ -57,7 +58,7 @@ def learn_class_words(recipe: Mapping[str, Any], out: str | Path, device: str = 
     """
     folder, executor = Path(out).expanduser(), executor or Local(device, 1)
     run = prepare_words(recipe)
-    check_outside(folder, run.real_images.root)
+    refuse_among_images(folder, run.real_images.root)
     ours = LearnFolder(folder, 'words', run.recipe, decisive)
     with ours.at_work(lambda: _how_far(folder, run)):
         sha256 = run.real_images.content_hash([i for ids in run.images.values() for i in ids])
@@ -95,7 +96,7 @@ class _Learning:
 
     def __init__(self, run: WordsRun, folder: Path, sha256: str, executor: Executor) -> None:
         self.run, self.folder, self.sha256, self.executor = run, folder, sha256, executor
-        self.log = {entry['class']: entry for entry in read_log(folder / 'log.jsonl')}
+        self.log = {entry['class']: entry for entry in read_log(folder)}
         self._forget_other_samples()
 
     def learn(self, quiet: bool) -> Path:
@@ -139,8 +140,7 @@ class _Learning:
         for name, word in words.items():
             if name not in self.log:
                 self.log[name] = {'class': name, 'word': word_of(name), 'steps': self.run.options.steps, 'loss': word.curve, **said.get(name, {})}
-        lines = (json.dumps(self.log[name], ensure_ascii=False) + '\n' for name in self.run.classes if name in self.log)
-        write_whole(self.folder / 'log.jsonl', ''.join(lines).encode())
+        write_log(self.folder, [self.log[name] for name in self.run.classes if name in self.log])
 
     def _shown(self) -> Sequence[str]:
         """The classes of which the sheet shows samples."""

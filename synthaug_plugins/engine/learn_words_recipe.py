@@ -104,7 +104,7 @@ def prepare_words(recipe: Mapping[str, Any]) -> WordsRun:
     real_images, images = choose_images(recipe)
     classes = tuple(images)
     words, names = words_of(classes), _names(recipe, classes, options)
-    model = TextModel(recipe['model']['name'], **{key: value for key, value in recipe['model'].items() if key != 'name'})
+    model = TextModel(**recipe['model'])
     model.refuse_words('words to learn')
     model.refuse_inpainting('words to learn')
     model.tokens.add(dict.fromkeys(words.values(), options.vectors))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
 import numpy as np
 
+from synthaug_plugins.engine.learn_output import new_figure, png_of, write_csv
 from synthaug_plugins.learning.minority import LevelAccuracy
 from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.sheet import BLUE, GREEN, GREY, INK
 
 VALIDATION = 'validation'
-_INK, _GREY, _BLUE, _GREEN = '#1f2328', '#6e7781', '#0969da', '#1a7f37'
 
 
 def by_chance(levels: np.ndarray) -> dict[str, float]:
@@ -29,28 +28,22 @@ def by_chance(levels: np.ndarray) -> dict[str, float]:
 
 def write_validation(folder: Path, found: Sequence[LevelAccuracy], chance: Mapping[str, float], title: str) -> None:
     """Write validation.csv and validation.png: accuracy, accuracy within one level, and mean distance in levels over the noise level."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow([f.name for f in fields(LevelAccuracy)])
-    writer.writerows([f'{value:.6g}' for value in astuple(row)] for row in found)
-    write_whole(folder / f'{VALIDATION}.csv', text.getvalue().encode())
+    rows = [[f'{value:.6g}' for value in astuple(row)] for row in found]
+    write_csv(folder / f'{VALIDATION}.csv', [[f.name for f in fields(LevelAccuracy)], *rows])
     write_whole(folder / f'{VALIDATION}.png', _plot(found, chance, title))
 
 
 def _plot(found: Sequence[LevelAccuracy], chance: Mapping[str, float], title: str) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     sigma = [row.sigma for row in found]
-    figure = Figure(figsize=(9, 3.8), dpi=120)
+    figure = new_figure(9, 3.8)
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.89, wspace=0.12)
-    FigureCanvasAgg(figure)
     shares, ranks = figure.subplots(1, 2)
     for axes, name, said, colour in (
-        (shares, 'accuracy', 'own level', _INK),
-        (shares, 'within_one', 'own level or beside it', _BLUE),
-        (ranks, 'rank_error', 'mean distance from the own level, in levels', _GREEN),
+        (shares, 'accuracy', 'own level', INK),
+        (shares, 'within_one', 'own level or beside it', BLUE),
+        (ranks, 'rank_error', 'mean distance from the own level, in levels', GREEN),
     ):
         axes.plot(sigma, [getattr(row, name) for row in found], color=colour, marker='o', markersize=3, label=said)
         axes.axhline(chance[name], color=colour, linewidth=0.8, linestyle='--')
@@ -62,8 +55,6 @@ def _plot(found: Sequence[LevelAccuracy], chance: Mapping[str, float], title: st
         axes.legend(frameon=False, fontsize=8)
     shares.set_ylim(0, 1)
     shares.set_ylabel('share of validation images')
-    ranks.text(sigma[-1], 0, 'dashed: the best answer without looking ', color=_GREY, fontsize=8, va='bottom', ha='right')
+    ranks.text(sigma[-1], 0, 'dashed: the best answer without looking ', color=GREY, fontsize=8, va='bottom', ha='right')
     figure.suptitle(title, fontsize=10, x=0.01, ha='left')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
-    return buffer.getvalue()
+    return png_of(figure)

@@ -63,11 +63,10 @@ class GenerationProgress(_Spoken):
     Args:
         total: accepted images that the whole plan asks for.
         done: of these, how many an earlier run has published.
-        every_s: seconds between two plain lines.
     """
 
-    def __init__(self, total: int, done: int = 0, every_s: float = 5.0) -> None:
-        super().__init__('images', total, done, every_s)
+    def __init__(self, total: int, done: int = 0) -> None:
+        super().__init__('images', total, done, 5.0)
         self.kept, self.made = done, 0
         self._done_before, self._start = done, time.monotonic()
 
@@ -88,11 +87,10 @@ class ScoringProgress(_Spoken):
     Args:
         total: images to look at.
         done: of these, how many an earlier run has looked at.
-        every_s: seconds between two plain lines.
     """
 
-    def __init__(self, total: int, done: int = 0, every_s: float = 5.0) -> None:
-        super().__init__('score', total, done, every_s)
+    def __init__(self, total: int, done: int = 0) -> None:
+        super().__init__('score', total, done, 5.0)
         self.done, self._done_before, self._start = done, done, time.monotonic()
 
     def looked_at(self, images: int) -> None:
@@ -109,12 +107,11 @@ class TrainingProgress(_Spoken):
 
     Args:
         total: images that the whole training shows.
-        every_s: seconds between two plain lines.
         unit: what is counted, if not images.
     """
 
-    def __init__(self, total: int, every_s: float = 10.0, unit: str = 'images') -> None:
-        super().__init__('learn', total, 0, every_s, unit)
+    def __init__(self, total: int, unit: str = 'images') -> None:
+        super().__init__('learn', total, 0, 10.0, unit)
         self._first: tuple[int, float] | None = None
 
     def step(self, images_shown: int, loss: Tensor) -> None:
@@ -133,11 +130,10 @@ class EmbeddingProgress(_Spoken):
     Args:
         total: images.
         steps: of each.
-        every_s: seconds between two plain lines.
     """
 
-    def __init__(self, total: int, steps: int, every_s: float = 10.0) -> None:
-        super().__init__('learn', total, 0, every_s)
+    def __init__(self, total: int, steps: int) -> None:
+        super().__init__('learn', total, 0, 10.0)
         self.steps = steps
         self._first: tuple[int, float] | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthaug_plugins.curation.base import Inspector
+from synthaug_plugins.engine.recipe_checks import check_dict, check_names, check_texts, plain_data
 from synthaug_plugins.errors import DataError, RecipeError, nearest
 from synthaug_plugins.generators.base import Generator
 from synthaug_plugins.real_images import RealImages, in_threads
@@ -90,21 +91,6 @@ def _replacing(config: Mapping[str, Any], key: str, value: Any) -> Any:
     return value if isinstance(found, Mapping | list) else {**value, '_delete_': True}
 
 
-def check_learn_keys(recipe: Mapping[str, Any], known: Mapping[str, str], what: str) -> None:
-    """Refuse (RecipeError) keys that a recipe of `synthaug learn ...` has not; what belongs to another command is sent there.
-
-    Args:
-        known: its keys.
-        what: what such a recipe does: 'learn words'.
-    """
-    commands = {'train_dataloader': 'train', 'arms': 'compare', 'generator': 'generate', 'augment': 'learn edm'}
-    for key in recipe:
-        if key not in known:
-            if key in commands:
-                raise RecipeError(f'This is no recipe to {what}: it has {key}.', f'Use `synthaug {commands[key]}`.')
-            raise RecipeError(f'The recipe has an unknown key {key!r}.', nearest(key, known))
-
-
 def load_recipe(path: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`read_recipe` and `complete`.
 
@@ -134,28 +120,18 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < math.inf:
             raise RecipeError(f'{key} = {value!r} is out of range.', f'Use a {"whole number" if kind is int else "number"} of at least {low}.')
     _settle_quota(done, recipe)
-    image = done['image']
-    if not isinstance(image, Mapping):
-        raise RecipeError(f'image = {image!r} is not a dict.', "Write image=dict(format='png').")
-    for key in image:
-        if key not in IMAGE_DEFAULTS:
-            raise RecipeError(f'image has an unknown key {key!r}.', nearest(key, IMAGE_DEFAULTS))
-    done['image'] = {**IMAGE_DEFAULTS, **image}
+    check_dict('image', done['image'], IMAGE_DEFAULTS)
+    done['image'] = {**IMAGE_DEFAULTS, **done['image']}
     check_format(done['image']['format'], done['image']['quality'])
     size = done['image']['size']
     if size is not None and size != 'source' and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise RecipeError(f'image.size = {size!r} is no size.', "Use None, 'source' or a number of pixels.")
     if not isinstance(done['inspectors'], list | tuple):
         raise RecipeError(f'inspectors = {done["inspectors"]!r} is not a list.', 'Write inspectors = [dict(type=...), ...].')
-    classes = done['classes']
-    if classes is not None and (not isinstance(classes, list | tuple) or not classes or not all(isinstance(name, str) for name in classes)):
-        raise RecipeError(f'classes = {classes!r} is not a list of names.', "Write classes=['cat', 'dog'].")
-    if done['data'] is not None and not isinstance(done['data'], str):
-        raise RecipeError(f'data = {done["data"]!r} is not a folder name.', "Write data='my/images'.")
-    try:
-        return json.loads(json.dumps(done))
-    except TypeError as error:
-        raise RecipeError(f'The recipe holds a value that is no plain data: {error}.', 'Use numbers, texts, lists and dicts only.') from error
+    if done['classes'] is not None:
+        check_names('classes', done['classes'])
+    check_texts(done, 'data')
+    return plain_data(done, finite=False)
 
 
 def _settle_quota(done: dict[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from synthaug_plugins.curation.base import Inspector
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.progress import say_to_user
 from synthaug_plugins.engine.recipe import read_recipe
+from synthaug_plugins.engine.recipe_checks import check_texts
 from synthaug_plugins.engine.score_run import Columns, ScoreParts, Shown, show
 from synthaug_plugins.engine.scored import Scored, scored
 from synthaug_plugins.errors import RecipeError, StoreError, nearest
@@ -61,8 +62,7 @@ def load_score_recipe(path: str, options: Mapping[str, Any] | None = None) -> di
     size = done['batch_size']
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise RecipeError(f'batch_size = {size!r} is out of range.', 'Use a whole number of at least 1.')
-    if done['data'] is not None and not isinstance(done['data'], str):
-        raise RecipeError(f'data = {done["data"]!r} is not a folder name.', "Write data='my/images'.")
+    check_texts(done, 'data')
     return done
 
 
@@ -153,6 +153,8 @@ def score(
         rejected: look at rejected images too, where the store holds them.
         overwrite: replace scores of that name.
         quiet: no progress on standard error.
+
+    Returns: counts, reasons and means by class.
 
     Raises:
         RecipeError, ModelError, DataError: what cannot work; before any weights load as far as that can be known.

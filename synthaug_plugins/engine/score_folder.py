@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from synthaug_plugins.engine.score_run import Columns, Shown, show
 from synthaug_plugins.engine.scored import Scored, scored
 from synthaug_plugins.errors import DataError, RecipeError, StoreError
 from synthaug_plugins.learning.data import check_classes
+from synthaug_plugins.own_folder import lock_within
 from synthaug_plugins.real_images import RealImages
 from synthaug_plugins.store.files import refusal, write_whole
 from synthaug_plugins.store.place import LocalPlace
@@ -52,6 +52,8 @@ def score_folder(
         classes: the folder's class names in label order; sorted unless given.
         overwrite: replace a file that is there.
         quiet: no progress on standard error.
+
+    Returns: counts, reasons and means by class.
 
     Raises:
         RecipeError, ModelError, DataError: what cannot work; before any weights load as far as that can be known. Another process writes this file.
@@ -147,8 +149,8 @@ def _locked(out: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                lock_within(fd, 0.0)
+            except BlockingIOError as error:
                 raise RecipeError(f'Another process is writing {str(out)!r}.', 'Wait until it ends, or stop it.') from error
             if not folder.is_dir() or folder.stat().st_ino != os.fstat(fd).st_ino:  # whoever held it removed it just now
                 os.close(fd)

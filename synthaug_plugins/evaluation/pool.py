@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import SynthAugError
+from synthaug_plugins.executors.base import omp_threads
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Pool:
         """
         if not tasks:
             return []
-        with _threads_per_process(self.jobs):  # workers start at the first submit and take the environment from here
+        with omp_threads(max(1, (os.cpu_count() or 1) // self.jobs)):  # workers start at the first submit and take the environment from here
             self._executor = self._executor or ProcessPoolExecutor(
                 self.jobs, mp_context=multiprocessing.get_context('spawn'), initializer=_start_worker, initargs=(self.setup,)
             )
@@ -91,19 +92,6 @@ class Pool:
 
 _failed_start: tuple[str, str] | None = None
 """In a worker: why it cannot be used, and the traceback. An exception here would only be seen as a dead process."""
-
-
-@contextmanager
-def _threads_per_process(jobs: int) -> Iterator[None]:
-    """Set OMP_NUM_THREADS for the workers, unless the user did: torch reads it when it is imported."""
-    if 'OMP_NUM_THREADS' in os.environ:
-        yield
-        return
-    os.environ['OMP_NUM_THREADS'] = str(max(1, (os.cpu_count() or 1) // jobs))
-    try:
-        yield
-    finally:
-        del os.environ['OMP_NUM_THREADS']
 
 
 def _start_worker(setup: Callable[[], object] | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import platform
 import signal
 import threading
@@ -10,7 +12,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from synthaug_plugins.errors import ExecutorError
+from synthaug_plugins.errors import ExecutorError, RecipeError, first_line
 
 DEATHS_ALLOWED = 3
 """So many workers may be lost on one task; the last of them ends the run. Once is chance (another process took the memory), three times is the task."""
@@ -61,6 +63,26 @@ def describe_device(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.startswith('cuda') else f'{platform.machine()} CPU'
+
+
+def check_workers(workers: int | None, stall_timeout: float | None) -> None:
+    """Refuse (RecipeError) numbers out of range, as the options --workers and --stall-timeout give them."""
+    if workers is not None and workers < 1:
+        raise RecipeError(f'--workers {workers} is out of range.', 'Use a whole number of at least 1, or leave it out: one for each GPU.')
+    if stall_timeout is not None and not stall_timeout > 0:
+        raise RecipeError(f'--stall-timeout {stall_timeout:g} is out of range.', 'Give seconds, longer than a batch and the loading of the model take.')
+
+
+def packed(job: Job, cure: str) -> bytes:
+    """A job on its way to other processes, pickled.
+
+    Raises:
+        ExecutorError: it cannot be; `cure` says what to do.
+    """
+    try:
+        return pickle.dumps(job)
+    except Exception as error:  # whatever a part of it raises
+        raise ExecutorError(f'The job of each {job.name} cannot be sent to another process: {first_line(error)}.', cure) from error
 
 
 class _Sign:
@@ -129,6 +151,19 @@ def how_it_ended(exitcode: int | None) -> str:
     except ValueError:
         name = f'signal {-exitcode}'
     return f'was killed by {name}' + (', as the system does when memory runs out' if exitcode == -signal.SIGKILL else '')
+
+
+@contextmanager
+def omp_threads(number: int) -> Iterator[None]:
+    """Set OMP_NUM_THREADS for processes that start within the block, unless the user did: torch reads it when it is imported."""
+    if 'OMP_NUM_THREADS' in os.environ:
+        yield
+        return
+    os.environ['OMP_NUM_THREADS'] = str(number)
+    try:
+        yield
+    finally:
+        del os.environ['OMP_NUM_THREADS']
 
 
 @contextmanager

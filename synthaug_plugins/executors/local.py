@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.process import BaseProcess
@@ -16,8 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthaug_plugins.device import choose_device
-from synthaug_plugins.errors import ExecutorError, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, describe_device, how_it_ended, signals_wait
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, check_workers, describe_device, how_it_ended, omp_threads, packed, signals_wait
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -67,14 +65,6 @@ class Local:
                 yield from crew.results()
 
 
-def check_workers(workers: int | None, stall_timeout: float | None) -> None:
-    """Refuse (RecipeError) numbers out of range, as the options --workers and --stall-timeout give them."""
-    if workers is not None and workers < 1:
-        raise RecipeError(f'--workers {workers} is out of range.', 'Use a whole number of at least 1, or leave it out: one for each GPU.')
-    if stall_timeout is not None and not stall_timeout > 0:
-        raise RecipeError(f'--stall-timeout {stall_timeout:g} is out of range.', 'Give seconds, longer than a batch and the loading of the model take.')
-
-
 def visible_devices(device: str) -> list[str]:
     """Names of the devices that `device` means: every visible GPU for `auto` and `cuda`, else itself. Starts no CUDA for GPUs that workers will use.
 
@@ -114,10 +104,7 @@ class _Crew:
 
     def __init__(self, executor: Local, job: Job, tasks: Sequence[Hashable]) -> None:
         self._executor, self._tasks = executor, tasks
-        try:
-            self._job = pickle.dumps(job)
-        except Exception as error:  # whatever a part of it raises
-            raise ExecutorError(f'The job of each {job.name} cannot be sent to another process: {first_line(error)}.', 'Use --workers 1.') from error
+        self._job = packed(job, 'Use --workers 1.')
         self._deaths = Deaths(job)
         self._waiting = deque(range(len(tasks)))
         self._left = len(tasks)
@@ -163,7 +150,9 @@ class _Crew:
             process = multiprocessing.get_context(START_METHOD).Process(  # type: ignore[attr-defined]
                 target=serve, args=(theirs, self._job, device, os.getpid())
             )
-            with signals_wait(), _threads(self._executor.workers, device):
+            # On a CPU one thread each, so that sums have one order whatever the number of workers; beside a GPU a share of the cores.
+            threads = 1 if device == 'cpu' else max(1, (os.cpu_count() or 1) // self._executor.workers)
+            with signals_wait(), nullcontext() if self._executor.workers == 1 else omp_threads(threads):
                 process.start()
                 self._workers.append(_Worker(process, ours, device, time.monotonic()))
             theirs.close()  # the worker's own copy alone keeps the pipe open, so that its end is seen
@@ -228,19 +217,3 @@ def _kill(worker: _Worker) -> None:
     worker.process.kill()
     worker.process.join()
     worker.pipe.close()
-
-
-@contextmanager
-def _threads(workers: int, device: str) -> Iterator[None]:
-    """Set OMP_NUM_THREADS for a worker that starts, unless the user did: torch reads it when it is imported.
-
-    On a CPU one thread each, so that sums have one order whatever the number of workers; beside a GPU a share of the cores.
-    """
-    if workers == 1 or 'OMP_NUM_THREADS' in os.environ:
-        yield
-        return
-    os.environ['OMP_NUM_THREADS'] = '1' if device == 'cpu' else str(max(1, (os.cpu_count() or 1) // workers))
-    try:
-        yield
-    finally:
-        del os.environ['OMP_NUM_THREADS']

@@ -16,8 +16,7 @@ from typing import Any, Self
 from synthaug_plugins import __version__
 from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, describe_device
-from synthaug_plugins.executors.local import check_workers
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, check_workers, describe_device, packed
 from synthaug_plugins.executors.ray_cluster import connected
 from synthaug_plugins.executors.worker import DONE, FAILED, Failure
 
@@ -141,10 +140,7 @@ class _Crew:
 
     def __init__(self, executor: Ray, job: Job, tasks: Sequence[Hashable]) -> None:
         self._executor, self._tasks = executor, tasks
-        try:
-            self._job = pickle.dumps(job)
-        except Exception as error:  # whatever a part of it raises
-            raise ExecutorError(f'The job of each {job.name} cannot be sent to another process: {first_line(error)}.', 'Use --executor local.') from error
+        self._job = packed(job, 'Use --executor local.')
         self._deaths = Deaths(job)
         self._waiting = deque(range(len(tasks)))
         self._left = len(tasks)

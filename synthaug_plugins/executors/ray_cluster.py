@@ -30,7 +30,7 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[None
         cpus, gpus: of a cluster of this machine; None for the GPUs that there are.
 
     Raises:
-        ExecutorError: no cluster answers, or none starts.
+        ExecutorError: no cluster answers, or none starts, or there is no folder for it.
     """
     import ray
 
@@ -63,7 +63,10 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[None
 @contextmanager
 def _folder() -> Iterator[str]:
     """A folder for a cluster, with a warden that removes it, and what is left of the cluster, after the block or after the end of this process."""
-    folder = tempfile.mkdtemp(prefix='ray-', dir=os.environ.get('RAY_TMPDIR', '/tmp'))  # sockets need short names
+    try:
+        folder = tempfile.mkdtemp(prefix='ray-', dir=os.environ.get('RAY_TMPDIR', '/tmp'))  # sockets need short names
+    except OSError as error:
+        raise ExecutorError(f'Ray has no folder to work in: {error.filename!r}: {error.strerror}.', 'Set RAY_TMPDIR to one that can be written.') from error
     command = [sys.executable, '-I', '-S', ray_warden.__file__, folder]
     warden = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     said: bytes | None = None

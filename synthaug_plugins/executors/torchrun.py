@@ -20,8 +20,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from synthaug_plugins import errors
+from synthaug_plugins.device import choose_device
 from synthaug_plugins.errors import ExecutorError, RecipeError, SynthAugError, again, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, describe_device
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, check_workers, describe_device
 from synthaug_plugins.executors.worker import end_with
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Torchrun:
         leads: whether this is rank 0.
 
     Raises:
-        RecipeError: torchrun has not started this process.
+        RecipeError: torchrun has not started this process, or a number out of range.
         ExecutorError: it has, and is gone.
     """
 
@@ -68,6 +69,7 @@ class Torchrun:
             )
         self.rank, self.size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
         self.leads = self.rank == 0
+        check_workers(None, stall_timeout)
         self.stall_timeout = STALL_TIMEOUT_S if stall_timeout is None else stall_timeout
         self._asked = device
         if 'TORCHELASTIC_RUN_ID' in os.environ:
@@ -85,8 +87,12 @@ class Torchrun:
         return 'cpu' if self._asked == 'auto' else self._asked
 
     def describe(self) -> str:
-        """See `Executor.describe`: as many as there are ranks, of the kind that the first has."""
-        return f'{self.size} of {describe_device(self.device)}'
+        """See `Executor.describe`: as many as there are ranks, of the kind that the first has.
+
+        Raises:
+            RecipeError: a device that torch does not know or this machine does not have.
+        """
+        return f'{self.size} of {describe_device(str(choose_device(self.device)))}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`; for rank 0, also where there is no task: the others wait to hear that. Tasks and results are plain JSON.

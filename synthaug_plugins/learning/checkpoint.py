@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from synthaug_plugins.errors import ModelError, RecipeError
 from synthaug_plugins.learning.ema import Snapshot
+from synthaug_plugins.weights import publish
 
 STATE = 'checkpoint.json'
 _SNAPSHOT = re.compile(r'power-ema-([0-9.]+)-step-([0-9]+)\.safetensors')
@@ -33,10 +33,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     folder.mkdir(parents=True, exist_ok=True)
     weights, unfinished = folder / f'step-{step:09d}.safetensors', folder / '.tensors.partial'
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished)
-    _publish(unfinished, weights)
+    publish(unfinished, weights)
     unfinished = folder / '.state.partial'
     unfinished.write_text(json.dumps({**state, 'step': step, 'tensors': weights.name, 'sha256': _sha256(weights)}, indent=1) + '\n', encoding='utf-8')
-    _publish(unfinished, folder / STATE)
+    publish(unfinished, folder / STATE)
     for old in folder.glob('step-*.safetensors'):
         if old != weights:
             old.unlink()
@@ -63,6 +63,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         return load_file(weights), state
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f'The checkpoint in {str(folder)!r} cannot be read: {error!r}.', cure) from error
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the newest checkpoint, 0 where there is none; its tensors are not read."""
+    path = folder / STATE
+    return int(json.loads(path.read_text(encoding='utf-8'))['step']) if path.is_file() else 0
 
 
 def take_up(
@@ -109,7 +115,7 @@ def save_snapshot(folder: Path, step: int, std: float, tensors: Mapping[str, Ten
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / '.snapshot.partial'
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished)
-    _publish(unfinished, folder / f'power-ema-{std:g}-step-{step:09d}.safetensors')
+    publish(unfinished, folder / f'power-ema-{std:g}-step-{step:09d}.safetensors')
 
 
 def load_snapshots(folder: Path) -> list[Snapshot]:
@@ -141,10 +147,3 @@ def load_adam_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 def _sha256(path: Path) -> str:
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _publish(unfinished: Path, final: Path) -> None:
-    """Flush to disk, then rename: after a power cut the final name never holds half a file."""
-    with open(unfinished, 'rb') as file:
-        os.fsync(file.fileno())
-    unfinished.replace(final)

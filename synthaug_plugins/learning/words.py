@@ -21,7 +21,7 @@ from torch import Tensor
 from synthaug_plugins.device import device_name
 from synthaug_plugins.diffusion.precision import full_float32, network_dtype
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.learning.checkpoint import STATE, load_checkpoint, save_checkpoint, take_up
+from synthaug_plugins.learning.checkpoint import STATE, load_checkpoint, save_checkpoint, saved_step, take_up
 from synthaug_plugins.learning.words_class import ClassWord, Rows, rows_in_tables
 from synthaug_plugins.learning.words_options import WordTraining, check_word_training, decisive_options
 from synthaug_plugins.models.text_model import TextModel
@@ -213,8 +213,7 @@ def learned_word(work_dir: Path, name: str) -> LearnedWord | None:
 
 def steps_done(work_dir: Path, name: str) -> int:
     """Steps of a class's word that a killed run need not take again. Reads the state alone."""
-    path = class_folder(work_dir, name) / STATE
-    return int(json.loads(path.read_text(encoding='utf-8'))['step']) if path.is_file() else 0
+    return saved_step(class_folder(work_dir, name))
 
 
 def _learned(tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> LearnedWord | None:

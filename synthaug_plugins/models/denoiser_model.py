@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.models.base import EmbeddingShape, check_embedding, check_token_count
-from synthaug_plugins.weights import CARD, EMBEDDED, check_fits, load_weights, model_folder, read_config, read_json, weights_hash
+from synthaug_plugins.weights import check_fits, folder_identity, load_weights, model_folder, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -171,14 +170,7 @@ class DenoiserModel:
         Raises:
             ModelError: the card is not JSON.
         """
-        card = self.folder / CARD
-        licence = read_json(card).get('licence') if card.is_file() else None
-        return {
-            'name': self.name if self.name.startswith(EMBEDDED) else self.folder.resolve().name,
-            'sha256': weights_hash(self.folder),
-            'config_sha256': hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
-            'licence': licence,
-        }
+        return folder_identity(self.name, self.folder, self.config)
 
     def origin(self, contents: bool = False) -> dict[str, Any]:
         """See `Model.origin`: name and hashes of weights and config."""

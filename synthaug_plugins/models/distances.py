@@ -56,6 +56,7 @@ class MSE(Distance):
     """Mean squared difference over channels and pixels; no weights. With it a score is the denoising error at one noise level."""
 
     def identity(self) -> Mapping[str, Any]:
+        """See `Distance.identity`."""
         return {'type': 'MSE'}
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:

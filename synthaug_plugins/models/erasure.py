@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import DataError, ModelError, nearest
 from synthaug_plugins.models.inside import inside
-from synthaug_plugins.weights import file_hash, read_json, save_json, save_tensors
+from synthaug_plugins.weights import file_hash, read_json, save_json, save_tensors, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -103,10 +103,7 @@ class Erasures:
 
     def _shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights that a file changes, by parameter name, from its header."""
-        from safetensors import safe_open
-
-        with safe_open(path, 'pt') as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        shapes, _ = tensor_shapes(path)
         if self.kind == 'full':
             return shapes
         return {_layer(name) + '.weight': (shapes[_partner(name)][0], *shape[1:]) for name, shape in shapes.items() if name.endswith(_A)}
@@ -125,7 +122,7 @@ class Erasures:
         return {'weights': self.kind, 'sha256': hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()}
 
     def parameters(self, class_name: str) -> list[str]:
-        """Names of the network's parameters that the erasure of a class changes."""
+        """Names of the network's parameters that the erasure of a class changes; DataError for a class without one."""
         return list(self._shapes(self._file(class_name)))
 
     def changed(self, class_name: str, originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,6 +130,9 @@ class Erasures:
 
         Args:
             originals: by parameter name, at least those of `parameters(class_name)`.
+
+        Raises:
+            DataError: the class has no erasure.
         """
         from safetensors.torch import load_file
 

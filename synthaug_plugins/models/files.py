@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins.errors import ModelError, first_line
-from synthaug_plugins.weights import CARD, CONFIG, EMBEDDED, PIPELINE_INDEX, embedded_folder, file_hash, quiet_loading, read_json
+from synthaug_plugins.weights import CARD, CONFIG, EMBEDDED, PIPELINE_INDEX, embedded_folder, file_hash, quiet_loading, read_json, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -251,19 +250,18 @@ def check_safetensors(files: ModelFiles, paths: list[str]) -> dict[str, tuple[in
     Raises:
         ModelError: a file is not safetensors or is cut short, or lacks a tensor that the list of shards promises.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
         if path.endswith('.json'):
             continue
         try:
-            with safe_open(files.folder / path, 'pt') as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            shapes |= tensor_shapes(files.folder / path)[0]
         except (SafetensorError, OSError) as error:
             raise ModelError(f'model = {files.name!r}: {path} cannot be read as safetensors: {error}.', 'Copy or save it again.') from error
     for path in paths:
-        for name, shard in json.loads((files.folder / path).read_text())['weight_map'].items() if path.endswith('.json') else ():
+        for name, shard in read_json(files.folder / path).get('weight_map', {}).items() if path.endswith('.json') else ():
             if name not in shapes:
                 raise ModelError(f'model = {files.name!r}: {shard} lacks {name!r}, which {path} lists.', 'Copy or save it again.')
     return shapes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,7 @@ from synthaug_plugins.errors import ModelError, nearest
 from synthaug_plugins.models.base import Model
 from synthaug_plugins.models.denoiser_model import DenoiserModel
 from synthaug_plugins.models.levels import Levels
-from synthaug_plugins.weights import CARD, EMBEDDED, check_fits, load_weights, model_folder, read_config, read_json, weights_hash
+from synthaug_plugins.weights import check_fits, folder_identity, load_weights, model_folder, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -155,14 +153,7 @@ class LevelClassifierModel:
         Raises:
             ModelError: the card is not JSON.
         """
-        card = self.folder / CARD
-        decides = {'config': self.config, 'levels': self.levels.to_json(), 'counts': self.counts}
-        return {
-            'name': self.name if self.name.startswith(EMBEDDED) else self.folder.resolve().name,
-            'sha256': weights_hash(self.folder),
-            'config_sha256': hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
-            'licence': read_json(card).get('licence') if card.is_file() else None,
-        }
+        return folder_identity(self.name, self.folder, {'config': self.config, 'levels': self.levels.to_json(), 'counts': self.counts})
 
     def load(self, device: torch.device, denoiser: Denoiser | None = None) -> LevelClassifier:
         """The classifier with its weights, float32, for guidance only: gradients reach x, no weight.

@@ -90,6 +90,7 @@ class LPIPS(Distance):
         self._file  # noqa: B018  refuses by itself
 
     def identity(self) -> Mapping[str, Any]:
+        """See `Distance.identity`."""
         return {'type': 'LPIPS', 'version': '0.1', 'network': self.network, 'sha256': file_hash(self._file)}
 
     def setup(self, device: torch.device) -> None:

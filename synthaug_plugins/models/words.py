@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthaug_plugins.errors import DataError, ModelError, nearest
 from synthaug_plugins.plain_json import parse_json
 from synthaug_plugins.prompts.placeholders import word_of
-from synthaug_plugins.weights import file_hash
+from synthaug_plugins.weights import file_hash, tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from synthaug_plugins.models.erasure import Erasures
     from synthaug_plugins.models.pipeline import TextPipeline
 
-__all__ = ['FIRST', 'Words', 'add_tokens', 'make_room', 'save_words', 'set_rows', 'tensor_name', 'word_of', 'word_tokens']
-
-FIRST = 'text_encoder'
+_FIRST = 'text_encoder'  # whose tensors are named by the word alone
 _CARD = 'card'
 _LEARN = 'Learn words for it: synthaug learn words.'
 
@@ -45,7 +43,7 @@ class Words:
     """
 
     def __init__(self, file: str | Path) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self.file = Path(file).expanduser()
         cure = 'Give words.safetensors of a folder that `synthaug learn words` wrote.'
@@ -54,9 +52,8 @@ class Words:
         if not self.file.is_file():
             raise ModelError(f'words = {str(file)!r}: there is no such file.', cure)
         try:
-            with safe_open(self.file, 'pt') as opened:
-                self._shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  (not a dict)
-                self.card: dict[str, Any] = parse_json((opened.metadata() or {})[_CARD])
+            self._shapes, said = tensor_shapes(self.file)
+            self.card: dict[str, Any] = parse_json(said[_CARD])
             self.classes, self.vectors, self.encoders = _named(self.card)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f'words = {str(file)!r} holds no learned words: {error!r}.', cure) from error
@@ -104,7 +101,7 @@ class Words:
             what = f'are for the encoders {", ".join(self.encoders)}, {pipeline.name!r} has {", ".join(widths)}'
             raise ModelError(f'The words of {str(self.file)!r} {what}.', _LEARN)
         for encoder, width in widths.items():
-            found = next((shape[1] for name, shape in self._shapes.items() if name.startswith('<') == (encoder == FIRST)), width)
+            found = next((shape[1] for name, shape in self._shapes.items() if name.startswith('<') == (encoder == _FIRST)), width)
             if found != width:
                 raise ModelError(f'The words of {str(self.file)!r} have {found} values, those of the {encoder} of {pipeline.name!r} {width}.', _LEARN)
         if not pipeline.has_origin(self.card['model']):
@@ -164,7 +161,7 @@ def save_words(file: Path, rows: Mapping[str, Mapping[str, Tensor]], card: Mappi
 
 def tensor_name(encoder: str, word: str) -> str:
     """Name of a word's vectors in the file."""
-    return word if encoder == FIRST else f'{encoder}/{word}'
+    return word if encoder == _FIRST else f'{encoder}/{word}'
 
 
 def word_tokens(word: str, vectors: int) -> list[str]:

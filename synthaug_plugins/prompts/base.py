@@ -62,7 +62,7 @@ class PromptSource(ABC):
             RecipeError: `prepare` was not called with it.
         """
         if label not in self._names:
-            raise RecipeError(f'The class {label!r} was not prepared.', 'Call prepare() with all classes of the recipe first.')
+            raise not_prepared(label)
         return self._names[label]
 
     def called(self) -> dict[str, str]:
@@ -101,6 +101,11 @@ class PromptSource(ABC):
     def notes(self) -> list[str]:
         """What a user should hear once, one sentence each: shortfalls and stand-ins."""
         return []
+
+
+def not_prepared(label: str) -> RecipeError:
+    """The refusal to say a class that `prepare` was not told of."""
+    return RecipeError(f'The class {label!r} was not prepared.', 'Call prepare() with all classes of the recipe first.')
 
 
 def _names(vocabulary: Vocabulary, label: str, text: str) -> bool:

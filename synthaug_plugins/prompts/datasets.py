@@ -87,6 +87,7 @@ def dataset_names(dataset: str) -> ClassTable:
 
     Raises:
         RecipeError: an unknown data set.
+        DataError: the installed timm or MMPretrain does not carry the list of its classes.
     """
     classes = dataset_prompts(dataset).classes
     where = f'the table of {dataset}'
@@ -131,7 +132,7 @@ def _categories(name: str) -> tuple[str, ...]:
 
 
 def package_file(package: str, file: str) -> Path:
-    """A data file of an installed package, without importing the package."""
+    """A data file of an installed package, without importing the package; DataError where it is not there. file: relative to the package's folder."""
     spec = importlib.util.find_spec(package)
     path = Path((spec.submodule_search_locations or [''])[0], file) if spec else None
     if path is None or not path.is_file():

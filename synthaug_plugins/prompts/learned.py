@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.prompts.base import PromptSource, pick
+from synthaug_plugins.prompts.base import PromptSource, not_prepared, pick
 from synthaug_plugins.prompts.placeholders import placeholders, words_of
 from synthaug_plugins.prompts.templates import fill, resolve_templates
 
@@ -37,7 +36,7 @@ class LearnedWords(PromptSource):
     def spoken(self, label: str) -> str:
         """The class's word."""
         if label not in self._words:
-            raise RecipeError(f'The class {label!r} was not prepared.', 'Call prepare() with all classes of the recipe first.')
+            raise not_prepared(label)
         return self._words[label]
 
     def prompt(self, label: str, seed: int, n: int) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.own_folder import lock_within
+from synthaug_plugins.plain_json import parse_json
 from synthaug_plugins.store import files
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.place import LocalPlace, Place, TooLong
@@ -92,10 +93,10 @@ def this_process(what: str) -> Holder:
 def read_holder(place: Place) -> Holder | None:
     """Who holds a place, or held it when it died; None if nobody does or the file is damaged, as a kill in the middle of writing leaves it."""
     try:
-        found = json.loads(place.read(LEASE, _MOST_BYTES))
+        found = parse_json(place.read(LEASE, _MOST_BYTES))
         values: dict[str, Any] = {f.name: (int if f.name in ('process', 'beat') else str)(found[f.name]) for f in fields(Holder)}
         return Holder(**values)
-    except (FileNotFoundError, TooLong, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, TooLong, ValueError, KeyError, TypeError):
         return None
 
 

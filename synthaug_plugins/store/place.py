@@ -179,8 +179,11 @@ class LocalPlace(Place):
         return self.inside(name.rpartition('/')[0] + '/') / name.rpartition('/')[2] if '/' in name else self.folder / name
 
     def exists(self, name: str) -> bool:
-        """As in the base class. Raises Foreign for a link."""
-        return self.inside(name).is_file()
+        """As in the base class. Raises Foreign for a link, StoreError for a folder that may not be looked into."""
+        try:
+            return self.inside(name).is_file()
+        except PermissionError as error:
+            raise self._closed(error) from error
 
     def names(self, folder: str = '') -> list[str]:
         """As in the base class."""
@@ -192,6 +195,11 @@ class LocalPlace(Place):
             if os.path.lexists(there) and not there.is_dir():  # another process may have made the folder just now
                 raise StoreError(f'{self.path(folder)!r} is not a folder.', 'Give another folder with --out.') from error
             return []
+        except PermissionError as error:
+            raise self._closed(error) from error
+
+    def _closed(self, error: PermissionError) -> StoreError:
+        return StoreError(f'{str(error.filename or self.given)!r} cannot be looked at: {error.strerror}.', 'Give a folder that you may read.')
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """As in the base class."""

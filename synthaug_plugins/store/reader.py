@@ -99,17 +99,13 @@ def forget_open_files() -> None:
 class _OpenFile:
     """A file descriptor that is closed when nobody uses it any more, so that dropping it from the cache harms no thread that reads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, identity: str = '') -> None:
         self.fd = open_plain(path)
-        self.watched: tuple[int, int, int] | None = None  # what `_state` must say at each read
+        self.identity = identity  # that the file of this name must have at each read; '' for any
 
     def __del__(self) -> None:
         if hasattr(self, 'fd'):
             os.close(self.fd)
-
-
-def _state(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 @lru_cache(maxsize=MAX_OPEN_FILES)
@@ -118,12 +114,9 @@ def _opened(path: str, identity: str) -> _OpenFile:
         from synthaug_plugins.store.cache import cached_shard
 
         return _OpenFile(cached_shard(path, identity))
-    file = _OpenFile(path)
-    if identity:
-        stat = os.fstat(file.fd)
-        if stat_identity(stat) != identity:
-            raise changed(path)
-        file.watched = _state(stat)
+    file = _OpenFile(path, identity)
+    if identity and stat_identity(os.fstat(file.fd)) != identity:
+        raise changed(path)
     return file
 
 
@@ -149,7 +142,7 @@ def changed(path: str) -> StoreError:
 def _pread(path: str, offset: int, size: int, identity: str = '') -> bytes:
     try:
         file = _opened(path, identity)  # held here while reading: another thread may drop it from the cache
-        if file.watched is not None and _state(os.stat(path)) != file.watched:  # by name: an open file outlives its removal
+        if file.identity and stat_identity(os.stat(path)) != file.identity:  # by name: an open file outlives its removal
             raise changed(path)
         data = os.pread(file.fd, size, offset)
         while 0 < len(data) < size:  # network disks may return less at once

@@ -62,6 +62,7 @@ class Store:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
         return self.plan.classes
 
     @classmethod
@@ -270,11 +271,8 @@ class Store:
         """Names of the score columns that the store has, those of the scores file `besides` aside."""
         taken = {c for file in self.score_files() if file != f'scores/{besides}.parquet' for c in score_names(self.place, file)}
         for number in self.finished():
-            taken.update(self._columns(index_name(number))[len(INDEX_SCHEMA) :])
+            taken.update(column_names(self.place, index_name(number))[len(INDEX_SCHEMA) :])
         return taken
-
-    def _columns(self, file: str) -> list[str]:
-        return column_names(self.place, file)
 
     def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
         """Note what a completed run took: images tried (rejected ones included), seconds (of all workers together), the batch size it ended with."""
