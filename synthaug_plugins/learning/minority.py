@@ -15,6 +15,7 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion import LevelClassifier, SampleNoise, build_level_classifier, full_float32
 from synthaug_plugins.diffusion.level_classifier import Features
+from synthaug_plugins.diffusion.precision import network_dtype
 from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
@@ -185,8 +186,7 @@ class _Run:
         levels = np.stack([images.levels, np.zeros_like(images.levels) if images.labels is None else images.labels])
         facts = {'config': dict(config), 'data': data_hash(images.pixels, levels), 'device': device.type}
         self.identity = json.loads(json.dumps({**settings, **facts}))  # through JSON, as a checkpoint holds it
-        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-        self.bf16 = options.precision == 'bf16' or (options.precision == 'auto' and has_bf16)
+        self.bf16 = network_dtype(options.precision, device) == torch.bfloat16
 
     def step(self) -> Tensor:
         """One optimizer step; returns its loss."""
