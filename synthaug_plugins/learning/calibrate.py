@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion import Precond, denoising_loss
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.learning.data import some_images
 from synthaug_plugins.real_images import RealImages
@@ -178,7 +179,7 @@ def loss_per_sigma(
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:limit].sort().values
     pixels = images[chosen.to(images.device)] if isinstance(images, Tensor) else torch.from_numpy(np.asarray(images[chosen.numpy()]))
-    y = pixels.to(device).float() / 127.5 - 1
+    y = from_uint8(pixels.to(device))
     noise = torch.randn(y.shape, generator=generator).to(device)
     cond = None if labels is None else torch.as_tensor(np.asarray(labels))[chosen].to(device, torch.int64)
     was_training = denoiser.training

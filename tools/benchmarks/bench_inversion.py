@@ -41,6 +41,7 @@ from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
 from synthaug_plugins.device import choose_device
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete
 from synthaug_plugins.errors import ModelError
@@ -131,7 +132,7 @@ def published(pipeline: Path, pixels: int, steps: int, device: torch.device, *, 
     width = unet.config.cross_attention_dim
     rows = torch.nn.Linear(GROUP, TOKENS * width, bias=False).to(device)
     optimizer = torch.optim.AdamW(rows.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY)
-    images = torch.from_numpy(np.stack(pictures(pixels, GROUP)).transpose(0, 3, 1, 2)).to(device).float() / 127.5 - 1
+    images = from_uint8(torch.from_numpy(np.stack(pictures(pixels, GROUP)).transpose(0, 3, 1, 2)).to(device))
     marks = Marks(device, (WARM_UP, steps))
 
     def latents(chosen: torch.Tensor) -> torch.Tensor:
