@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import re
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_generation import Stopwatch
+from machine import machine
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
@@ -328,8 +328,7 @@ def main() -> None:
         read_some(a.read)
         return
     device = choose_device(a.device)
-    where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
-    print(f'{where}, torch {torch.__version__}, random pipeline of the size {a.size}')
+    print(f'{machine(device)}, random pipeline of the size {a.size}')
     with tempfile.TemporaryDirectory() as scratch:
         pipeline = Path(scratch) / 'pipeline'
         if a.only != 'memory':
