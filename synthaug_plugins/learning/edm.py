@@ -95,9 +95,9 @@ def train_edm(
     return Trained({k: v.cpu() for k, v in run.weights().items()}, run.losses, run.images_shown, run.steps)
 
 
-def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Write the averaged weights as a model folder that generators read. float16 costs less than sampling noise shows."""
-    save_model(folder, dict(config), {k: v.to(dtype) for k, v in trained.weights.items()}, card)
+def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card: Mapping[str, Any]) -> None:
+    """Write the averaged weights as a model folder that generators read, in float16: that costs less than sampling noise shows."""
+    save_model(folder, dict(config), {k: v.half() for k, v in trained.weights.items()}, card)
 
 
 class _Run:

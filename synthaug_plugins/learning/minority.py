@@ -23,6 +23,7 @@ from synthaug_plugins.learning.minority_options import FREE, LevelTraining, chec
 
 _DRAWS = 4
 """Noises of each validation image at each noise level."""
+_AT_ONCE = 256  # validation images
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,13 @@ def train_levels(
 
 @torch.no_grad()
 def validate_levels(
-    classifier: LevelClassifier, images: RatedImages, places: np.ndarray, sigmas: Sequence[float], seed: int, device: torch.device, batch_size: int = 256
+    classifier: LevelClassifier, images: RatedImages, places: np.ndarray, sigmas: Sequence[float], seed: int, device: torch.device
 ) -> list[LevelAccuracy]:
     """How good a classifier is at each of some noise levels. The noise of an image depends on the seed, its place and the noise level alone.
 
     Args:
         places: of the images to look at, in `images`.
         sigmas: noise levels.
-        batch_size: images per call.
     """
     pixels, found = Pixels(images.pixels, device), []
     levels = torch.from_numpy(images.levels)
@@ -151,8 +151,8 @@ def validate_levels(
     with full_float32():
         for i, sigma in enumerate(sigmas):
             sums = torch.zeros(4, dtype=torch.float64)
-            for start in range(0, len(places), batch_size):
-                index = torch.from_numpy(places[start : start + batch_size])
+            for start in range(0, len(places), _AT_ONCE):
+                index = torch.from_numpy(places[start : start + _AT_ONCE])
                 y, own = pixels.fetch(index), levels[index]
                 noise = SampleNoise([mix_seed(seed, 'validation', int(place)) for place in index], tuple(y.shape[1:]), device)
                 for draw in range(_DRAWS):
