@@ -14,7 +14,7 @@ from PIL import Image
 from synthaug_plugins.diffusion import EDMPrecond
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.learning import calibrate as calibrate_module
-from synthaug_plugins.learning.calibrate import SigmaLoss, calibrate, calibrate_folder, loss_per_sigma, noise_from_losses, pixel_rms
+from synthaug_plugins.learning.calibrate import calibrate, calibrate_folder, loss_per_sigma, pixel_rms
 
 
 def natural(n: int = 600, size: int = 32, rms: float = 0.5, seed: int = 0) -> np.ndarray:
@@ -152,25 +152,3 @@ def test_loss_per_sigma_is_that_of_the_closed_form() -> None:
 def test_levels_outside_the_model_are_left_out() -> None:
     denoiser = EDMPrecond(Wiener(0.2, 0.5), 0.5, sigma_min=0.1, sigma_max=10)
     assert [row.sigma for row in loss_per_sigma(denoiser, natural(4, 8)[:, :1], None, [0.01, 1.0, 100.0])] == [1.0]
-
-
-@pytest.mark.parametrize('spread', [1.0, 0.3])
-def test_training_is_proposed_where_the_loss_falls(spread: float) -> None:
-    """spread: share of the data's power around the mean image; the rest is known without looking, and must not count."""
-    sigmas = np.exp(np.linspace(-5, 4, 25))
-
-    def table(centre: float, sd: float) -> list[SigmaLoss]:
-        unseen = spread * (sigmas**2 + sd**2) / (sigmas**2 + spread * sd**2)
-        return [SigmaLoss(s, u * (1 - 0.8 * math.exp(-((math.log(s) - centre) ** 2) / 4)), 0.01) for s, u in zip(sigmas, unseen, strict=True)]
-
-    low, high = noise_from_losses(table(-1, 0.5), 0.5), noise_from_losses(table(0, 0.5), 0.5)
-    assert low[0] == pytest.approx(-1.47, abs=0.05)
-    assert high[0] - low[0] == pytest.approx(1, abs=0.05)
-
-
-def test_losses_that_show_nothing_are_refused() -> None:
-    sigmas = np.exp(np.linspace(-5, 4, 25))
-    with pytest.raises(DataError, match='falls'):
-        noise_from_losses([SigmaLoss(s, 1.0, 0.0) for s in sigmas], 0.5)
-    with pytest.raises(DataError, match='up to 1 do not show'):
-        noise_from_losses([SigmaLoss(s, 0.5, 0.0) for s in (0.1, 0.2, 0.4, 0.8, 1.0)], 0.5)

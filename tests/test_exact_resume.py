@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
 from test_mix import recipe, world  # noqa: F401
 from test_multi_positive import PROMPTS
 from test_multi_positive import recipe as prompt_recipe
@@ -14,6 +15,7 @@ from test_store_dataset import store_of
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.plugins import get_plugin_manager
+from synthaug_plugins.training.exact_resume import SeededBatches
 from synthaug_plugins.training.run import configure, train
 
 from mmengine.runner import Runner  # isort: skip
@@ -95,6 +97,16 @@ def test_loader_processes_change_no_bit_and_without_it_a_resume_does(world: Path
     stock = configure(stock, get_plugin_manager())
     whole = bits(train(stock, tmp_path / 'stock'))
     assert not same(bits(train(stock, tmp_path / 'again', resume=tmp_path / 'stock' / 'epoch_1.pth')), whole)
+
+
+def test_seeds_of_a_checkpoint_are_taken_those_of_0_too_and_what_it_lacks_stays() -> None:
+    def batches(seed: int) -> SeededBatches:
+        return SeededBatches(DefaultSampler(range(8), seed=seed), 4)
+
+    own = batches(7)
+    assert own.restore_seeds(batches(0).seeds()) and own.seeds() == {'sampler': 0, 'augmentation': 0}
+    assert own.restore_seeds({'sampler': 3}) and own.seeds() == {'sampler': 3, 'augmentation': 0}
+    assert next(iter(own)) == next(iter(batches(3)))
 
 
 def test_images_are_augmented_anew_in_every_epoch(world: Path) -> None:  # noqa: F811

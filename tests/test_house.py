@@ -17,7 +17,7 @@ from new_process import new_python
 
 PACKAGE = REPO / 'synthaug_plugins'
 FLOORS = {
-    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'plain_json', 'new_folder', 'own_folder', 'device', 'model_parts'},
+    0: {'__init__', 'errors', 'compat', 'registry', 'hookspecs', 'weights', 'plain_json', 'new_folder', 'own_folder', 'device', 'model_parts', 'columns'},
     1: {'diffusion', 'store', 'executors', 'prompts', 'real_images', 'few_shot', 'recipes', 'assets'},
     2: {'models', 'annotations', 'mixing', 'data_split', 'handover'},
     3: {'learning', 'generators', 'curation'},

@@ -351,7 +351,7 @@ def test_a_loss_that_is_not_finite_is_refused_with_class_and_step(sd: Path, data
         ({'training__step': 3}, "training has an unknown key 'step'"),
         ({'training__vectors': 0}, 'vectors = 0 is no whole number'),
         ({'training__learning_rate': float('inf')}, 'no plain data'),
-        ({'training__learning_rate': 0}, 'learns nothing'),
+        ({'training__learning_rate': 0}, 'learning_rate = 0 is out of range'),
         ({'training__hflip': 1.5}, 'hflip = 1.5 is out of range'),
         ({'training__fit': 'stretch'}, "fit = 'stretch' is unknown"),
         ({'training__precision': 'fp8'}, "precision = 'fp8' is unknown"),

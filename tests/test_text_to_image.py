@@ -19,6 +19,7 @@ import transformers
 from PIL import Image
 
 from synthaug_plugins.diffusion import SampleNoise
+from synthaug_plugins.diffusion.minority import timestep_sigma
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, prepare
 from synthaug_plugins.errors import DataError, ModelError, RecipeError, Stopped
@@ -639,6 +640,7 @@ def test_t_star_by_shots_is_that_of_the_paper_and_its_snr_that_of_glide() -> Non
     assert found == {16: 55, 8: 91, 4: 216, 2: 261, 1: 353}
     assert [t_star(n) for n in (1, 2, 3, 4, 5, 6, 8, 11, 12, 16, 500)] == [50, 40, 35, 35, 35, 20, 20, 20, 15, 15, 15]
     db = [-20 * np.log10(snr_matched_sigma(t)) for t in (15, 20, 35, 40, 50)]
+    assert [snr_matched_sigma(t) for t in range(1, 100)] == pytest.approx([timestep_sigma(t - 1, 100, 'cosine') for t in range(1, 100)], rel=1e-9)
     assert [round(x, 1) for x in db] == [12.5, 9.8, 4.3, 2.8, 0.0]
 
 

@@ -13,7 +13,7 @@ generator = dict(
             type='synthaug_plugins.SelfGuided',
             weight=0.4,
             every=5,
-            sigma=25.1,  # step 800 of 1000 of the linear schedule
+            sigma=25.1,  # t = 0.8 of the linear schedule in continuous time (VP); its step 800 of 1000 has 25.7
             distance=dict(type='synthaug_plugins.LPIPS', network='alex'),
         )
     ]

@@ -13,7 +13,7 @@ generator = dict(
     precision='fp16',  # 'bf16' for newer models, 'fp32' on a CPU
     # The usual 7.5 makes typical, much alike pictures; about 2 is far better for training classifiers (Fan et al., CVPR 2024).
     guidance_scale=2.0,
-    # Which strength is right differs between data sets, and nobody knows it beforehand. All four are made, evenly; the column t0 says which, so that
+    # Which strength is right differs between data sets, and nobody knows it beforehand. All four are made, evenly; the column params.t0 says which, so that
     # a comparison can choose on validation: "params.t0 <= 0.5". DA-Fusion trains on all four together.
     t0=[0.25, 0.5, 0.75, 1.0],
     sampler=dict(num_steps=25, solver='dpmpp_2m'),

@@ -1,6 +1,6 @@
 """Downstream-agnostic pre-training of a ResNet-50 (He et al., ICLR 2023, section 4): a store of many classes, such as those of ImageNet-1K.
 
-synthaug train pretrain_resnet50_agnostic --store stores/imagenet_names --work-dir runs/agnostic
+synthaug train pretrain_resnet50_agnostic --store stores/pretraining --work-dir runs/agnostic
 
 As published: SGD with lr 0.2 and weight decay 1e-4, batch 512, 90 epochs, lr / 10 after every 30, random crops and flips; momentum 0.9 is the usual one.
 Begun from weights of ImageNet-1K, the published lr is 0.001: optim_wrapper.optimizer.lr=0.001 \

@@ -1,6 +1,6 @@
 """Downstream-aware pre-training of a ResNet-50 (He et al., ICLR 2023, section 4): a store made from the class names of the task that comes after.
 
-synthaug train pretrain_resnet50_aware --store stores/cifar100_names --work-dir runs/aware
+synthaug train pretrain_resnet50_aware --store stores/pretraining --work-dir runs/aware
 
 As published: AdamW with lr 1e-4 and weight decay 0.9, batch 512, 90 epochs, cosine, random crops and flips. Begun from weights of ImageNet-1K, the
 published lr is 1e-5: optim_wrapper.optimizer.lr=1e-5 \

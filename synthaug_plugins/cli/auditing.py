@@ -43,10 +43,10 @@ def audit(
 
     synthaug audit stores/mine --train data/train --test data/test --where clean_kept
     """
+    from synthaug_plugins.columns import aligned
     from synthaug_plugins.errors import ContaminationFound
     from synthaug_plugins.evaluation.audit.comparison import TEST
     from synthaug_plugins.evaluation.audit.writing import REPORT, about, audit_store, table
-    from synthaug_plugins.evaluation.metrics.table import aligned
 
     words = ['synthaug', 'audit', folder, '--train', str(train), '--test', str(test), '--features', features, '--false-alarms', f'{false_alarms:g}']
     for option, value in (('--out', out), ('--drop', drop), ('--where', where)):

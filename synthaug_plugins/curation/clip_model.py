@@ -13,6 +13,7 @@ import numpy as np
 
 from synthaug_plugins.curation.clip_loaded import LoadedClip, loaded_clip, root_logger_untouched
 from synthaug_plugins.curation.clip_source import ClipSource, find_clip
+from synthaug_plugins.curation.network_input import as_network_sees
 from synthaug_plugins.errors import ModelError, first_line
 from synthaug_plugins.weights import file_hash
 
@@ -208,7 +209,7 @@ class ClipModel:
         return self._encoded(images, lambda part: self._loaded.model.encode_image(self.preprocess(part)))
 
     def features(self, x: Tensor) -> Tensor:
-        """Features of images as tensors, for distances: the whole image is interpolated (bicubic, antialiased) to the tower's input size.
+        """Features of images as tensors, for distances, see `as_network_sees`.
 
         Args:
             x: (B, 3, H, W) in [-1, 1], on the model's device.
@@ -221,11 +222,9 @@ class ClipModel:
 
         config = self.preprocess_cfg
         size = (config['size'],) * 2 if isinstance(config['size'], int) else tuple(config['size'])
-        if tuple(x.shape[-2:]) != size:
-            x = torch.nn.functional.interpolate(x.float(), size=size, mode='bicubic', antialias=True)
         mean, std = (torch.tensor(config[key], device=x.device).view(3, 1, 1) for key in ('mean', 'std'))
         with full_float32():
-            return self._loaded.model.encode_image(((x.float() + 1) / 2 - mean) / std).float()
+            return self._loaded.model.encode_image(as_network_sees(x, size, mean, std)).float()
 
     def batch_features(self, images: Sequence[np.ndarray]) -> Tensor:
         """`encode_images` of a batch that several inspectors look at: the second who asks for the same pixels gets what the first got."""

@@ -93,6 +93,9 @@ class InceptionNetwork:
             images: (H, W, 3) uint8 RGB each, of any sizes, any number but none.
 
         Returns: (B, 2048) float32.
+
+        Raises:
+            ModelError: before `setup`.
         """
         import torch
 

@@ -202,12 +202,13 @@ class MinorityScore(Inspector):
 
         from synthaug_plugins.diffusion import SampleNoise, full_float32
         from synthaug_plugins.diffusion.minority import minority_scores
+        from synthaug_plugins.diffusion.pixels import from_uint8
 
         assert self._device is not None  # `setup` comes before the first batch
         self._load(self._device)
         model, device = self.model, self._device
         placed = place_all(images, *model.image_size, 'crop')
-        pixels = torch.from_numpy(np.stack([channels_first(one.pixels, model.size[0]) for one in placed])).to(device).float() / 127.5 - 1
+        pixels = from_uint8(torch.from_numpy(np.stack([channels_first(one.pixels, model.size[0]) for one in placed])).to(device))
         noise = SampleNoise([purpose_seed(self.seed, f'minority {r.id}') for r in requests], model.size, device)
         decode = None if isinstance(model, DenoiserModel) else lambda x: model.decode(x).float()
         with torch.no_grad(), full_float32():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug_plugins.curation.clip_source import HUB, LOCAL, fetch
+from synthaug_plugins.curation.network_input import as_network_sees
 from synthaug_plugins.errors import ModelError, first_line, nearest
 from synthaug_plugins.weights import file_hash, read_json
 
@@ -196,22 +197,18 @@ class TimmNetwork:
         return self._model
 
     def features(self, x: Tensor) -> Tensor:
-        """Features of images as tensors, for distances: the whole image is interpolated (bicubic, antialiased) to the network's input size.
+        """Features of images as tensors, for distances, see `as_network_sees`.
 
         Args:
             x: (B, 3, H, W) in [-1, 1], on the device of the weights.
 
         Returns: (B, D) float32; differentiable in x.
         """
-        import torch.nn.functional as F
-
         from synthaug_plugins.diffusion import full_float32
 
-        size = self._source.input['input_size'][1:]
-        if tuple(x.shape[-2:]) != tuple(size):
-            x = F.interpolate(x.float(), size=tuple(size), mode='bicubic', antialias=True)
+        model = self._loaded
         with full_float32():
-            return self._loaded(((x.float() + 1) / 2 - self._mean) / self._std).float()
+            return model(as_network_sees(x, self._source.input['input_size'][1:], self._mean, self._std)).float()
 
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Features of images as files hold them, by timm's own transform for evaluation: resized, cropped, normalised.

@@ -94,7 +94,15 @@ class Resample(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, added to its input. The kernels behind it keep the softmax in float32 at any precision."""
+    """Self-attention over the pixels, added to its input. The kernels behind it keep the softmax in float32 at any precision.
+
+    Args:
+        channels: C.
+        style: says channels per head, eps and skip_scale.
+
+    Raises:
+        ModelError: the channels cannot be split into heads.
+    """
 
     def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
@@ -115,7 +123,18 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, (resample,) 3x3 convolution, embedding, norm, SiLU, dropout, 3x3 convolution; then attention where asked for."""
+    """norm, SiLU, (resample,) 3x3 convolution, embedding, norm, SiLU, dropout, 3x3 convolution; then attention where asked for.
+
+    Args:
+        c_in, c_out: channels.
+        embedding: E, length of what the block is told of noise and class.
+        style: see `BlockStyle`.
+        resample: 'down' or 'up' halves or doubles height and width; None keeps them.
+        attend: whether attention follows.
+
+    Raises:
+        ModelError: see `Attention`.
+    """
 
     def __init__(self, c_in: int, c_out: int, embedding: int, style: BlockStyle, resample: Direction | None = None, attend: bool = False) -> None:
         super().__init__()

@@ -30,9 +30,10 @@ def minority_scores(
     draws: int,
     cond: Any = None,
     decode: Callable[[Tensor], Tensor] | None = None,
-    clip: bool = True,
 ) -> Tensor:
     """d(x0, D(x0 + sigma n_i; sigma)) for draws i = 0, 1, ... (equation 5 of the paper before the mean). One network call per draw.
+
+    Rebuilt images are clamped to [-1, 1], as published; those that a decoder makes of x0 are, too.
 
     Args:
         x0: (B, C, H, W) in the denoiser's space: pixels in [-1, 1], or latents.
@@ -43,17 +44,16 @@ def minority_scores(
         cond: see `Denoiser.__call__`.
         decode: images in about [-1, 1] of what the denoiser makes, where it works in latents. x0 is decoded as well, so that what the autoencoder
             loses by itself is in no score.
-        clip: clamp the rebuilt images to [-1, 1], as published.
 
     Returns: (B, draws) in the dtype of the distance, float32 for x0 in float32.
     """
     level = torch.tensor(sigma, dtype=torch.float64)  # on the CPU: no call waits for the device
-    original = x0 if decode is None else _clamped(decode(x0), clip)
+    original = x0 if decode is None else decode(x0).clamp(-1, 1)
     from_original = distance.seen_from(original) if hasattr(distance, 'seen_from') else partial(distance, original)
     found = []
     for i in range(draws):
         D = denoiser(x0 + sigma * noise(i).to(x0.dtype), level, cond).to(x0.dtype)
-        found.append(from_original(_clamped(D if decode is None else decode(D), clip)))
+        found.append(from_original((D if decode is None else decode(D)).clamp(-1, 1)))
     return torch.stack(found, 1)
 
 
@@ -97,7 +97,3 @@ def timestep_sigma(index: int, of: int, schedule: str) -> float:
     if not numbers or not 2 <= of <= TIMESTEPS or not 0 <= index < of:
         raise RecipeError(f'timestep = {(index, of)!r} is out of range.', f'Give (index, of) with 0 <= index < of <= {TIMESTEPS}, such as (60, 100).')
     return float(timestep_sigmas(schedule)[round((TIMESTEPS - 1) / (of - 1) * index)])
-
-
-def _clamped(images: Tensor, clip: bool) -> Tensor:
-    return images.clamp(-1, 1) if clip else images

@@ -56,7 +56,13 @@ def _turn_off() -> list[tuple[Any, str, Any]]:
     return before
 
 
+def settled_precision(precision: str, device: torch.device) -> str:
+    """'auto' as what it is on a device: 'bf16' on GPUs that have it, else 'fp32'. Any other precision is its own."""
+    if precision != 'auto':
+        return precision
+    return 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
+
+
 def network_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """In which a network runs. precision: 'fp32', 'bf16', 'fp16', or 'auto': bf16 on GPUs that have it, else fp32."""
-    auto = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
-    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[auto if precision == 'auto' else precision]
+    """In which a network runs. precision: 'fp32', 'bf16', 'fp16', or 'auto', see `settled_precision`."""
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[settled_precision(precision, device)]

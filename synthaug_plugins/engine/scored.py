@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthaug_plugins.columns import aligned
 from synthaug_plugins.engine.score_run import Columns
 from synthaug_plugins.store.reasons import group_reasons
 
@@ -57,9 +58,7 @@ class Scored:
         for name, one in self.per_class.items():
             values = [f'{one.means[m]:.4g}' if m in one.means else '-' for m in means]
             lines.append([name, str(one.kept), str(one.rejected), *values, ', '.join(f'{n} {why}' for why, n in one.reasons.items())])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        cells = [[cell.rjust(w) if 0 < i < len(line) - 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))] for line in lines]
-        return '\n'.join('  '.join(line).rstrip() for line in cells)
+        return aligned(lines, words=1)
 
 
 def scored(columns: Columns, classes: Sequence[str], labels: Sequence[int], table: pa.Table) -> Scored:

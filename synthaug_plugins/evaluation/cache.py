@@ -22,7 +22,13 @@ _Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One arm (or one candidate of its search) with the settled trainer recipe of each seed."""
+    """One arm (or one candidate of its search) with the settled trainer recipe of each seed.
+
+    Attributes:
+        arm: which.
+        options: those of the search that this candidate sets, by dotted key; none for an arm without a search.
+        configs: seed -> recipe.
+    """
 
     arm: Arm
     options: Mapping[str, Any]
@@ -35,7 +41,13 @@ class Side:
 
 
 class RunCache:
-    """The cache of runs: `out/runs/<key>/result.json` for a training, `test-<key>.json` for its test."""
+    """The cache of runs: `out/runs/<key>/result.json` for a training, `test-<key>.json` for its test.
+
+    Args:
+        out: folder of the comparison.
+        pool: runs what is missing.
+        progress: told a line when a run is done.
+    """
 
     def __init__(self, out: Path, pool: Pool, progress: Callable[[str], None]) -> None:
         self.out, self.pool, self.progress = out, pool, progress

@@ -20,10 +20,10 @@ def colour(arm: int) -> str:
     return f'var(--arm-{arm if arm == 0 else 1 + (arm - 1) % (COLOURS - 1)})'
 
 
-def value_range(points: Sequence[float], least: float = 4.0) -> tuple[float, float]:
-    """Whole numbers around the points, at least `least` apart, so that a tiny spread does not look like a large one."""
+def value_range(points: Sequence[float]) -> tuple[float, float]:
+    """Whole numbers around the points, at least 4 apart, so that a tiny spread does not look like a large one."""
     lo, hi = min(points), max(points)
-    middle, half = (lo + hi) / 2, max((hi - lo) * 0.58, least / 2)
+    middle, half = (lo + hi) / 2, max((hi - lo) * 0.58, 2.0)
     return math.floor(middle - half), math.ceil(middle + half)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pluggy
 
 from synthaug_plugins import compat
+from synthaug_plugins.columns import aligned
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.cache import RunCache, Side
@@ -170,8 +171,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     for arm in results['arms']:
         d = arm['difference']
         rows.append((arm['name'], plus_minus(arm['test']), signed(d['mean']) if d else 'baseline', '  '.join(f'{p:.1f}' for p in arm['test']['points'])))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return '\n'.join('  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(rows, words=3)
 
 
 def _side(

@@ -45,7 +45,13 @@ SEARCH_KEYS = ('arm', 'grid')
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: how its training differs from the base recipe."""
+    """One side of a comparison: how its training differs from the base recipe.
+
+    Attributes:
+        name: its name.
+        cfg_options: changes to the trainer recipe, by dotted key.
+        synthaug: options of the plugins, as under `synthaug = dict(...)`; what is None there is taken away.
+    """
 
     name: str
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +82,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Search:
-    """Grids over options of one arm, chosen on validation only."""
+    """Grids over options of one arm, chosen on validation only.
+
+    Attributes:
+        arm: name of the arm.
+        grids: each option -> values to try; all grids name the same options, see `Arm.with_options`.
+    """
 
     arm: str
     grids: Sequence[Mapping[str, Sequence[Any]]]
@@ -93,7 +104,13 @@ class Search:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checked compare recipe; strings still hold `{seed}`, and with `shots` `{shots}` and the names of `made`, nothing else in braces."""
+    """A checked compare recipe; strings still hold `{seed}`, and with `shots` `{shots}` and the names of `made`, nothing else in braces.
+
+    Attributes:
+        path: the recipe file.
+        searches: one per arm at the most.
+        others: as `KEYS` says of the recipe.
+    """
 
     path: Path
     title: str

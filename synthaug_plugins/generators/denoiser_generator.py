@@ -167,7 +167,7 @@ class DenoiserGenerator(Generator):
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """(B, 1 or 3, H, W) in [-1, 1] to (B, H, W, 3) uint8 on the CPU, rounded; undoes uint8 / 127.5 - 1. NaN becomes 0."""
+    """(B, 1 or 3, H, W) in [-1, 1] to (B, H, W, 3) uint8 on the CPU, rounded; undoes `diffusion.pixels.from_uint8`. NaN becomes grey, 128."""
     pixels = (x.nan_to_num() * 127.5 + 127.5).round().clamp(0, 255)
     return np.ascontiguousarray(pixels.byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy())
 

@@ -74,12 +74,13 @@ class RoundTrip(SourceGenerator):
         import torch
 
         from synthaug_plugins.diffusion import SampleNoise, full_float32
+        from synthaug_plugins.diffusion.pixels import from_uint8
         from synthaug_plugins.diffusion.precision import network_dtype
 
         if self._latents is None:
             self._latents = self.model.load_autoencoder(self.device, network_dtype(self.precision, self.device))
         placed = place_all(images, *self.model.image_size, self.fit)
-        pixels = torch.tensor(np.stack([one.pixels for one in placed]), device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = from_uint8(torch.tensor(np.stack([one.pixels for one in placed]), device=self.device).permute(0, 3, 1, 2))
         noise = SampleNoise([r.seed for r in requests], self.model.size, self.device).latents() if self._draws else None
         with full_float32(), torch.no_grad():
             x = self._latents.decode(self._latents.encode(pixels, noise))

@@ -187,10 +187,11 @@ class SDEdit(SourceGenerator, DenoiserGenerator):
         import torch
 
         from synthaug_plugins.diffusion import full_float32
+        from synthaug_plugins.diffusion.pixels import from_uint8
 
         key = hashlib.sha256(pixels.tobytes() + (b'' if hidden is None else hidden.tobytes())).digest()
         if key not in self._encoded:
-            image = torch.tensor(channels_first(pixels, self.told.image_shape[0]), device=self.device).float() / 127.5 - 1
+            image = from_uint8(torch.tensor(channels_first(pixels, self.told.image_shape[0]), device=self.device))
             if hidden is not None:
                 image = image * torch.tensor(~hidden, device=self.device)
             with torch.no_grad(), full_float32():

@@ -38,7 +38,8 @@ def snr_matched_sigma(t: int) -> float:
     """The noise level at which He et al.'s GLIDE begins with t of its 100 steps to go: sigma = sqrt(1 - alpha_bar) / sqrt(alpha_bar).
 
     GLIDE was trained with T = 1000 and the cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17): alpha_bar_k =
-    f(k + 1) / f(0), f(k) = cos^2((k / T + 0.008) / 1.008 * pi / 2). Its 100 steps visit evenly spaced timesteps k, rounded.
+    f(k + 1) / f(0), f(k) = cos^2((k / T + 0.008) / 1.008 * pi / 2). Its 100 steps visit evenly spaced timesteps k, rounded. It is the level of
+    `diffusion.minority.timestep_sigma(t - 1, 100, 'cosine')` but for the last bits, which the fingerprints of stores hold.
     """
 
     def f(share: float) -> float:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthaug_plugins.diffusion.pixels import from_uint8
+
 ON_DEVICE_BYTES = 2 * 2**30
 """Images up to this size are copied to the device once; larger ones (memory-mapped, say) batch by batch."""
 
@@ -75,12 +77,12 @@ class Pixels:
         self._images = images
 
     def fetch(self, index: Tensor) -> Tensor:
-        """(B, C, H, W) float32 in [-1, 1] on the device: uint8 / 127.5 - 1. index: (B,) int64 on the CPU."""
+        """(B, C, H, W) float32 in [-1, 1] on the device. index: (B,) int64 on the CPU."""
         if self._there is not None:
             batch = self._there[index.to(self._there.device)]
         else:
             batch = torch.from_numpy(np.asarray(self._images[index.numpy()]))
-        return batch.to(self.device).float() / 127.5 - 1
+        return from_uint8(batch.to(self.device))
 
 
 def data_hash(images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None) -> str:

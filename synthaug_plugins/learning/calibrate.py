@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion import Precond, denoising_loss
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.errors import DataError
 from synthaug_plugins.learning.data import some_images
 from synthaug_plugins.real_images import RealImages
@@ -67,7 +68,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class SigmaLoss:
-    """The loss at one noise level: mean over images, and its standard error."""
+    """The loss at one noise level.
+
+    Attributes:
+        sigma: the noise level.
+        loss: mean over images, see `diffusion.denoising_loss`.
+        standard_error: of that mean; NaN for a single image.
+    """
 
     sigma: float
     loss: float
@@ -178,7 +185,7 @@ def loss_per_sigma(
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:limit].sort().values
     pixels = images[chosen.to(images.device)] if isinstance(images, Tensor) else torch.from_numpy(np.asarray(images[chosen.numpy()]))
-    y = pixels.to(device).float() / 127.5 - 1
+    y = from_uint8(pixels.to(device))
     noise = torch.randn(y.shape, generator=generator).to(device)
     cond = None if labels is None else torch.as_tensor(np.asarray(labels))[chosen].to(device, torch.int64)
     was_training = denoiser.training
@@ -197,33 +204,6 @@ def loss_per_sigma(
         table.append(SigmaLoss(float(sigma), float(losses.mean()), error))
     denoiser.train(was_training)
     return table
-
-
-def noise_from_losses(table: Sequence[SigmaLoss], sigma_data: float) -> tuple[float, float]:
-    """(P_mean, P_std) from a trained model's loss per sigma: EDM's own argument, train where the loss falls (Section 5, Figure 5a).
-
-    The fall is measured from the loss that needs no look at the image: 1 at low noise, and at high noise, where only the mean
-    image (of the class) can be told, the loss at the highest level. Heuristic: its moments, weighed, shifted and scaled as in
-    `Calibration`.
-
-    Args:
-        table: from `loss_per_sigma` for an EDM model, levels rising from about 0.01 to 20 sigma_data or more.
-        sigma_data: of the model.
-
-    Raises:
-        DataError: fewer than 5 noise levels, or too low ones, or the loss falls nowhere.
-    """
-    sigma, loss = (np.array([getattr(row, name) for row in table]) for name in ('sigma', 'loss'))
-    if len(table) < 5 or sigma[-1] < 20 * sigma_data:
-        what = f'{len(table)} noise levels up to {max(sigma, default=0):g} do not show where the loss falls.'
-        raise DataError(what, f'Give at least 5 that rise to {20 * sigma_data:g} or more.')
-    spread = min(float(loss[-1]), 1.0) * sigma_data**2  # variance around the mean image
-    unseen = spread * (sigma**2 + sigma_data**2) / (sigma_data**2 * (sigma**2 + spread))
-    gain = np.clip(1 - loss / unseen, 0, None)
-    if not gain.max() > 0:
-        raise DataError(f'The loss falls at none of {len(table)} noise levels.', 'Train longer.')
-    mean, width, _ = _moments(np.log(sigma), gain)
-    return round(mean + _MEAN_SHIFT, 2), round(min(max(width * _STD_SCALE, _STD_RANGE[0]), _STD_RANGE[1]), 2)
 
 
 def _level_counts(images: Tensor | np.ndarray) -> np.ndarray:

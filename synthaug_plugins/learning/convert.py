@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import pickletools
@@ -18,7 +17,7 @@ from synthaug_plugins.diffusion import build_denoiser
 from synthaug_plugins.diffusion.blocks import Attention
 from synthaug_plugins.diffusion.unet import EncoderDecoder
 from synthaug_plugins.errors import ModelError
-from synthaug_plugins.weights import save_model
+from synthaug_plugins.weights import file_hash, save_model
 
 LICENCE_NOTE = (
     'Weights keep the licence of whoever published them. Those that NVIDIA published for EDM and EDM2 are CC BY-NC-SA 4.0: '
@@ -77,14 +76,12 @@ def convert_state_dict(source: Path, config: Mapping[str, Any], out: Path, licen
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ModelError(f'{name!r} of {str(source)!r} is not finite in {dtype}.', 'Convert to float32; if it fails there, the weights are damaged.')
-    with open(source, 'rb') as file:
-        sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
     card = {
         'name': out.name,
         'what': f'Converted from {source.name}.',
         'licence': licence,
         'licence_note': LICENCE_NOTE,
-        'source': {'file': source.name, 'sha256': sha256, 'names': 'official EDM' if official else 'own'},
+        'source': {'file': source.name, 'sha256': file_hash(source), 'names': 'official EDM' if official else 'own'},
         'parameters': sum(p.numel() for p in network.parameters()),
         'weights': str(dtype).removeprefix('torch.'),
     }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion import Precond, build_denoiser, denoising_loss, full_float32
 from synthaug_plugins.diffusion.augmentation import Augmentation
+from synthaug_plugins.diffusion.precision import network_dtype
 from synthaug_plugins.errors import DataError, ModelError, RecipeError
 from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, save_snapshot, take_up
@@ -94,9 +95,9 @@ def train_edm(
     return Trained({k: v.cpu() for k, v in run.weights().items()}, run.losses, run.images_shown, run.steps)
 
 
-def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card: Mapping[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Write the averaged weights as a model folder that generators read. float16 costs less than sampling noise shows."""
-    save_model(folder, dict(config), {k: v.to(dtype) for k, v in trained.weights.items()}, card)
+def save_trained(folder: Path, config: Mapping[str, Any], trained: Trained, card: Mapping[str, Any]) -> None:
+    """Write the averaged weights as a model folder that generators read, in float16: that costs less than sampling noise shows."""
+    save_model(folder, dict(config), {k: v.half() for k, v in trained.weights.items()}, card)
 
 
 class _Run:
@@ -131,8 +132,7 @@ class _Run:
         facts = {'config': dict(config), 'augment': augment and asdict(augment), 'data': data_hash(images, labels), 'device': device.type}
         # Through JSON, to compare with what a checkpoint holds: tuples become lists.
         self.identity = json.loads(json.dumps({**settings, **facts}))
-        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-        self.bf16 = options.precision == 'bf16' or (options.precision == 'auto' and has_bf16)
+        self.bf16 = network_dtype(options.precision, device) == torch.bfloat16
         if options.compile:
             denoiser.network.compile()  # in place: parameters keep their names
 

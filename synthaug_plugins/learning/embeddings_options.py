@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.learning.checks import check_precision, check_seed, check_whole
+from synthaug_plugins.learning.checks import check_number, check_precision, check_seed, check_whole
 from synthaug_plugins.models.fit import check_fit
 from synthaug_plugins.prompts.templates import resolve_templates
 
@@ -85,10 +84,8 @@ def check_embedding_training(options: EmbeddingTraining) -> None:
         raise RecipeError(f'steps = {o.steps} are more than {MAX_STEPS}.', 'Published runs have 3000 per image.')
     if o.steps * o.draws >= 2**32:
         raise RecipeError(f'steps = {o.steps} times draws = {o.draws} are too many.', 'Lower them: an image has fewer than 2**32 draws.')
-    for name, low in (('learning_rate', 'above 0'), ('weight_decay', 'from 0 on')):
-        value = getattr(o, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf or (name == 'learning_rate' and not value):
-            raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a number {low}.')
+    check_number('learning_rate', o.learning_rate, 'Use a number above 0.', above=True)
+    check_number('weight_decay', o.weight_decay, 'Use 0 or more.')
     check_seed(o.seed)
     check_fit(o.fit)
     check_precision(o.precision)

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from synthaug_plugins.diffusion import ClassifierFree, Denoiser, Guided, SampleNoise, full_float32
+from synthaug_plugins.diffusion.precision import network_dtype, settled_precision
 from synthaug_plugins.errors import ModelError, RecipeError, nearest
 from synthaug_plugins.learning.batches import mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
-from synthaug_plugins.learning.checks import PRECISIONS, check_seed, check_whole
+from synthaug_plugins.learning.checks import PRECISIONS, check_flag, check_number, check_seed, check_whole
 from synthaug_plugins.learning.weight_edits import METHODS, WeightEdits, cached, edited_names
 from synthaug_plugins.models.erasure import KINDS, check_family
 from synthaug_plugins.models.pipeline import TextPipeline
@@ -106,16 +107,14 @@ def training_options(preset: str, given: Mapping[str, Any], seed: int = 0) -> Er
 def _check(o: ErasureTraining) -> None:
     for name in ('iterations', 'rank', 'num_steps', 'batch_size', 'checkpoint_steps'):
         check_whole(f'training.{name}', getattr(o, name))
-    for name, least in (('learning_rate', 0), ('eta', 0), ('start_guidance', 0)):
-        value = getattr(o, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float('inf') or (name == 'learning_rate' and value == 0):
-            raise RecipeError(f'training.{name} = {value!r} is out of range.', 'Give a positive number.')
+    check_number('training.learning_rate', o.learning_rate, 'Use a number above 0.', above=True)
+    for name in ('eta', 'start_guidance'):
+        check_number(f'training.{name}', getattr(o, name), 'Use 0 or more.')
     for name, values in (('method', METHODS), ('weights', KINDS), ('x_t_from', X_T_FROM), ('precision', PRECISIONS)):
         value = getattr(o, name)
         if value not in values:
             raise RecipeError(f'training.{name} = {value!r} is unknown.', nearest(str(value), values))
-    if not isinstance(o.gradient_checkpointing, bool):
-        raise RecipeError(f'training.gradient_checkpointing = {o.gradient_checkpointing!r} is neither True nor False.', 'Correct it.')
+    check_flag('training.gradient_checkpointing', o.gradient_checkpointing)
     check_seed(o.seed)
 
 
@@ -145,10 +144,8 @@ class ConceptEraser:
     def __init__(self, model: TextModel, options: ErasureTraining, device: torch.device) -> None:
         check_model(model)
         self.model, self.options, self.device = model, options, device
-        auto = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
-        self.precision = auto if options.precision == 'auto' else options.precision
-        dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[self.precision]
-        self.denoiser = model.load(device, dtype)
+        self.precision = settled_precision(options.precision, device)
+        self.denoiser = model.load(device, network_dtype(self.precision, device))
         network = self.denoiser.model
         self._edits = WeightEdits(network, edited_names(network, options.method, options.weights), options.weights, options.rank)
         if options.gradient_checkpointing:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.models.fit import channels_first, place
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def posteriors(model: Model, images: Iterable[np.ndarray], fit: str, device: tor
     """
     found, turned = [], []
     for image in images:
-        pixels = torch.tensor(channels_first(place(image, *model.image_size, fit).pixels, model.size[0])).to(device).float() / 127.5 - 1
+        pixels = from_uint8(torch.tensor(channels_first(place(image, *model.image_size, fit).pixels, model.size[0])).to(device))
         found.append(model.posterior(pixels[None]))
         if mirrored:
             turned.append(model.posterior(pixels.flip(-1)[None]))

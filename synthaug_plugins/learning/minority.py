@@ -15,6 +15,7 @@ from torch import Tensor
 
 from synthaug_plugins.diffusion import LevelClassifier, SampleNoise, build_level_classifier, full_float32
 from synthaug_plugins.diffusion.level_classifier import Features
+from synthaug_plugins.diffusion.precision import network_dtype
 from synthaug_plugins.errors import DataError, ModelError
 from synthaug_plugins.learning.batches import Order, Pixels, data_hash, mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors, save_checkpoint, take_up
@@ -22,6 +23,7 @@ from synthaug_plugins.learning.minority_options import FREE, LevelTraining, chec
 
 _DRAWS = 4
 """Noises of each validation image at each noise level."""
+_AT_ONCE = 256  # validation images
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,13 @@ def train_levels(
 
 @torch.no_grad()
 def validate_levels(
-    classifier: LevelClassifier, images: RatedImages, places: np.ndarray, sigmas: Sequence[float], seed: int, device: torch.device, batch_size: int = 256
+    classifier: LevelClassifier, images: RatedImages, places: np.ndarray, sigmas: Sequence[float], seed: int, device: torch.device
 ) -> list[LevelAccuracy]:
     """How good a classifier is at each of some noise levels. The noise of an image depends on the seed, its place and the noise level alone.
 
     Args:
         places: of the images to look at, in `images`.
         sigmas: noise levels.
-        batch_size: images per call.
     """
     pixels, found = Pixels(images.pixels, device), []
     levels = torch.from_numpy(images.levels)
@@ -150,8 +151,8 @@ def validate_levels(
     with full_float32():
         for i, sigma in enumerate(sigmas):
             sums = torch.zeros(4, dtype=torch.float64)
-            for start in range(0, len(places), batch_size):
-                index = torch.from_numpy(places[start : start + batch_size])
+            for start in range(0, len(places), _AT_ONCE):
+                index = torch.from_numpy(places[start : start + _AT_ONCE])
                 y, own = pixels.fetch(index), levels[index]
                 noise = SampleNoise([mix_seed(seed, 'validation', int(place)) for place in index], tuple(y.shape[1:]), device)
                 for draw in range(_DRAWS):
@@ -185,8 +186,7 @@ class _Run:
         levels = np.stack([images.levels, np.zeros_like(images.levels) if images.labels is None else images.labels])
         facts = {'config': dict(config), 'data': data_hash(images.pixels, levels), 'device': device.type}
         self.identity = json.loads(json.dumps({**settings, **facts}))  # through JSON, as a checkpoint holds it
-        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-        self.bf16 = options.precision == 'bf16' or (options.precision == 'auto' and has_bf16)
+        self.bf16 = network_dtype(options.precision, device) == torch.bfloat16
 
     def step(self) -> Tensor:
         """One optimizer step; returns its loss."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from synthaug_plugins.diffusion import LogUniform
 from synthaug_plugins.diffusion.minority import SCHEDULES, timestep_sigmas
 from synthaug_plugins.errors import RecipeError, nearest
-from synthaug_plugins.learning.checks import check_seed, check_whole
+from synthaug_plugins.learning.checks import AUTOCAST, check_flag, check_number, check_precision, check_seed, check_whole
 
 NOISES = ('log_uniform', *SCHEDULES)
 
@@ -60,23 +59,17 @@ def check_level_training(o: LevelTraining) -> None:
     """Refuse (RecipeError) an option that is out of range; it is named."""
     for name in ('images_shown', 'batch_size', 'validation_sigmas', 'checkpoint_steps'):
         check_whole(name, getattr(o, name))
-    if not _number(o.learning_rate) or not o.learning_rate > 0:
-        raise RecipeError(f'learning_rate = {o.learning_rate!r} is not positive.', 'Published: 3e-4.')
-    if not _number(o.weight_decay) or not o.weight_decay >= 0:
-        raise RecipeError(f'weight_decay = {o.weight_decay!r} is below 0.', 'Use 0 or more; published: 0.05.')
-    if not isinstance(o.flip, bool):
-        raise RecipeError(f'flip = {o.flip!r} is neither True nor False.', 'Correct it.')
+    check_number('learning_rate', o.learning_rate, 'Use a number above 0; published: 3e-4.', above=True)
+    check_number('weight_decay', o.weight_decay, 'Use 0 or more; published: 0.05.')
+    check_flag('flip', o.flip)
     if o.noise not in NOISES:
         raise RecipeError(f'noise = {o.noise!r} is unknown.', nearest(str(o.noise), NOISES))
     for name in ('sigma_min', 'sigma_max'):
-        value = getattr(o, name)
-        if value is not None and (not _number(value) or not 0 < value < float('inf')):
-            raise RecipeError(f'{name} = {value!r} is no positive, finite number.', "Leave it out for the denoiser's own.")
-    if not _number(o.validation) or not 0 < o.validation <= 0.5:
-        raise RecipeError(f'validation = {o.validation!r} is no share above 0 and up to 0.5.', 'Published: 0.05.')
+        if getattr(o, name) is not None:
+            check_number(name, getattr(o, name), "Use a number above 0, or leave it out for the denoiser's own.", above=True)
+    check_number('validation', o.validation, 'It is a share above 0 and up to 0.5; published: 0.05.', high=0.5, above=True)
     check_seed(o.seed)
-    if o.precision not in ('auto', 'fp32', 'bf16'):
-        raise RecipeError(f'precision = {o.precision!r} is unknown.', "Use 'auto', 'fp32' or 'bf16'.")
+    check_precision(o.precision, AUTOCAST)
 
 
 def sigma_range(o: LevelTraining, supported: tuple[float, float]) -> tuple[float, float]:
@@ -121,7 +114,3 @@ class AnyOf:
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """(n,) float32 from torch's global generator."""
         return self.table.float().to(device)[torch.randint(len(self.table), (n,), device=device)]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ from typing import Any
 from synthaug_plugins.diffusion import IDDPMUniform, LogNormal, LogUniform, VPUniform, check_denoiser_config
 from synthaug_plugins.diffusion.augmentation import Augmentation
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.learning.checks import check_seed, check_whole
+from synthaug_plugins.learning.checks import AUTOCAST, check_flag, check_number, check_precision, check_seed, check_whole
 from synthaug_plugins.learning.ema import power_exponent
 
 
@@ -77,14 +77,8 @@ def noise_distribution(config: Mapping[str, Any], options: EDMTraining) -> LogNo
 
 def check_noise(options: EDMTraining) -> None:
     """Refuse (RecipeError) a P_mean or P_std that is out of range."""
-    _check_positive('P_std', options.P_std)
-    if isinstance(options.P_mean, bool) or not isinstance(options.P_mean, int | float) or not math.isfinite(options.P_mean):
-        raise RecipeError(f'P_mean = {options.P_mean!r} is no number.', 'It is the mean of ln sigma, such as -1.2.')
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise RecipeError(f'{name} = {value!r} is not positive.', 'Raise it.')
+    check_number('P_std', options.P_std, 'It is the standard deviation of ln sigma, such as 1.2.', above=True)
+    check_number('P_mean', options.P_mean, 'It is the mean of ln sigma, such as -1.2.', low=-math.inf)
 
 
 def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Augmentation | None = None) -> None:
@@ -98,20 +92,16 @@ def check_training(config: Mapping[str, Any], options: EDMTraining, augment: Aug
     for name in ('images_shown', 'batch_size', 'accumulation', 'snapshot_steps', 'checkpoint_steps', 'ema_half_life_images'):
         check_whole(name, getattr(options, name))
     for name in ('learning_rate', 'ema_ramp', *(() if options.grad_clip is None else ('grad_clip',))):
-        _check_positive(name, getattr(options, name))
+        check_number(name, getattr(options, name), 'Use a number above 0.', above=True)
     for name in ('warmup_images', 'weight_decay'):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise RecipeError(f'{name} = {value!r} is below 0.', 'Use 0 or more.')
+        check_number(name, getattr(options, name), 'Use 0 or more.')
     check_seed(options.seed)
     check_noise(options)
     for name in ('class_balance', 'compile'):
-        if not isinstance(getattr(options, name), bool):
-            raise RecipeError(f'{name} = {getattr(options, name)!r} is neither True nor False.', 'Correct it.')
+        check_flag(name, getattr(options, name))
     if options.batch_size % options.accumulation:
         raise RecipeError(f'batch_size = {options.batch_size} does not divide into accumulation = {options.accumulation} parts.', 'Choose a divisor.')
-    if options.precision not in ('auto', 'fp32', 'bf16'):
-        raise RecipeError(f'precision = {options.precision!r} is unknown.', "Use 'auto', 'fp32' or 'bf16'.")
+    check_precision(options.precision, AUTOCAST)
     for std in options.power_ema_stds:
         power_exponent(std)
     taken, given = config.get('augment_labels', 0), augment.label_dim if augment else 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.learning.checks import check_precision, check_seed, check_whole
+from synthaug_plugins.learning.checks import check_number, check_precision, check_seed, check_whole
 from synthaug_plugins.models.fit import check_fit
 from synthaug_plugins.prompts.templates import ENSEMBLES
 
@@ -72,12 +71,9 @@ def check_word_training(options: WordTraining) -> None:
         check_whole(name, getattr(options, name))
     if options.batch_size % options.accumulation:
         raise RecipeError(f'batch_size = {options.batch_size} does not divide into accumulation = {options.accumulation} parts.', 'Choose a divisor.')
-    for name, low, high in (('learning_rate', 0.0, math.inf), ('weight_decay', 0.0, math.inf), ('hflip', 0.0, 1.0)):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-            raise RecipeError(f'{name} = {value!r} is out of range.', f'Use a number from {low:g} to {high:g}.')
-    if not options.learning_rate:
-        raise RecipeError('learning_rate = 0 learns nothing.', 'Raise it.')
+    check_number('learning_rate', options.learning_rate, 'Use a number above 0: with 0 nothing is learned.', above=True)
+    check_number('weight_decay', options.weight_decay, 'Use 0 or more.')
+    check_number('hflip', options.hflip, 'It is a share of the images, from 0 to 1.', high=1)
     check_seed(options.seed)
     check_fit(options.fit)
     check_precision(options.precision)

@@ -114,12 +114,13 @@ class MixBatchSampler:
         return {'mix': self.seed, 'sampler': None if own is None else int(own)}
 
     def restore_seeds(self, seeds: Mapping[str, int | None]) -> bool:
-        """Take the seeds of another run, from `seeds()`. True if they differ: iterators made before are worthless then."""
+        """Take the seeds of another run, from `seeds()`; what it did not have stays. True if they differ: iterators made before are worthless then."""
         if dict(seeds) == self.seeds():
             return False
-        if seeds['sampler'] is not None:
-            reseed(self.sampler, seeds['sampler'])
-        self._draw_with(seeds['mix'])  # type: ignore[arg-type]
+        order, mix = seeds.get('sampler'), seeds.get('mix')
+        if order is not None:
+            reseed(self.sampler, order)
+        self._draw_with(self.seed if mix is None else mix)
         self._stream, self._passes = None, 0
         return True
 

@@ -42,6 +42,12 @@ class SoftLabels:
         """The column, and the one that may hold its labels, where a teacher's largest logits alone were stored."""
         return (self.column, self.column.removesuffix(_LOGITS) + _CLASSES)
 
+    def target(self, label: int, probabilities: np.ndarray) -> np.ndarray:
+        """(1 - blend) * one_hot(label) + blend * probabilities: (K,) float32, a new array."""
+        target = np.float32(self.blend) * probabilities
+        target[label] += np.float32(1 - self.blend)
+        return target
+
 
 def check_soft_labels(given: Mapping[str, Any] | None) -> SoftLabels | None:
     """The checked `dict(column=..., blend=1.0, temperature=None)` of a recipe; None for None.

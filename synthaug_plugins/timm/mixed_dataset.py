@@ -99,7 +99,7 @@ class MixedImageDataset(HoldsSynthetic, Dataset):
             records, row = self.synthetic.locate(index)
             image, label = self._image(records, row), int(records.labels[row])
             if self.soft is not None and records.soft_labels is not None:
-                soft = ((1 - self.soft.blend) * self._one_hot(label) + self.soft.blend * records.soft_labels.of(row)).astype(np.float32)
+                soft = self.soft.target(label, records.soft_labels.of(row))
         if self.labels_only:
             return image, label
         return image, SampleTarget(label, soft, weight, index >= self.offset, index)

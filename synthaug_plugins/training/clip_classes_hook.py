@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.training.bare_model import bare
 from synthaug_plugins.training.class_folders import refuse_turned_folders
 from synthaug_plugins.training.clip_head import ClipHead
 from synthaug_plugins.training.few_shot_dataset import FewShotDataset
@@ -42,8 +42,7 @@ class ClipClassesHook(Hook):
         self._check(runner, runner.test_dataloader, 'test')
 
     def _check(self, runner: Runner, loader: Any, which: str) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        head = getattr(model, 'head', None)
+        head = getattr(bare(runner.model), 'head', None)
         if not isinstance(head, ClipHead):
             raise RecipeError(f'ClipClassesHook checks a ClipHead, and the head is a {type(head).__name__}.', 'Remove the hook.')
         refuse_turned_folders(loader.dataset)

@@ -23,6 +23,7 @@ def decode_like(data: bytes, like: np.ndarray, channel_order: str) -> np.ndarray
 
     Raises:
         RecipeError: `like` has another shape or type.
+        StoreError: the bytes are no image.
     """
     if like.dtype != np.uint8 or like.ndim not in (2, 3) or (like.ndim == 3 and like.shape[2] not in (1, 3)):
         raise RecipeError(

@@ -82,7 +82,8 @@ class SeededBatches:
             self.base.restore_seeds(others)
         elif others.get('sampler') is not None:
             reseed(self.sampler, int(others['sampler']))  # type: ignore[arg-type]
-        self.seed, self._passes = int(seeds.get('augmentation') or self.seed), 0
+        found = seeds.get('augmentation')
+        self.seed, self._passes = self.seed if found is None else int(found), 0
         return True
 
     def resume_at(self, epoch: int, batches: int) -> None:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.model_parts import find_batch_norms
 from synthaug_plugins.registry import HOOKS
+from synthaug_plugins.training.bare_model import bare
 
 
 @HOOKS.register_module()
@@ -45,13 +46,12 @@ class FrozenBNHook(Hook):
         """Find the layers."""
         if any(type(hook).__name__ == 'PreciseBNHook' for hook in runner.hooks):
             raise RecipeError('PreciseBNHook recomputes the statistics that FrozenBNHook keeps.', 'Remove one of the two.')
-        wrapped = is_model_wrapper(runner.model)
-        self._frozen = find_batch_norms(runner.model.module if wrapped else runner.model, self.modules)
+        self._frozen = find_batch_norms(bare(runner.model), self.modules)
         if not self._frozen:
             runner.logger.warning('frozen_bn: the model has no BatchNorm layer (models with LayerNorm need none frozen): there is nothing to hold.')
             return
         if self.freeze_affine:
-            if wrapped and not getattr(runner.model, 'find_unused_parameters', False):
+            if is_model_wrapper(runner.model) and not getattr(runner.model, 'find_unused_parameters', False):
                 raise RecipeError('freeze_affine: DistributedDataParallel waits for gradients of the frozen layers.', 'Set find_unused_parameters = True.')
             for module in self._frozen:
                 module.requires_grad_(False)

@@ -152,8 +152,7 @@ class MixedDataset(HoldsSynthetic, Dataset):
             sample.set_field(records.ids[row].as_py(), 'synthetic_id', field_type='metainfo')
             sample.set_field(records.sources[row].as_py(), 'source', field_type='metainfo')
             if self._soft is not None and records.soft_labels is not None:
-                hard = self._one_hot(int(records.labels[row]))
-                sample.set_gt_score((1 - self._soft.blend) * hard + self._soft.blend * records.soft_labels.of(row))
+                sample.set_gt_score(self._soft.target(int(records.labels[row]), records.soft_labels.of(row)))
         sample.set_field(weight, 'sample_weight', field_type='metainfo')
         return item
 

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner import Runner
@@ -14,6 +13,7 @@ from mmengine.runner import Runner
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.model_parts import find_batch_norms
 from synthaug_plugins.registry import HOOKS, PARAM_SCHEDULERS
+from synthaug_plugins.training.bare_model import bare
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -74,7 +74,7 @@ class TrainModeBNHook(Hook):
         """Find the layers."""
         if any(type(hook).__name__ == 'FrozenBNHook' for hook in runner.hooks):
             raise RecipeError('FrozenBNHook keeps the statistics that TrainModeBNHook lets go.', 'Remove one of the two: synthaug.frozen_bn=None.')
-        self._layers = find_batch_norms(runner.model.module if is_model_wrapper(runner.model) else runner.model, None)
+        self._layers = find_batch_norms(bare(runner.model), None)
         if not self._layers:
             raise RecipeError('TrainModeBNHook: the model has no BatchNorm layer.', 'Remove the hook.')
 

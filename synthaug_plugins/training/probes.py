@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -15,6 +14,7 @@ from torch.nn.functional import normalize
 from synthaug_plugins.errors import DataError, RecipeError
 from synthaug_plugins.registry import HOOKS, LOOPS
 from synthaug_plugins.training.backbone_weights import check_fits, load_backbone
+from synthaug_plugins.training.bare_model import bare
 
 
 @HOOKS.register_module()
@@ -41,7 +41,7 @@ class FrozenBackboneHook(Hook):
         """Load the backbone; of a resumed training it is the same."""
         state = load_backbone(self.checkpoint, self.ema)
         check_fits(state, runner.cfg.model.backbone, scope=runner.cfg.get('default_scope') or 'mmpretrain')
-        backbone = _bare(runner.model).backbone
+        backbone = bare(runner.model).backbone
         learns = next((name for name, parameter in backbone.named_parameters() if parameter.requires_grad), None)
         if learns is not None:
             raise RecipeError(
@@ -51,7 +51,7 @@ class FrozenBackboneHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """MMEngine's loops put the model into train mode after every validation."""
-        _bare(runner.model).backbone.eval()
+        bare(runner.model).backbone.eval()
 
 
 @LOOPS.register_module()
@@ -125,7 +125,7 @@ class NearestNeighbourLoop(TestLoop):
     @torch.no_grad()
     def _features(self, data_batch: Any) -> tuple[Tensor, Tensor]:
         """(B, C) features of length 1 and (B,) labels."""
-        model = _bare(self.runner.model)
+        model = bare(self.runner.model)
         labels = torch.cat([sample.gt_label for sample in data_batch['data_samples']])
         found = model.extract_feat(model.data_preprocessor(data_batch, False)['inputs'])
         feature = found[-1] if isinstance(found, tuple | list) else found
@@ -147,7 +147,3 @@ def neighbour_votes(features: Tensor, bank: Tensor, labels: Tensor, classes: int
     weights = ((similarity - similarity[:, :1]) / temperature).exp()  # relative to the nearest: shares stay, and nothing overflows
     votes = weights.new_zeros(len(features), classes).scatter_add_(1, labels[place], weights)
     return votes / votes.sum(1, keepdim=True)
-
-
-def _bare(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model

@@ -73,11 +73,11 @@ class PromptGroupSampler:
         return {'prompts': self.seed}
 
     def restore_seeds(self, seeds: Mapping[str, int | None]) -> bool:
-        """Take the seed of another run, from `seeds()`. True if it differs: iterators made before are worthless then."""
+        """Take the seed of another run, from `seeds()`; without one it stays. True if it differs: iterators made before are worthless then."""
         if dict(seeds) == self.seeds():
             return False
-        self.seed = int(seeds['prompts'])  # type: ignore[arg-type]
-        self._passes = 0
+        found = seeds.get('prompts')
+        self.seed, self._passes = self.seed if found is None else int(found), 0
         return True
 
     def resume_at(self, epoch: int, batches: int) -> None:

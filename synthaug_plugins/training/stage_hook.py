@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.registry import HOOKS
 from synthaug_plugins.training.backbone_weights import check_fits, load_backbone, save_backbone
+from synthaug_plugins.training.bare_model import bare
 from synthaug_plugins.training.checkpoints import newest_checkpoint
 
 
@@ -46,7 +46,7 @@ class StageHook(Hook):
             return
         given = load_backbone(self.start)
         check_fits(given, runner.cfg.model.backbone, self.may_differ, runner.cfg.get('default_scope') or 'mmpretrain')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare(runner.model)
         for key, value in model.backbone.state_dict().items():
             there = given.get(key)
             if there is not None and there.shape == value.shape and not torch.equal(there, value.cpu()):

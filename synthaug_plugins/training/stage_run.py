@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import hashlib
 import json
 import random
 import time
@@ -26,6 +25,7 @@ from synthaug_plugins.training.processes import is_first, join, wait_for_all
 from synthaug_plugins.training.run import train
 from synthaug_plugins.training.stage_hook import leave_backbone
 from synthaug_plugins.training.stages import BACKBONE, INIT, Stage, check_stages, placed
+from synthaug_plugins.weights import file_hash
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -132,7 +132,7 @@ class StageFolder:
 
     def train(self, start: Path | None, leaves: bool, ema: bool, launcher: str, say: Callable[[str], None]) -> None:
         """Train the stage unless it is finished; the first process writes its mark before and after."""
-        begins = _hash(start) if start is not None and start.is_file() else None
+        begins = file_hash(start) if start is not None and start.is_file() else None
         if self.known and self.known['start'] != begins and not (self.finished and begins is None):
             raise RecipeError(
                 f'Stage {self.stage.name!r} in {str(self.path)!r} started from another backbone than {str(start)!r} is now.',
@@ -201,11 +201,6 @@ def _read_mark(mark: Path) -> dict[str, Any]:
         return {key: known[key] for key in ('recipe', 'seed', 'start', 'finished', 'left')}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f'{str(mark)!r} is damaged: {error!r}.', 'Give a new --work-dir.') from error
-
-
-def _hash(file: Path) -> str:
-    with open(file, 'rb') as opened:
-        return hashlib.file_digest(opened, 'sha256').hexdigest()
 
 
 def _plain(value: Any) -> Any:

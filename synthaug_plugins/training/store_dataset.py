@@ -84,9 +84,7 @@ class StoreDataset(BaseDataset):
         label = int(records.labels[idx])
         info: dict[str, Any] = {'img_path': records.uri(idx), 'gt_label': label, 'sample_idx': int(idx) % len(records)}
         if self._soft is not None and records.soft_labels is not None:
-            target = self._soft.blend * records.soft_labels.of(idx)
-            target[label] += 1 - self._soft.blend
-            info['gt_score'] = target.astype(np.float32)
+            info['gt_score'] = self._soft.target(label, records.soft_labels.of(idx))
         return info
 
     def prepare_data(self, idx: int) -> Any:

@@ -13,7 +13,6 @@ in the figures. Both are measured in turns. On a CPU that others use too, the ra
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_generation import Stopwatch
+from machine import machine
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
@@ -96,8 +96,7 @@ def main() -> None:
     parser.add_argument('--device', default='auto')
     a = parser.parse_args()
     device = choose_device(a.device)
-    where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
-    print(f'{where}, torch {torch.__version__}, {a.size}, {a.steps} steps, guidance {a.scale:g}, {a.precision}, blocks of {a.block}, batches of {a.batch}')
+    print(f'{machine(device)}, {a.size}, {a.steps} steps, guidance {a.scale:g}, {a.precision}, blocks of {a.block}, batches of {a.batch}')
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, a.size, device)

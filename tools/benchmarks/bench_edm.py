@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from machine import machine
 from torch import Tensor
 
 from synthaug_plugins.device import choose_device
@@ -155,8 +155,7 @@ def main() -> None:
     parser.add_argument('--max-steps', type=int, default=512, help='largest number of Euler steps')
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
-    print(f'{name}, torch {torch.__version__}')
+    print(machine(device))
     overhead(device, arguments.batch, arguments.repeats)
 
     blobs = mixture()

@@ -38,6 +38,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from machine import machine
 from random_pipeline import CONFIGS, unet_tflop, write_pipeline
 
 from synthaug_plugins.cli import parse_options
@@ -248,9 +249,8 @@ def compare_pipelines(size: str, job: Job, one_by_one: int, repeats: int) -> Non
     tflop = unet_tflop(size)
     per_image = 2 * job.steps * tflop
     peak, source = peak_tflops(job)
-    where = torch.cuda.get_device_name(job.device) if job.device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
     pixels = CONFIGS[size]['vae']['sample_size']
-    print(f'{where}, torch {torch.__version__}, {size}, {pixels} px, {job.steps} steps, guidance {job.scale:g}, {job.precision}, batch {job.batch}')
+    print(f'{machine(job.device)}, {size}, {pixels} px, {job.steps} steps, guidance {job.scale:g}, {job.precision}, batch {job.batch}')
     print(f'U-Net {tflop:.3g} TFLOP per image and call, {per_image:.3g} per image; peak {peak:.3g} TFLOP/s ({source})')
     print(f'{"":20} {"images":>7} {"wall s":>8} {"images/s":>9} {"MFU":>7} {"CPU s":>8} {"outside the network":>20}')
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}

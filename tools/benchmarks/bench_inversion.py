@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import re
 import statistics
 import subprocess
@@ -37,10 +36,12 @@ from typing import Any
 import numpy as np
 import torch
 from bench_generation import Stopwatch
+from machine import machine
 from PIL import Image
 from random_pipeline import CONFIGS, write_pipeline
 
 from synthaug_plugins.device import choose_device
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete
 from synthaug_plugins.errors import ModelError
@@ -131,7 +132,7 @@ def published(pipeline: Path, pixels: int, steps: int, device: torch.device, *, 
     width = unet.config.cross_attention_dim
     rows = torch.nn.Linear(GROUP, TOKENS * width, bias=False).to(device)
     optimizer = torch.optim.AdamW(rows.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY)
-    images = torch.from_numpy(np.stack(pictures(pixels, GROUP)).transpose(0, 3, 1, 2)).to(device).float() / 127.5 - 1
+    images = from_uint8(torch.from_numpy(np.stack(pictures(pixels, GROUP)).transpose(0, 3, 1, 2)).to(device))
     marks = Marks(device, (WARM_UP, steps))
 
     def latents(chosen: torch.Tensor) -> torch.Tensor:
@@ -327,8 +328,7 @@ def main() -> None:
         read_some(a.read)
         return
     device = choose_device(a.device)
-    where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
-    print(f'{where}, torch {torch.__version__}, random pipeline of the size {a.size}')
+    print(f'{machine(device)}, random pipeline of the size {a.size}')
     with tempfile.TemporaryDirectory() as scratch:
         pipeline = Path(scratch) / 'pipeline'
         if a.only != 'memory':

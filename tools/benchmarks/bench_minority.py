@@ -15,7 +15,6 @@ that others use, too, wall seconds say more about them.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_generation import Stopwatch
+from machine import machine
 
 from synthaug_plugins.curation.minority_score import MinorityScore
 from synthaug_plugins.device import choose_device
@@ -166,8 +166,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    what = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
-    print(f'{what}, torch {torch.__version__}')
+    print(machine(device))
     name = arguments.model or 'embedded:digits_edm'
     turns = 2 * arguments.rounds + 1  # a turn is a second: one alone says little
     scoring(name, arguments.images, turns, device)

@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 
-UNET_TFLOP = 0.803
-"""One forward pass of Stable Diffusion 1.5's U-Net for one image of 512 pixels (two per step with guidance), in 1e12 floating-point operations."""
-
 _SD15: dict[str, dict[str, Any]] = {
     'unet': {
         'sample_size': 64,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from synthaug_plugins.cli import parse_options
 from synthaug_plugins.diffusion import build_denoiser, denoising_loss, full_float32
+from synthaug_plugins.diffusion.pixels import from_uint8
 from synthaug_plugins.engine.learn_recipe import augmentation, load_learn_recipe, model_config, training_options
 from synthaug_plugins.learning.calibrate import pixel_rms
 from synthaug_plugins.learning.edm import train_edm
@@ -41,7 +42,7 @@ def main() -> None:
     options = training_options(recipe)
     denoiser = build_denoiser(config).eval()
     generator = torch.Generator().manual_seed(0)
-    y, told = (images[HELD_OUT].float() / 127.5 - 1).repeat(DRAWS, 1, 1, 1), labels[HELD_OUT].repeat(DRAWS)
+    y, told = from_uint8(images[HELD_OUT]).repeat(DRAWS, 1, 1, 1), labels[HELD_OUT].repeat(DRAWS)
     sigma = noise_distribution(config, options)(torch.randn(len(y), generator=generator))
     noise = torch.randn(y.shape, generator=generator)
     started = time.process_time()

@@ -31,7 +31,12 @@ _AGAINST = ('difference', 'se', 'gain', 'harm', 'helped', 'harmed', 'most_harmed
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one number of shots (or over all): per seed the recall of each class and top-1, percent."""
+    """One arm at one number of shots, or over all.
+
+    Attributes:
+        recalls: per seed, the recall of each class, percent.
+        top1: per seed, percent.
+    """
 
     recalls: Sequence[Sequence[float]]
     top1: Sequence[float]

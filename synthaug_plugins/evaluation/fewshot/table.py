@@ -5,13 +5,13 @@ All accuracies, recalls and differences are in percent or percentage points.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synthaug_plugins.columns import aligned
 from synthaug_plugins.errors import DataError, nearest
 from synthaug_plugins.evaluation.csv_text import csv_bytes, rounded
 from synthaug_plugins.evaluation.statistics import class_gains, gain_and_harm, paired, plus_minus, signed, spread
@@ -139,28 +139,6 @@ def write_tables(folder: Path, results: Sequence[Result], classes: Sequence[str]
     write_whole(folder / PER_CLASS, csv_bytes(per_class))
 
 
-def read_results(path: Path) -> tuple[list[Result], tuple[str, ...]]:
-    """What `write_tables` wrote to results.csv: the results, bit by bit, and the classes.
-
-    Raises:
-        DataError: unreadable, or another kind of file.
-    """
-    try:
-        with open(path, encoding='utf-8', newline='') as file:
-            head, *rows = csv.reader(file)
-        if tuple(head[: len(_HEAD)]) != _HEAD:
-            raise ValueError(f'its columns are {head}')
-        classes = tuple(name.removeprefix(_RECALL) for name in head[len(_HEAD) :])
-        results = [
-            Result(method, int(shots), int(seed), float(top1), tuple(map(float, recalls)), json.loads(chosen), float(val))
-            for method, shots, seed, top1, val, chosen, *recalls in rows
-        ]
-    except (OSError, ValueError) as error:
-        raise DataError(f'{str(path)!r} is no table of few-shot results: {error}.', f'Give the {RESULTS} of a study.') from error
-    check_results(results, classes)
-    return results, classes
-
-
 def table_text(results: Sequence[Result], classes: Sequence[str], real: str | None = None) -> str:
     """The table for a terminal: mean and standard deviation of top-1 for methods and shots; then gain and harm at the most shots.
 
@@ -179,7 +157,7 @@ def table_text(results: Sequence[Result], classes: Sequence[str], real: str | No
         rows.append([method, *('' if runs is None else plus_minus(spread([r.top1 for r in runs])) for runs in found)])
     counts = sorted({len(runs) for (method, _), runs in by_cell.items() if method != ZERO_SHOT})
     seeds = f'{counts[0]}' if len(counts) == 1 else f'{counts[0]} to {counts[-1]}' if counts else 'no'
-    lines = [f'Top-1 on the test images in percent, mean ± standard deviation of {seeds} seed{"" if seeds == "1" else "s"}', *_aligned(rows)]
+    lines = [f'Top-1 on the test images in percent, mean ± standard deviation of {seeds} seed{"" if seeds == "1" else "s"}', aligned(rows)]
     for base in _bases(results, real):
         compared = {cell: d for cell, d in against(results, base).items() if cell[1] == shots[-1]}
         if not compared:
@@ -190,7 +168,7 @@ def table_text(results: Sequence[Result], classes: Sequence[str], real: str | No
             worst, name = min((g['mean'], name) for g, name in zip(d['classes'], classes, strict=True))
             most = f'{name} ({signed(worst)})' if d['harmed'] else 'none'
             block.append([method, signed(d['top1']['mean']), signed(d['gain']), signed(d['harm']), str(d['helped']), str(d['harmed']), most])
-        lines += _aligned(block, words=1)
+        lines.append(aligned(block, words=1))
     return '\n'.join(lines)
 
 
@@ -200,11 +178,3 @@ def _bases(results: Sequence[Result], real: str | None) -> list[str]:
     if real is not None and real not in ran:
         raise DataError(f'No result is of {real!r}, the method to compare with.', nearest(real, ran))
     return [*([ZERO_SHOT] if ZERO_SHOT in ran else []), *([] if real is None else [real])]
-
-
-def _aligned(rows: Sequence[Sequence[str]], words: int = 0) -> list[str]:
-    """Columns under each other: numbers to the right; the first column and the last so many of `words` to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, *range(len(widths) - words, len(widths))}
-    padded = ([cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in rows)
-    return ['  '.join(row).rstrip() for row in padded]

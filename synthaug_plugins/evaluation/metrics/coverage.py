@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthaug_plugins.evaluation.metrics.neighbours import EDGE, TILE, Held, nearest
+from synthaug_plugins.evaluation.metrics.neighbours import EDGE, Held, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def density(balls: Held, k: int) -> np.ndarray:
     return balls.counts.double().cpu().numpy() / k
 
 
-def covered(made: Tensor, real: Tensor, radii: Tensor, tile: int = TILE) -> np.ndarray:
+def covered(made: Tensor, real: Tensor, radii: Tensor) -> np.ndarray:
     """Whether each real image has a made one in its ball: its mean is the coverage of Naeem et al. (2020).
 
     Args:
@@ -50,4 +50,4 @@ def covered(made: Tensor, real: Tensor, radii: Tensor, tile: int = TILE) -> np.n
     Returns: (N,) bool.
     """
     # Its nearest made image decides.
-    return (nearest(real, made, 1, tile=tile)[0][:, 0] <= radii * (1 + EDGE)).cpu().numpy()
+    return (nearest(real, made, 1)[0][:, 0] <= radii * (1 + EDGE)).cpu().numpy()

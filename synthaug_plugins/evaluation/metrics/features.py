@@ -99,7 +99,13 @@ class Pixels(FeatureNetwork):
 
 
 class Clip(FeatureNetwork):
-    """Unit vectors of a CLIP's image tower; its text tower is told classes by prompts, by default 'a photo of a {}'."""
+    """Unit vectors of a CLIP's image tower; its text tower is told classes by prompts, by default 'a photo of a {}'.
+
+    Args:
+        text: what the user called it.
+        name: the CLIP, as `model_and_tag` reads it.
+        prompts: options of `ClassPrompts`.
+    """
 
     def __init__(self, text: str, name: str, prompts: Mapping[str, Any] | None = None) -> None:
         super().__init__(text)
@@ -131,7 +137,12 @@ class Clip(FeatureNetwork):
 
 
 class Pooled(FeatureNetwork):
-    """Pooled features of one of timm's networks, or of the Inception of the Frechet distance."""
+    """Pooled features of one of timm's networks, or of the Inception of the Frechet distance.
+
+    Args:
+        text: what the user called it.
+        network: which.
+    """
 
     def __init__(self, text: str, network: TimmNetwork | InceptionNetwork) -> None:
         super().__init__(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from synthaug_plugins.columns import aligned
 from synthaug_plugins.evaluation.metrics.measure import METRICS, Measures, Value
 from synthaug_plugins.evaluation.panels import Line, Panel, places
 
@@ -87,12 +88,6 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
 def table_text(rows: Sequence[Row]) -> str:
     """The table for a terminal."""
     return aligned(table(rows))
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Cells in columns for a terminal, the first to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return '\n'.join('  '.join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))) for line in lines)
 
 
 def about(rows: Sequence[Row], network: Mapping[str, Any]) -> str:
