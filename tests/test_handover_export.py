@@ -21,7 +21,8 @@ from synthaug_plugins.handover import hf_parquet
 from synthaug_plugins.handover.card import data_card, write_card
 from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.store.encode import decode
-from synthaug_plugins.store.reader import StoreReader, forget_open_files
+from synthaug_plugins.store.open_shards import forget_open_files
+from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
 

@@ -29,8 +29,9 @@ from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.words import Words
 from synthaug_plugins.plain_json import MAX_DEPTH, parse_json
 from synthaug_plugins.store.encode import decode, encode
+from synthaug_plugins.store.open_shards import forget_open_files
 from synthaug_plugins.store.plan import MAX_TRIES, make_blocks
-from synthaug_plugins.store.reader import StoreReader, forget_open_files, image_uri, read_uri
+from synthaug_plugins.store.reader import StoreReader, image_uri, read_uri
 from synthaug_plugins.store.reasons import group_reasons
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.shard import archive, index_name, read_index, shard_name

@@ -20,8 +20,7 @@ from test_store import make_plan, make_store, mixed_plan
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.mixing import records as mixing_records
 from synthaug_plugins.mixing.records import read_records
-from synthaug_plugins.store import reader as reader_module
-from synthaug_plugins.store import selection
+from synthaug_plugins.store import open_shards, selection
 from synthaug_plugins.store.reader import StoreReader, image_uri, read_uri
 from synthaug_plugins.store.shard import shard_name
 from synthaug_plugins.store.store import Store
@@ -60,7 +59,7 @@ def test_forked_and_spawned_workers_read_the_same_bytes(store: Store, method: st
 def test_threads_read_while_files_are_closed_and_opened(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import lru_cache
 
-    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._opened.__wrapped__))
+    monkeypatch.setattr(open_shards, '_opened', lru_cache(maxsize=2)(open_shards._opened.__wrapped__))
     reader = StoreReader(store.folder)
     places = [(r['shard'], r['offset'], r['size']) for r in records(store)]
     expected = [(store.folder / shard_name(s)).read_bytes()[o : o + n] for s, o, n in places]
@@ -82,7 +81,7 @@ def test_threads_read_while_files_are_closed_and_opened(store: Store, monkeypatc
 def test_open_files_stay_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import lru_cache
 
-    monkeypatch.setattr(reader_module, '_opened', lru_cache(maxsize=2)(reader_module._opened.__wrapped__))
+    monkeypatch.setattr(open_shards, '_opened', lru_cache(maxsize=2)(open_shards._opened.__wrapped__))
     before = len(os.listdir('/proc/self/fd'))
     for r in records(store):
         read_uri(image_uri(store.folder, r['shard'], r['offset'], r['size']))

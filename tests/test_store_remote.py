@@ -22,7 +22,7 @@ from test_train_on import folders
 from conftest import Say, copy_of_this_process
 from synthaug_plugins.errors import MissingExtra, StoreError
 from synthaug_plugins.mixing.records import read_records
-from synthaug_plugins.store import cache, reader, remote
+from synthaug_plugins.store import cache, open_shards, reader, remote
 from synthaug_plugins.store.place import Unreachable, place_of
 from synthaug_plugins.store.reader import StoreReader, read_uri
 from synthaug_plugins.store.shard import index_name, shard_name
@@ -66,7 +66,8 @@ def forget() -> None:
     """What this process knows of servers and stores; another process would know none of it."""
     remote._filesystem.cache_clear()
     cache._store.cache_clear()
-    reader.forget_open_files()
+    reader._copy.cache_clear()
+    open_shards.forget_open_files()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files
-from synthaug_plugins.store.reader import changed
+from synthaug_plugins.store.open_shards import changed
 from synthaug_plugins.store.shard import SHARD_NAME
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import block_faults

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.store import files, reader
+from synthaug_plugins.store import files, open_shards
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
@@ -186,7 +186,7 @@ class Store:
             raise StoreError(f'Block {block.index} is not in the plan of {self.place.given!r}.', 'Use the blocks of store.plan.')
         self._check()
         write_block(self.place, block, rows, keep_rejected)
-        reader.forget_open_files()
+        open_shards.forget_open_files()
         if self._left is None:
             self._left = {b.index for b in self.unfinished()}
         self._left.discard(block.index)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.store import reader
+from synthaug_plugins.store import open_shards
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.cost import COST
 from synthaug_plugins.store.lease import LEASE
@@ -93,7 +93,7 @@ def discard(store: Store, faults: Iterable[Fault]) -> list[int]:
     store.clean_partials()
     for name in FOLDERS[:2]:
         store.place.sync(name)
-    reader.forget_open_files()
+    open_shards.forget_open_files()
     return blocks
 
 

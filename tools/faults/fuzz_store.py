@@ -29,7 +29,8 @@ from synthaug_plugins.handover.card import data_card
 from synthaug_plugins.handover.export import LAYOUTS, export
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store.encode import decode
-from synthaug_plugins.store.reader import StoreReader, forget_open_files, read_uri
+from synthaug_plugins.store.open_shards import forget_open_files
+from synthaug_plugins.store.reader import StoreReader, read_uri
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.sheet import contact_sheet
 from synthaug_plugins.store.store import Store
