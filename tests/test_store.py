@@ -26,8 +26,8 @@ import pytest
 from conftest import copy_of_this_process
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store import files
+from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.encode import check_format, encode
-from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Block, Part, Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.reasons import group_reasons

@@ -20,9 +20,9 @@ import pytest
 from conftest import copy_of_this_process
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import lease
+from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.card import CARD
 from synthaug_plugins.store.lease import LEASE, read_holder, this_process
-from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Plan, make_blocks
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import discard

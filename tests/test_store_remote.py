@@ -23,7 +23,8 @@ from conftest import Say, copy_of_this_process
 from synthaug_plugins.errors import MissingExtra, StoreError
 from synthaug_plugins.mixing.records import read_records
 from synthaug_plugins.store import cache, open_shards, reader, remote
-from synthaug_plugins.store.place import Unreachable, place_of
+from synthaug_plugins.store.address import place_of
+from synthaug_plugins.store.place import Unreachable
 from synthaug_plugins.store.reader import StoreReader, read_uri
 from synthaug_plugins.store.shard import index_name, shard_name
 from synthaug_plugins.store.store import Store

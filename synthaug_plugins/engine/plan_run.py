@@ -14,7 +14,8 @@ from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.plan_trial import Trial, try_out
 from synthaug_plugins.engine.recipe import Run, check_sources, prepare
 from synthaug_plugins.prompts.sentence_cache import only_read
-from synthaug_plugins.store.place import LocalPlace, Place, place_of
+from synthaug_plugins.store.address import place_of
+from synthaug_plugins.store.place import LocalPlace, Place
 from synthaug_plugins.store.plan import Block, Request
 from synthaug_plugins.store.store import Store
 

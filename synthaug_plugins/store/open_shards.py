@@ -9,9 +9,10 @@ import os
 from functools import lru_cache
 
 from synthaug_plugins.errors import StoreError, first_line
+from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.encode import suffix_of
 from synthaug_plugins.store.files import open_plain
-from synthaug_plugins.store.place import Place, place_of, stat_identity
+from synthaug_plugins.store.place import Place, stat_identity
 
 MAX_OPEN_FILES = 256
 """Shards that one process keeps open; the one unused for longest is closed first."""

@@ -273,29 +273,6 @@ def stat_identity(found: os.stat_result) -> str:
     return f'{found.st_size:x}.{found.st_mtime_ns:x}.{found.st_ino:x}'
 
 
-def is_url(folder: str | Path) -> bool:
-    """Whether a place is named by an address, `protocol://...`; `file://` counts as one too."""
-    return isinstance(folder, str) and '://' in folder
-
-
-def place_of(folder: str | Path) -> Place:
-    """The place that a user names: a folder, or an address that fsspec opens.
-
-    Raises:
-        StoreError: an address that holds a password or is none for a folder of files; no package knows its protocol.
-        MissingExtra: the protocol's package is not installed.
-    """
-    if isinstance(folder, str) and folder.startswith(('file://', 'local://')):
-        folder = folder.partition('://')[2]
-    if is_url(folder):
-        from synthaug_plugins.store.remote import RemotePlace
-
-        return RemotePlace(str(folder))
-    if isinstance(folder, Path) and len(folder.parts) > 1 and folder.parts[0] == f'{folder.parts[0][:-1]}:' and not folder.exists():
-        raise StoreError(f'{str(folder)!r} is an address that was taken for a local path.', 'Give it as text.')
-    return LocalPlace(folder)
-
-
 def partial_names(place: Place, folders: Sequence[str]) -> list[str]:
     """Names of the temporary files that killed runs left in some folders of a place."""
     return [name for folder in folders for name in place.partials(folder)]

@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import open_shards
+from synthaug_plugins.store.address import is_url
 from synthaug_plugins.store.cache import cached_shard
-from synthaug_plugins.store.place import is_url
 from synthaug_plugins.store.shard import SHARD_NAME
 
 SCHEME = 'synthaug://'

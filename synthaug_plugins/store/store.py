@@ -25,11 +25,12 @@ import pyarrow.compute as pc
 
 from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files, open_shards
+from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
 from synthaug_plugins.store.cost import add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
 from synthaug_plugins.store.lease import Say, hold, join
-from synthaug_plugins.store.place import LocalPlace, Place, partial_names, place_of
+from synthaug_plugins.store.place import LocalPlace, Place, partial_names
 from synthaug_plugins.store.plan import Block, Plan, check_class_names
 from synthaug_plugins.store.reasons import group_reasons
 from synthaug_plugins.store.scores import SCORE_KEYS, join_scores, read_made_by, score_files, score_names, write_scores

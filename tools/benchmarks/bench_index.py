@@ -31,10 +31,10 @@ import pyarrow as pa
 from PIL import Image
 
 from synthaug_plugins import compat
+from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.card import card_text
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.index import read_blocks
-from synthaug_plugins.store.place import place_of
 from synthaug_plugins.store.plan import Block, Plan, make_blocks, request_id, request_seed
 from synthaug_plugins.store.shard import index_name, shard_name
 from synthaug_plugins.store.store import Store
