@@ -228,6 +228,7 @@ def _plain(found: Audit, command: str, used: Mapping[str, str]) -> dict[str, Any
             'selection': found.images.chosen,
             'stay': int(found.stays.sum()),
         },
+        'folders': {TRAIN: found.train.folder, TEST: found.test.folder},
         'train_images': len(found.train.ids),
         'test_images': len(found.test.ids),
         'features': {'text': found.features, 'identity': dict(found.network)},

@@ -54,7 +54,7 @@ class ImageSet:
         chosen: the selection in words; None for real images.
         features: (n, D), once made.
         classes: of the store in the order of its labels; none for real images.
-        folder: of the store as it was given; None for real images.
+        folder: of the store as it was given, or of the real images.
         where: the condition as it was given.
         identity: of the store as it was measured; None for real images.
     """
@@ -119,7 +119,7 @@ class ImageSet:
 def real_set(images: RealImages, name: str) -> ImageSet:
     """All images of a folder."""
     named = [(i, class_name) for class_name in images.classes for i in images.ids(class_name)]
-    return ImageSet(name, [i for i, _ in named], [class_name for _, class_name in named], images.load)
+    return ImageSet(name, [i for i, _ in named], [class_name for _, class_name in named], images.load, folder=str(images.root))
 
 
 def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: Sequence[str]) -> list[ImageSet]:
