@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def text_of(html: str) -> str:
 
 def test_everything_that_is_known_of_a_store_is_on_one_page(made: Path, tmp_path: Path, synthaug: Say) -> None:
     given = ('--evaluation', made / 'measured', '--audit', made / 'audit', '--comparison', made / 'compared', '--where', 'clean_kept')
-    said = synthaug('report', made / 'store', *given, '--out', tmp_path / 'r')
-    assert (said.status, said.out) == (0, f'{tmp_path / "r" / "report.html"}\n'), said.err
+    done = synthaug('report', made / 'store', *given, '--out', tmp_path / 'r')
+    assert (done.status, done.out) == (0, f'{tmp_path / "r" / "report.html"}\n'), done.err
     html = (tmp_path / 'r' / 'report.html').read_text()
     text = text_of(html)
     store, audit = Store.open(made / 'store'), json.loads((made / 'audit' / 'audit.json').read_text())
@@ -74,8 +74,8 @@ def test_everything_that_is_known_of_a_store_is_on_one_page(made: Path, tmp_path
     assert html.count('class="bars"') == 1
     for what in ('images/s 15 ', 'GPU-hours 0.00222', 'device 2 of NVIDIA H200', 'network evaluations per image 35', 'MFU not known'):
         assert what in text, what
-    commands = [measured['command'], audit['command'], results_of(store)['command'], f'--where clean_kept --out {tmp_path / "r"}']
-    assert [command in html for command in map(escape, commands)] == [True] * 4 or all(command in html for command in commands[:2])
+    for command in (measured['command'], audit['command'], results_of(store)['command'], f'--where clean_kept --out {tmp_path / "r"}'):
+        assert command in unescape(html)
     # A picture for every place: both images of a pair, though one is a real one.
     page = Elements(html)
     assert not page.tags & {'script', 'iframe', 'form'} and not re.search(r'url\(|@import|https?:', html)
@@ -88,7 +88,8 @@ def test_everything_that_is_known_of_a_store_is_on_one_page(made: Path, tmp_path
     "></iframe>"""
     (tmp_path / 'phone.html').write_text(outer)
     opened, console = open_in_browser(tmp_path / 'phone.html', tmp_path)
-    assert console == [] and re.search(r'<title>(.*?)</title>', opened)[1] == f'390 of 390 {html.count("<h2>")}'  # type: ignore[index]
+    said = re.search(r'<title>(\d+) of (\d+) (\d+)</title>', opened)
+    assert console == [] and said and int(said[1]) <= int(said[2]) <= 390 and int(said[3]) == html.count('<h2>')  # nothing to scroll sideways
     assert 'prefers-color-scheme: dark' in html and 'width=device-width' in html
 
 
@@ -109,7 +110,7 @@ def test_figures_of_another_store_kind_or_time_are_refused(made: Path, tmp_path:
             report(Given(store, **given), out)
     with pytest.raises(RecipeError, match=r"there is no 'clip_pp'"):
         report(Given(store, worst=['-clip_pp']), out)
-    with pytest.raises(RecipeError, match='gives .*, not a number'):
+    with pytest.raises(RecipeError, match=r'gives .*, not a number'):
         report(Given(store, worst=['clean_reason']), out)
     with pytest.raises(StoreError, match='is not a store'):
         report(Given(made / 'train'), out)
