@@ -68,7 +68,7 @@ def test_everything_that_is_known_of_a_store_is_on_one_page(made: Path, tmp_path
     row = next(row for row in measured['rows'] if row['set'] == 'store' and row['class'] is None)
     assert f'store 58 100 pixels {row["values"]["avg_knn"]["mean"]:#.4g} ± ' in text  # as it was written
     found = audit['comparisons']['train']
-    assert f'a training image {found["copies"]} 100 ' in text and found['pairs'][0]['other_id'] in text
+    assert f'training images {found["copies"]} 100 ' in text and found['pairs'][0]['other_id'] in text
     assert 'nearest to a training image' in text and 'memorisation 0.' in text
     assert f'Trained on this store: {results_of(store)["arms"][1]["name"]}' in text.replace('&lt;', '<').replace('&gt;', '>')
     assert html.count('class="bars"') == 1

@@ -16,7 +16,8 @@ from synthaug_plugins.store.store import Store
 
 EVALUATION, AUDIT = 'metrics.json', 'audit.json'
 _CURE = f'Give the folder that `synthaug evaluate` or `synthaug audit` wrote with --out, or its {EVALUATION} or {AUDIT}.'
-_KINDS = {'train': 'training images', 'test': 'held-out images', 'store': 'other images of the store'}
+KINDS = {'train': 'training images', 'test': 'held-out images', 'store': 'other images of the store'}
+"""Of what an image of a store may be a copy, by the names that an audit's results have for it."""
 
 
 class Results(NamedTuple):
@@ -129,7 +130,7 @@ def _audit(found: Mapping[str, Any]) -> Figures:
     rows = []
     for kind, one in found['comparisons'].items():
         chance = f', {_value(one["expected_by_chance"], None)} expected by chance' if one.get('expected_by_chance') is not None else ''
-        rows.append((f'copies of {_KINDS.get(kind, kind)}', f'{one["copies"]} ({one["others"]} were compared{chance})'))
+        rows.append((f'copies of {KINDS.get(kind, kind)}', f'{one["copies"]} ({one["others"]} were compared{chance})'))
     rows.append(('contaminated with held-out images', 'yes' if found['contaminated'] else 'no'))
     selection = f' ({store["selection"]})' if store.get('selection') else ''
     about = f'{store["images"]} images of the store{selection}, compared by features of {found["features"]["text"]} and by perceptual hash.'

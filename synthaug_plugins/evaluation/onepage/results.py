@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from synthaug_plugins.errors import DataError, first_line
-from synthaug_plugins.evaluation.audit.comparison import KINDS, STORE
 from synthaug_plugins.evaluation.gallery import RealPictures, picture_of
 from synthaug_plugins.evaluation.metrics.measure import METRICS, Measures, Value
 from synthaug_plugins.evaluation.metrics.table import Row, about, metrics_of, panels, table
 from synthaug_plugins.evaluation.report import drawn
-from synthaug_plugins.handover.figures import AUDIT, EVALUATION, Results, identity_in, read_results, refuse_other
+from synthaug_plugins.handover.figures import AUDIT, EVALUATION, KINDS, Results, identity_in, read_results, refuse_other
 from synthaug_plugins.plain_json import MAX_BYTES, parse_json
 from synthaug_plugins.store.identity import identity
 from synthaug_plugins.store.index import STORED
@@ -107,9 +106,9 @@ def _pairs(pairs: Sequence[Mapping[str, Any]], store: Store, kind: str, folder: 
     shown = []
     for pair in pairs:
         mine, other = str(pair['id']), str(pair['other_id'])
-        pictures = [picture_of(reader, rows[mine]), picture_of(reader, rows[other]) if kind == STORE else real.picture(other)]
+        pictures = [picture_of(reader, rows[mine]), picture_of(reader, rows[other]) if kind == 'store' else real.picture(other)]
         shown.append({**pair, 'pictures': pictures, 'distance': float(pair['distance']), 'p': float(pair['p'])})
-    return {'pairs': shown, 'not_shown': real.not_shown if kind != STORE else None}
+    return {'pairs': shown, 'not_shown': real.not_shown if kind != 'store' else None}
 
 
 def read_comparisons(path: str | Path, store: Store) -> list[dict[str, Any]]:
