@@ -100,7 +100,7 @@ def test_from_stores_to_a_table_and_a_page(data: Path, tmp_path: Path, synthaug:
     assert 'note: Fewer than 50 images' in said.err and 'note: FID compares covariances of 64 features' in said.err
 
     found = json.loads((out / 'metrics.json').read_text())
-    assert [one.title for one in read_figures(out, 'guided')] == ['Measured: guided']  # a data card has it without its parts
+    assert [one.title for one in read_figures(out, Store.open(data / 'guided'))] == ['Measured: guided']  # a data card has it without its parts
     assert len(found['features']['identity']['sha256']) == 64 and found['versions']['torchmetrics']
     assert found['rows'][-1]['values']['avg_knn']['mean'] == pytest.approx(float(guided[2]['avg_knn']))
 

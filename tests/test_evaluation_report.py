@@ -21,6 +21,7 @@ from PIL import Image
 from synthaug_plugins import hookspecs
 from synthaug_plugins.errors import DataError, StoreError
 from synthaug_plugins.evaluation.gallery import counts, data_uri, gallery
+from synthaug_plugins.evaluation.onepage.report import Given, report
 from synthaug_plugins.evaluation.panels import Line, Panel
 from synthaug_plugins.evaluation.report import Overview, write_report
 from synthaug_plugins.evaluation.statistics import class_gains, paired, spread
@@ -123,6 +124,16 @@ def test_hostile_names_stay_text_and_nothing_is_requested(store: Store, tmp_path
     assert sum(link.startswith('data:image/png') for link in links) == 3 + 3 * 2 * 2  # a source per class, two variants at each of two strengths
     assert not re.search(r'url\(|@import|https?:', html)
     assert "default-src 'none'" in html
+
+
+def test_a_hostile_store_stays_text_in_the_report_of_the_store_too(store: Store, tmp_path: Path) -> None:
+    hostile = Store.create(tmp_path / HOSTILE.replace('/', '_'), Plan(store.classes, store.plan.blocks, {'generator': {'type': HOSTILE}}), {'command': HOSTILE})
+    html = report(Given(hostile.folder, command=HOSTILE), tmp_path / 'empty.html').read_text()  # without an image, too
+    html += report(Given(store.folder, worst=['-params.sigma'], where="class <> 'plain'", command=HOSTILE), tmp_path / 'r.html').read_text()
+    page = Elements(html)
+    assert html.count('&lt;script&gt;alert(1)') > 8 and 'blank' in html and '−6' in html
+    assert not page.tags & {'script', 'iframe', 'object', 'form', 'base'} and not [name for name, _ in page.attributes if name.startswith('on')]
+    assert all((value or '').startswith('data:') for name, value in page.attributes if name in ('src', 'href', 'srcset', 'action'))
 
 
 def open_in_browser(page: Path, tmp_path: Path) -> tuple[str, list[str]]:

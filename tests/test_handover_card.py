@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from synthaug_plugins.handover.card import data_card, write_card
 from synthaug_plugins.handover.figures import read_figures
 from synthaug_plugins.handover.markdown import fenced, plain
 from synthaug_plugins.handover.origin import models, without_path
+from synthaug_plugins.store.cost import RunCost
+from synthaug_plugins.store.identity import identity
 from synthaug_plugins.store.plan import Plan, make_blocks
 from synthaug_plugins.store.selection import select
 from synthaug_plugins.store.store import Store
@@ -47,7 +50,7 @@ def make(folder: Path, classes: tuple[str, ...] = CLASSES, prompt: str | None = 
     for block in store.unfinished()[: None if prompt else -1]:
         rows = make_rows(block)
         store.publish(block, [replace(row, request=replace(row.request, prompt=prompt or row.request.prompt)) for row in rows], False)
-    store.add_cost(15, 7200, 8, 600)
+    store.add_cost(RunCost(15, 7200, 8, 600))
     return store
 
 
@@ -168,19 +171,20 @@ def test_a_card_replaces_a_card_and_nothing_else(store: Store, tmp_path: Path, s
         write_card(data_card(store), Path(store.folder) / 'README.md')
 
 
-def measured(folder: Path, name: str) -> Path:
+def measured(folder: Path, store: Store) -> Path:
     """What `synthaug evaluate` writes, as far as a card reads it."""
     values = {'fid': {'mean': 12.5, 'se': None}, 'precision': {'mean': 0.75, 'se': 0.01}, 'lof': {'mean': float('nan'), 'se': None}}
     row = {'by': None, 'value': None, 'features': 'pixels', 'k': 5, 'lof_k': 20, 'n': 8, 'n_real': 30, 'values': values}
-    rows = [{'set': 'real', **row}, {'set': name, **row}, {'set': name, **row, 'by': 'sigma', 'value': 1}, {'set': f'{name}: seed > 1', **row, 'n': 3}]
-    found = {'format_version': 1, 'real': {'folder': '/home/ann/train', 'images': 30}, 'sets': [{'name': name}], 'rows': rows, 'notes': ['Few | images.']}
+    rows = [{'set': 'real', **row}, {'set': 'pets', **row}, {'set': 'pets', **row, 'by': 'sigma', 'value': 1}, {'set': 'pets: seed > 1', **row, 'n': 3}]
+    sets = [{'name': 'real'}, *({'name': name, 'store': 'pets', **identity(store)._asdict()} for name in ('pets', 'pets: seed > 1'))]
+    found = {'format_version': 1, 'real': {'folder': '/home/ann/train', 'images': 30}, 'sets': sets, 'rows': rows, 'notes': ['Few | images.']}
     folder.mkdir()
     (folder / 'metrics.json').write_text(json.dumps(found))
     return folder
 
 
 def test_figures_of_this_store_are_in_the_card(store: Store, tmp_path: Path, synthaug: Say) -> None:
-    done = synthaug('card', store.folder, '--figures', measured(tmp_path / 'runs', 'pets'))
+    done = synthaug('card', store.folder, '--figures', measured(tmp_path / 'runs', store))
     rows = cells(done.out)
     assert rows.count(['fid', '12.5']) == 2  # the whole store and a selection of it, no part of a split
     assert ['precision', '0.75 ± 0.01'] in rows
@@ -194,28 +198,41 @@ def test_figures_of_this_store_are_in_the_card(store: Store, tmp_path: Path, syn
 
 def test_an_audit_of_this_store_is_in_the_card(store: Store, tmp_path: Path) -> None:
     compared = {'copies': 2, 'others': 30, 'expected_by_chance': 0.05}
-    found = {'format_version': 1, 'store': {'name': 'pets', 'images': 8, 'selection': 'all'}, 'features': {'text': 'pixels'}, 'contaminated': True, 'notes': []}
+    about = {'name': 'whatever its folder was called', **identity(store)._asdict(), 'images': 8, 'selection': 'all'}
+    found = {'format_version': 1, 'store': about, 'features': {'text': 'pixels'}, 'contaminated': True, 'notes': []}
     (tmp_path / 'audit.json').write_text(json.dumps({**found, 'comparisons': {'test': compared, 'store': {**compared, 'copies': 0}}}))
-    card = data_card(store, figures=read_figures(tmp_path, 'pets'))
+    card = data_card(store, figures=read_figures(tmp_path, store))
     rows = cells(card)
     assert 'Copies of held-out images were found' in card
     assert 'not searched here for copies' not in card
     assert ['copies of held-out images', '2 (30 were compared, 0.05 expected by chance)'] in rows
     assert ['copies of other images of the store', '0 (30 were compared, 0.05 expected by chance)'] in rows
     assert ['contaminated with held-out images', 'yes'] in rows
-    with pytest.raises(DataError, match=r"figures of 'pets', none of 'cars'"):
-        read_figures(tmp_path / 'audit.json', 'cars')
 
 
 def test_figures_of_another_store_or_another_file_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"figures of 'cars', none of 'pets'"):
-        read_figures(measured(tmp_path / 'runs', 'cars'), 'pets')
-    for text in ('{}', '[]', 'x', '{"format_version": 1}', '{"format_version": 1, "real": 3, "notes": []}'):
+    mine, runs = identity(store), measured(tmp_path / 'runs', store)
+    other = make(tmp_path / 'pets', classes=('one', 'two', 'four'))  # of the same name
+    both = rf"'pets' \({mine}\), none of '.*pets' as it is now \({identity(other)}\)"
+    with pytest.raises(DataError, match=both) as refused:
+        read_figures(runs, other)
+    assert 'Measure this store' in refused.value.cure
+    # The same plan, other images: made anew on another device, say.
+    anew = Store.open(shutil.copytree(store.folder, tmp_path / 'anew' / 'pets'))
+    anew.publish(anew.unfinished()[0], make_rows(anew.unfinished()[0]), False)
+    with pytest.raises(DataError, match='The plan is the same, the images are others'):
+        read_figures(runs, anew)
+    assert identity(anew).fingerprint == mine.fingerprint and identity(anew).content_sha256 != mine.content_sha256
+    found = json.loads((runs / 'metrics.json').read_text())
+    (runs / 'metrics.json').write_text(json.dumps({**found, 'sets': [{'name': 'pets', 'store': 'pets'}]}))
+    with pytest.raises(DataError, match=r'does not say by its fingerprint .*: an older version wrote it'):
+        read_figures(runs, store)
+    for text in ('{}', '[]', 'x', '{"format_version": 1}', '{"format_version": 1, "real": 3, "notes": []}', '{"format_version": 1, "sets": [{"name": 1}]}'):
         (tmp_path / 'metrics.json').write_text(text)
-        with pytest.raises(DataError, match='holds no figures'):
-            read_figures(tmp_path / 'metrics.json', 'pets')
+        with pytest.raises(DataError):
+            read_figures(tmp_path / 'metrics.json', store)
     with pytest.raises(DataError, match='holds no figures'):
-        read_figures(tmp_path / 'nowhere', 'pets')
+        read_figures(tmp_path / 'nowhere', store)
 
 
 def test_the_card_of_a_store_without_anything_is_a_card(tmp_path: Path) -> None:

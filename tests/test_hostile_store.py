@@ -28,6 +28,7 @@ from synthaug_plugins.models.embeddings import Embeddings
 from synthaug_plugins.models.erasure import Erasures
 from synthaug_plugins.models.words import Words
 from synthaug_plugins.plain_json import MAX_DEPTH, parse_json
+from synthaug_plugins.store.cost import RunCost
 from synthaug_plugins.store.encode import decode, encode
 from synthaug_plugins.store.open_shards import forget_open_files
 from synthaug_plugins.store.plan import MAX_TRIES, make_blocks
@@ -45,7 +46,7 @@ from synthaug_plugins.store.verify import discard, verify
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = make_store(tmp_path_factory.mktemp('whole') / 'store', keep_rejected=True)
     store.add_scores('later', pa.table({'id': store.index(['id'])['id'], 'rarity': np.linspace(0, 1, len(store.index(['id'])))}))
-    store.add_cost(images=20, seconds=1.0, batch_size=4, network_images=0)
+    store.add_cost(RunCost(images=20, seconds=1.0, batch_size=4))
     return Path(store.folder)
 
 
@@ -455,6 +456,7 @@ def _set(content: dict[str, Any], path: str, value: Any) -> None:
         ('blocks.0.0.more', 1),
         ('made_by', []),
         ('made_by.recipe', 'import os'),
+        ('made_by.command', ['rm']),
     ],
 )
 def test_a_card_that_no_plan_writes_is_refused_though_its_fingerprint_fits(store: Path, path: str, value: Any) -> None:
@@ -468,7 +470,16 @@ def test_a_card_that_no_plan_writes_is_refused_though_its_fingerprint_fits(store
 
 
 @pytest.mark.parametrize(
-    'runs', ['{}', '[1]', '[{}]', '[{"images": -1, "seconds": 1, "batch_size": 1}]', '[{"images": 1, "seconds": "x", "batch_size": 1}]', '[' * 9999]
+    'runs',
+    [
+        '{}',
+        '[1]',
+        '[{}]',
+        '[{"images": -1, "seconds": 1, "batch_size": 1}]',
+        '[{"images": 1, "seconds": "x", "batch_size": 1}]',
+        '[{"images": 1, "seconds": 1, "batch_size": 1, "device": ["x"]}]',
+        '[' * 9999,
+    ],
 )
 def test_a_cost_that_is_no_amount_is_refused(store: Path, runs: str) -> None:
     (store / 'cost.json').write_text(runs)

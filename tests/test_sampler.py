@@ -115,6 +115,27 @@ def test_skipped_steps_cost_nothing() -> None:
     assert (denoiser.calls, denoiser.images) == (2 * 8 - 1, 3 * (2 * 8 - 1))
 
 
+def test_the_work_of_a_network_is_counted_and_changes_no_bit() -> None:
+    network = nn.Conv2d(2, 2, 3, padding=1)
+
+    class Convolving:
+        sigma_min, sigma_max, seen = 0.0, math.inf, 0
+
+        def __call__(self, x: Tensor, sigma: Tensor, cond: Any = None) -> Tensor:
+            self.seen += 1
+            return network(x)
+
+    x, sigma = latents().float(), torch.tensor(1.0)
+    counter, plain = CallCounter(Convolving(), count_work=True), CallCounter(Convolving())
+    with torch.no_grad():
+        for batch in (x, x, x[:2]):
+            assert torch.equal(counter(batch, sigma), plain(batch, sigma))
+    assert counter.flop == 8 * 2 * (4 * 4) * (2 * 2 * 3 * 3) and plain.flop is None  # 8 images; a multiplication and an addition per weight and place
+    assert (counter.images, counter.denoiser.seen, plain.denoiser.seen) == (8, 4, 3)  # type: ignore[attr-defined]  # one call more for a shape
+    counter(x.requires_grad_(), sigma)
+    assert counter.flop is None  # its gradient would be work, too
+
+
 def test_denoiser_is_asked_with_a_host_number_that_needs_no_waiting() -> None:
     seen: list[Tensor] = []
 

@@ -27,6 +27,7 @@ from conftest import copy_of_this_process
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.store import files
 from synthaug_plugins.store.address import place_of
+from synthaug_plugins.store.cost import RunCost, read_runs
 from synthaug_plugins.store.encode import check_format, encode
 from synthaug_plugins.store.plan import Block, Part, Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.reader import StoreReader
@@ -540,13 +541,19 @@ def test_class_order_is_asserted(tmp_path: Path) -> None:
 def test_costs_add_up_over_runs_while_the_lock_holds(tmp_path: Path) -> None:
     store = make_store(tmp_path / 'store')
     with store.lock():
-        store.add_cost(images=10, seconds=2.0, batch_size=8, network_images=350)
+        store.add_cost(RunCost(images=10, seconds=2.0, batch_size=8, network_images=350))
         again = Store.create(tmp_path / 'store', make_plan(), {})
         with pytest.raises(StoreError, match='Another process'), again.lock():
             pass
-        again.add_cost(images=20, seconds=3.5, batch_size=4, network_images=700)
+        again.add_cost(RunCost(images=20, seconds=3.5, batch_size=4, network_images=700, device='NVIDIA H200', devices=2, wall=1.9))
     assert Store.open(store.folder).made_by == {**MADE_BY, 'cost': {'images': 30, 'seconds': 5.5, 'network_images': 1050, 'batch_size': 4, 'runs': 2}}
     assert verify(store) == []
+    assert [(run.images, run.device, run.devices, run.wall, run.network_tflop) for run in read_runs(store.place)] == [
+        (10, None, None, None, None),
+        (20, 'NVIDIA H200', 2, 1.9, None),
+    ]
+    (store.folder / 'cost.json').write_text('[{"images": 3, "seconds": 1.5, "batch_size": 2}]')  # as an older version wrote it
+    assert Store.open(store.folder).made_by['cost']['network_images'] == 0
     (store.folder / 'cost.json').write_text('[{')
     with pytest.raises(StoreError, match=r'cost\.json.*Remove it'):
         Store.open(store.folder)

@@ -11,7 +11,7 @@ from typing import Any
 import typer.main
 from typer.core import TyperGroup
 
-from synthaug_plugins.cli import images, planning, handover, evaluating, auditing, importing, learning, training, tuning, installation  # noqa: F401  importing adds their commands  # isort: skip
+from synthaug_plugins.cli import images, planning, handover, evaluating, auditing, reporting, importing, learning, training, tuning, installation  # noqa: F401  importing adds their commands  # isort: skip
 from synthaug_plugins.cli.app import app, parse_options, spread_cfg_options
 from synthaug_plugins.errors import Stopped, SynthAugError
 

@@ -73,7 +73,7 @@ def card(
     from synthaug_plugins.store.store import Store
 
     store = Store.open(folder)
-    found = [one for path in figures or () for one in read_figures(path, store.place.label)]
+    found = [one for path in figures or () for one in read_figures(path, store)]
     text = data_card(store, select(store, where, allow_empty=True, columns=COLUMNS), licence, found)
     if out is None:
         print(text)
@@ -106,6 +106,6 @@ def push(
 
     check_login(repo)
     store = Store.open(folder)
-    found = [one for path in figures or () for one in read_figures(path, store.place.label)]
+    found = [one for path in figures or () for one in read_figures(path, store)]
     selection = select(store, where, allow_empty=allow_empty)
     print(run(store, repo, selection, licence, found, public, say))

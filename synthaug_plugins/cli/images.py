@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from synthaug_plugins.cli.app import Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, StoreArg, Where, Workers, app, recipe_options
+from synthaug_plugins.cli.app import CFG_OPTIONS, Address, CfgOptions, Device, ExecutorName, Recipe, StallTimeout, StoreArg, Where, Workers, app, recipe_options
 from synthaug_plugins.errors import RecipeError, StoreError
 
 
@@ -47,12 +48,24 @@ def generate(
     workforce = make_executor(executor, device, workers, address, stall_timeout)
     hook = hooks_of_process()
     options = recipe_options(cfg_options, data)
-    store = run(load_recipe(path, options), out, hook=hook, executor=workforce, in_worker=hooks_of_process)
+    command = _command(recipe, out, data, cfg_options or (), device, executor, workers, address)
+    store = run(load_recipe(path, options), out, hook=hook, executor=workforce, in_worker=hooks_of_process, command=command)
     if not getattr(workforce, 'leads', True):
         return  # a rank of torchrun that only works
     cost = store.made_by.get('cost', {})
     nfe = f', {cost["network_images"] / cost["images"]:.4g} network evaluations each' if cost.get('network_images') else ''
     print(f'{sum(c["kept"] for c in store.counts().values())} images of {len(store.classes)} classes in {out}{nfe}')
+
+
+def _command(
+    recipe: str, out: str, data: Path | None, pairs: Sequence[str], device: str, executor: str | None, workers: int | None, address: str | None
+) -> str:
+    """The command line that makes the store; what is as it is anyway is left out."""
+    values = (('--data', data), ('--device', None if device == 'auto' else device), ('--executor', executor), ('--workers', workers), ('--address', address))
+    words = ['synthaug', 'generate', recipe, '--out', out]
+    for option, value in values:
+        words += [] if value is None else [option, str(value)]
+    return shlex.join([*words, *([CFG_OPTIONS, *pairs] if pairs else [])])
 
 
 @app.command(rich_help_panel='Make images')

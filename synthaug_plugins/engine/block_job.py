@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pluggy
 
@@ -13,11 +14,14 @@ from synthaug_plugins.device import choose_device
 from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.recipe import Run, prepare
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.executors.base import signals_wait
+from synthaug_plugins.executors.base import describe_device, signals_wait
 from synthaug_plugins.store.card import differences
 from synthaug_plugins.store.lease import machine
 from synthaug_plugins.store.shard import KEPT
 from synthaug_plugins.store.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 InWorker = Callable[[], pluggy.HookRelay | None]
 """Called first in each worker that is a process of its own; picklable. It registers what recipes name, and returns the hooks to call."""
@@ -26,15 +30,20 @@ InWorker = Callable[[], pluggy.HookRelay | None]
 class BlockDone(TypedDict):
     """What a worker says of a block that it has published: plain JSON.
 
-    `kept` and `made`: images accepted and tried. `seconds`: what it took, the loading of the model in a worker's first block included. `network_images`: see
-    `Generator`. `batch_size`: what memory allowed in the end.
+    `kept` and `made`: images accepted and tried. `seconds`: what it took, the loading of the model in a worker's first block included. `network_images` and
+    `network_flop`: see `Generator`. `batch_size`: what memory allowed in the end. `worker`: what tells its process from others; `device` and `device_name`: the
+    same of the GPU that it computed on, or of the process, and what kind that is.
     """
 
     kept: int
     made: int
     seconds: float
     network_images: int
+    network_flop: float | None
     batch_size: int
+    worker: str
+    device: str
+    device_name: str
 
 
 class BlockJob:
@@ -86,8 +95,8 @@ class BlockJob:
         run.generator.setup(torch_device, run.real_images)
         for inspector in run.inspectors:
             inspector.setup(torch_device, run.plan.classes, run.real_images)
-        size = BatchSize(run.recipe['batch_size'])
-        return lambda number: _make(run, store, hook, size, number)
+        size, place = BatchSize(run.recipe['batch_size']), _place(torch_device)
+        return lambda number: _make(run, store, hook, size, place, number)
 
     def _in_other_process(self) -> tuple[Run, Store, pluggy.HookRelay | None]:
         hook = self._in_worker() if self._in_worker else None
@@ -105,8 +114,26 @@ class BlockJob:
         return run, store, hook
 
 
-def _make(run: Run, store: Store, hook: pluggy.HookRelay | None, size: BatchSize, number: int) -> BlockDone:
-    block, started, before = run.plan.blocks[number], time.monotonic(), run.generator.network_images
+class _Place(TypedDict):
+    """Where a worker computes, see `BlockDone`."""
+
+    worker: str
+    device: str
+    device_name: str
+
+
+def _place(device: torch.device) -> _Place:
+    process = f'{machine()} {os.getpid()}'
+    if device.type != 'cuda':
+        return {'worker': process, 'device': process, 'device_name': describe_device(device.type)}
+    import torch
+
+    found = torch.cuda.get_device_properties(device)
+    return {'worker': process, 'device': str(getattr(found, 'uuid', process)), 'device_name': found.name}
+
+
+def _make(run: Run, store: Store, hook: pluggy.HookRelay | None, size: BatchSize, place: _Place, number: int) -> BlockDone:
+    block, started, before, work_before = run.plan.blocks[number], time.monotonic(), run.generator.network_images, run.generator.network_flop
     if hook:
         hook.synthaug_before_block(block=block)
     with Workers() as workers:
@@ -115,10 +142,13 @@ def _make(run: Run, store: Store, hook: pluggy.HookRelay | None, size: BatchSize
         hook.synthaug_after_block(block=block, rows=rows, images=images)
     with signals_wait():
         store.publish(block, rows, run.recipe['image']['keep_rejected'])
+    work = run.generator.network_flop
     return {
         'kept': sum(row.verdict == KEPT for row in rows),
         'made': len(rows),
         'seconds': time.monotonic() - started,
         'network_images': run.generator.network_images - before,
+        'network_flop': None if work is None or work_before is None else work - work_before,
         'batch_size': size.value,
+        **place,
     }

@@ -22,17 +22,22 @@ from synthaug_plugins.errors import QuotaShortfall, Stopped, StoreError, SynthAu
 from synthaug_plugins.executors.base import Executor
 from synthaug_plugins.executors.local import Local
 from synthaug_plugins.executors.torchrun import Torchrun
+from synthaug_plugins.store.cost import RunCost
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.store.verify import Fault, discard, verify
 
 _CLASSES_SAID = 12
 """Classes that fell short and are named in one message."""
+_KINDS_SAID = 3
+"""Kinds of devices that are named in `cost.json`."""
 
 
-def made_by(run: Run, device: str) -> dict[str, Any]:
-    """Provenance for store.json: what the fingerprint does not decide but a reader wants to know. Holds no token and no user name.
+def made_by(run: Run, device: str, command: str | None = None) -> dict[str, Any]:
+    """Provenance for store.json: what the fingerprint does not decide but a reader wants to know. Holds no token; of the user what folders are called.
 
-    device: as `Executor.describe` has it.
+    Args:
+        device: as `Executor.describe` has it.
+        command: shell command that makes the store; None where it was no command of its own.
     """
     packages = ('torch', 'diffusers', 'transformers', 'open_clip_torch', 'numpy', 'pillow')
     return {
@@ -42,6 +47,7 @@ def made_by(run: Run, device: str) -> dict[str, Any]:
         'device': device,
         'versions': {'python': platform.python_version(), **{p: metadata.version(p) for p in packages}},
         'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+        **({} if command is None else {'command': command}),
     }
 
 
@@ -53,6 +59,7 @@ def generate(
     quiet: bool = False,
     executor: Executor | None = None,
     in_worker: InWorker | None = None,
+    command: str | None = None,
 ) -> Store:
     """Make every image of a complete recipe into the store `out`; blocks that are already there stay as they are.
 
@@ -64,6 +71,7 @@ def generate(
         quiet: no progress on standard error.
         executor: has the blocks made (see `executors.make_executor`); default: this process makes them, on one device.
         in_worker: what its workers do first, see `InWorker` (the command line's is `plugins.hooks_of_process`).
+        command: shell command that does this, for the store's card and its report.
 
     Returns: the finished store. In a rank of torchrun that does not lead: the store, when no block is left that this rank could make.
 
@@ -82,7 +90,7 @@ def generate(
         executor = executor or Local(str(choose_device(device)), workers=1)
         if not Store.is_one(out):
             check_sources(run)
-        store = Store.create(out, run.plan, made_by(run, executor.describe()))
+        store = Store.create(out, run.plan, made_by(run, executor.describe(), command))
         with store.lock('generate', say_to_user(quiet)) as lease:
             _make_missing(run, store, lease, executor, hook, in_worker, quiet)
     _check_quota(store)
@@ -109,6 +117,7 @@ def _make_missing(run: Run, store: Store, lease: str, executor: Executor, hook: 
     if todo or isinstance(executor, Torchrun):  # its other ranks wait to hear that there is nothing to do
         total = sum(block.target for block in run.plan.blocks)
         done: list[BlockDone] = []
+        started = time.monotonic()
         progress = None if quiet else GenerationProgress(total, sum(per_class['kept'] for per_class in store.counts().values()))
         try:
             with progress or nullcontext(), closing(executor.run(BlockJob(run, store, lease, hook, in_worker), todo)) as results:
@@ -121,19 +130,28 @@ def _make_missing(run: Run, store: Store, lease: str, executor: Executor, hook: 
                 store.clean_partials()  # of workers that were killed
             raise
         if done:
-            _note_cost(run, store, done, quiet)
+            _note_cost(run, store, done, time.monotonic() - started, quiet)
     store.finish()
 
 
-def _note_cost(run: Run, store: Store, done: Sequence[BlockDone], quiet: bool) -> None:
+def _note_cost(run: Run, store: Store, done: Sequence[BlockDone], wall: float, quiet: bool) -> None:
     size, asked = min(one['batch_size'] for one in done), run.recipe['batch_size']
     if size < asked and not quiet:
         print(f'Memory ran out: the batch was lowered from {asked} to {size}. Set batch_size to that next time.', file=sys.stderr)
+    flop = [one['network_flop'] for one in done]
+    names = sorted({one['device_name'] for one in done})
     store.add_cost(
-        images=sum(one['made'] for one in done),
-        seconds=sum(one['seconds'] for one in done),
-        batch_size=size,
-        network_images=sum(one['network_images'] for one in done),
+        RunCost(
+            images=sum(one['made'] for one in done),
+            seconds=round(sum(one['seconds'] for one in done), 3),
+            batch_size=size,
+            network_images=sum(one['network_images'] for one in done),
+            wall=round(wall, 3),
+            device=', '.join(names) if len(names) <= _KINDS_SAID else f'{names[0]} and {len(names) - 1} other kinds',
+            devices=len({one['device'] for one in done}),
+            workers=len({one['worker'] for one in done}),
+            network_tflop=None if None in flop else sum(one for one in flop if one is not None) / 1e12,
+        )
     )
 
 

@@ -25,6 +25,8 @@ from synthaug_plugins.evaluation.runs import TRAINED, by_epoch, planned_steps, s
 from synthaug_plugins.evaluation.statistics import class_gains, paired, plus_minus, signed, spread
 from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.files import write_whole
+from synthaug_plugins.store.identity import Identity, identity
+from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure, load_recipe
 
 FORMAT_VERSION = 1
@@ -62,7 +64,7 @@ def compare(
     Returns: the results, plain JSON; accuracies in percent:
         `arms`: per arm name, options, steps, images, seconds, images_per_second, `val` and `test` (mean, sd, n, points),
             `difference` to the baseline (mean, se, n, points; None for the baseline), `recall` (per class, spread),
-            `class_gains` (per class, paired), `curves` (per seed), `stores` (per seed: folder and selection), `runs`.
+            `class_gains` (per class, paired), `curves` (per seed), `stores` (per seed: folder, selection and identity), `runs`.
         `search`: per searched arm, its candidates with `val`, and the number `chosen`.
         `classes`, `support` (test images per class), `seeds`, `title`, `notes`, `command`, `versions`.
 
@@ -111,7 +113,8 @@ def run(
         except KeyboardInterrupt:
             done = len(list(out.glob(f'runs/*/{TRAINED}')))
             raise Stopped(f'Stopped: {done} trained runs are in {out}.', 'The same command goes on from there.') from None
-    arms = [_arm_result(s, trained[s.label], t, tested[0], runs, draws) for s, t in zip(ordered, tested, strict=True)]
+    known: dict[str, Identity] = {}
+    arms = [_arm_result(s, trained[s.label], t, tested[0], runs, draws, known) for s, t in zip(ordered, tested, strict=True)]
     arms[0]['difference'] = arms[0]['class_gains'] = None
     results = {
         'format_version': FORMAT_VERSION,
@@ -227,7 +230,13 @@ def _check_equal_steps(sides: Sequence[Side]) -> int:
 
 
 def _arm_result(
-    side: Side, trained: Sequence[_Result], tested: Sequence[_Result], baseline: Sequence[_Result], runs: RunCache, draws: Mapping[int, Drawn] | None
+    side: Side,
+    trained: Sequence[_Result],
+    tested: Sequence[_Result],
+    baseline: Sequence[_Result],
+    runs: RunCache,
+    draws: Mapping[int, Drawn] | None,
+    known: dict[str, Identity],
 ) -> _Result:
     top1, recalls = [t['top1'] for t in tested], [t['recall'] for t in tested]
     return {
@@ -243,16 +252,19 @@ def _arm_result(
         'recall': [spread(r) for r in zip(*recalls, strict=True)],
         'class_gains': class_gains(recalls, [t['recall'] for t in baseline]),
         'curves': [t['curve'] for t in trained],
-        'stores': [_stores(fill(side.arm.synthaug, _names(draws, seed))) for seed in side.configs],
+        'stores': [_stores(fill(side.arm.synthaug, _names(draws, seed)), known) for seed in side.configs],
         'runs': [str(runs.out / 'runs' / runs.key(side, seed)) for seed in side.configs],
     }
 
 
-def _stores(synthaug: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Folder and selection of every store that an arm's mix reads."""
+def _stores(synthaug: Mapping[str, Any], known: dict[str, Identity]) -> list[dict[str, Any]]:
+    """Folder, selection and identity of every store that an arm's mix reads. known: identities by folder, each found once."""
     mix = synthaug.get('mix') or {}
     stores = mix.get('stores') or ([{'store': mix['store'], 'select': mix.get('select')}] if mix.get('store') else [])
-    return [{'store': str(s['store']), 'select': s.get('select')} for s in stores]
+    for folder in (str(s['store']) for s in stores):
+        if folder not in known:
+            known[folder] = identity(Store.open(folder))
+    return [{'store': str(s['store']), 'select': s.get('select'), **known[str(s['store'])]._asdict()} for s in stores]
 
 
 def command_of(comparison: Comparison, out: str | Path, jobs: int) -> str:

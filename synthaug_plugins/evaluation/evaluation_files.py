@@ -104,7 +104,10 @@ def _plain(found: Evaluation, command: str, used: Mapping[str, str]) -> dict[str
         'format_version': 1,
         'features': {'text': found.rows[0].measures.features, 'identity': dict(found.network)},
         'real': {'folder': found.real, 'images': found.rows[0].measures.n},
-        'sets': [{'name': one.name, 'images': len(one.ids), 'selection': one.chosen} for one in found.sets],
+        'sets': [
+            {'name': one.name, 'images': len(one.ids), 'selection': one.chosen, **({'store': one.store, **one.identity._asdict()} if one.identity else {})}
+            for one in found.sets
+        ],
         'rows': [{'set': row.name, 'by': row.by, 'value': row.value, 'class': row.of_class, **row.measures.plain()} for row in (*found.rows, *found.by_class)],
         **found.also,
         'trends': found.trends,

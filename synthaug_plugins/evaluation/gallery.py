@@ -24,31 +24,38 @@ STRENGTHS = ('t0', 'sigma')
 MAX_PX = 160
 
 
-def gallery(store: Store, per_cell: int = 3, max_classes: int = 12) -> dict[str, Any]:
+def gallery(store: Store, per_cell: int = 3, max_classes: int = 12, where: str | None = None, rejected: int = 0) -> dict[str, Any]:
     """Accepted images of a store, one row per class: the real source (where there is one) and its variants by strength.
 
     Args:
         per_cell: images per class and strength.
         max_classes: classes beyond these are left out.
+        where: condition on the accepted images, see `select`.
+        rejected: rejected images per class, of those that the store holds.
 
     Returns: `strength` (a name or None), `columns` (its values, or [None]), `has_sources`, `not_shown` (why a source that the
         store names is not shown, a sentence or None), `classes` (how many there are), `rows`: class `name`, `source` (a data
-        URI or None), `cells` (a list of data URIs per column).
+        URI or None), `cells` (a list of data URIs per column), `rejected` (data URIs with reasons).
     """
-    records = store.index(['id', 'label', 'source', 'params', 'shard', 'offset', 'size', 'sha256'], KEPT).to_pylist()
+    columns_read = ['id', 'label', 'source', 'params', 'shard', 'offset', 'size', 'sha256']
+    records = select(store, where, allow_empty=True, columns=columns_read).table.to_pylist()
+    bad = store.index([*columns_read, 'verdict', 'reason'], STORED).to_pylist() if rejected else []
     for record in records:
         record['params'] = params_of(record['params'], record['id'])
     strength, columns = _strengths(records)
-    reader, sources = StoreReader(store.folder), _Sources(store)
+    recipe = store.made_by.get('recipe')
+    reader, sources = StoreReader(store.folder), RealPictures(recipe.get('data') if isinstance(recipe, Mapping) else None)
     rows = []
     for label, name in list(enumerate(store.classes))[:max_classes]:
-        mine = sorted((r for r in records if r['label'] == label), key=lambda r: r['id'])
+        mine = [r for r in records if r['label'] == label]
         source = _best_source(mine, strength)
         cells = []
         for value in columns:
             shown = [r for r in mine if r['source'] == source and (strength is None or r['params'].get(strength) == value)]
-            cells.append([data_uri(decode(reader.read_image(r), f'The image {r["id"]!r}')) for r in shown[:per_cell]])
-        rows.append({'name': name, 'source': sources.picture(source) if source else None, 'cells': cells})
+            cells.append([picture_of(reader, r) for r in shown[:per_cell]])
+        refused = [r for r in bad if r['label'] == label and r['verdict'] != KEPT][:rejected]
+        refused_shown = [(picture_of(reader, r), r['reason'] or '') for r in refused]
+        rows.append({'name': name, 'source': sources.picture(source) if source else None, 'cells': cells, 'rejected': refused_shown})
     return {
         'strength': strength,
         'columns': columns,
@@ -76,23 +83,24 @@ def _best_source(records: Sequence[Mapping[str, Any]], strength: str | None) -> 
     return max(sorted(found), key=lambda s: len(found[s])) if found else None
 
 
-class _Sources:
-    """The real images that a store was made from, as far as they can be shown.
+class RealPictures:
+    """Real images that a store or results name, as far as they can be shown.
 
-    A store may come from somebody else: the folder and the sources that it names are claims. `RealImages` reads no file that
+    These may come from somebody else: the folder and the images that they name are claims. `RealImages` reads no file that
     its folder does not list, and whatever cannot be shown is said instead of ending the report.
+
+    Args:
+        folder: the folder of class folders as it is named; anything else than text is no folder.
 
     Attributes:
         not_shown: why a picture that was asked for is missing, the first reason; None while none is.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, folder: object) -> None:
         self.not_shown: str | None = None
         self._real: RealImages | None = None
-        recipe = store.made_by.get('recipe')
-        folder = recipe.get('data') if isinstance(recipe, Mapping) else None
         if not isinstance(folder, str) or not folder:
-            self._no_folder = 'The store does not say where they lie.'
+            self._no_folder = 'Nothing says where they lie.'
             return
         try:
             self._real = RealImages(folder)
@@ -101,15 +109,20 @@ class _Sources:
         except OSError as error:
             self._no_folder = f'The data folder {folder!r} cannot be read: {error.strerror}.'
 
-    def picture(self, source: str) -> str | None:
+    def picture(self, image_id: str) -> str | None:
         """A real image as a data URI, or None and a reason in `not_shown`."""
         try:
             if self._real is None:
                 raise DataError(self._no_folder)
-            return data_uri(Image.fromarray(self._real.load(source)))
+            return data_uri(Image.fromarray(self._real.load(image_id)))
         except DataError as error:
             self.not_shown = self.not_shown or error.what
             return None
+
+
+def picture_of(reader: StoreReader, record: Mapping[str, Any]) -> str:
+    """An image of a store as a data URI; record: its row of the index. Raises StoreError for a damaged one."""
+    return data_uri(decode(reader.read_image(record), f'The image {record["id"]!r}'))
 
 
 def data_uri(image: Image.Image) -> str:

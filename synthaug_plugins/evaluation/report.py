@@ -78,13 +78,13 @@ def write_report(
         'report.html.j2',
         title=title or results[0]['title'],
         notes=list(dict.fromkeys(note for result in results for note in result['notes'])),
-        comparisons=[_comparison(r) for r in results],
+        comparisons=[drawn(r) for r in results],
         galleries=[{**gallery(store), 'store': str(store.folder), 'pixelated': is_pixel_art(store)} for store in _shown(results, opened)],
         funnels=[counts(store, uses.get(str(store.folder), [])) for store in opened],
         costs=[_generation_cost(store) for store in opened],
         commands=[*commands, *dict.fromkeys(r['command'] for r in results)],
         overview=overview or Overview(),
-        sections=[Markup(s) for s in _plugin_sections(results, plugin_manager)],
+        sections=plugin_sections(results, plugin_manager),
         versions=results[0]['versions'],
     )
 
@@ -115,7 +115,7 @@ def _open(folder: str) -> Store:
         raise StoreError(f'The report shows the store {folder!r}, which cannot be opened: {error.what}', error.cure) from error
 
 
-def _comparison(result: Mapping[str, Any]) -> dict[str, Any]:
+def drawn(result: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison with what the template draws: scales, reference lines, differences of the search."""
     base = result['arms'][0]
     searches = []
@@ -148,7 +148,8 @@ def _generation_cost(store: Store) -> dict[str, Any]:
     }
 
 
-def _plugin_sections(results: Sequence[Mapping[str, Any]], plugin_manager: pluggy.PluginManager | None) -> list[str]:
+def plugin_sections(results: Sequence[Mapping[str, Any]], plugin_manager: pluggy.PluginManager | None) -> list[Markup]:
+    """What plugins add to the page of some results; it stands there as it is."""
     if plugin_manager is None:
         return []
-    return [section for result in results for section in plugin_manager.hook.synthaug_report_section(run=dict(result)) if section]
+    return [Markup(section) for result in results for section in plugin_manager.hook.synthaug_report_section(run=dict(result)) if section]

@@ -90,6 +90,11 @@ class Generator(ABC):
         """Images that went through a network so far, all steps together: the number of function evaluations. 0 where nobody counts."""
         return 0
 
+    @property
+    def network_flop(self) -> float | None:
+        """Floating-point operations of these evaluations, forward passes alone; None where nobody counts, such as on a CPU."""
+        return None
+
     def model_classes(self) -> Sequence[str] | None:
         """Names of the classes that the model can make, read without loading weights; None when it takes any."""
         return None

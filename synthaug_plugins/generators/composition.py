@@ -73,6 +73,10 @@ class Composition(SourceGenerator):
     def network_images(self) -> int:
         return self._loaded.images + self._counted_by_members()
 
+    @property
+    def network_flop(self) -> float | None:
+        return None if self._counted_by_members() else self._loaded.flop
+
     def _counted_by_members(self) -> int:
         """What members count that load no shared models."""
         counted = 0

@@ -78,6 +78,10 @@ class DenoiserGenerator(Generator):
         """See `Generator.network_images`; calls that guidance makes are included."""
         return self.loaded.images
 
+    @property
+    def network_flop(self) -> float | None:
+        return self.loaded.flop
+
     def request(self, part: Part, number: int, recipe_seed: int) -> Request:
         """A part's request of that number, with what the model is told; it starts from noise."""
         seed = request_seed(recipe_seed, part, number)

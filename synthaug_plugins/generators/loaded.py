@@ -37,10 +37,18 @@ class LoadedModels:
 
         key = json.dumps([model.identity(), model.run_as(), str(device), precision], sort_keys=True)
         if key not in self._found:
-            self._found[key] = model, CallCounter(model.load(device, network_dtype(precision, device)), beat)
+            # Only of GPUs does anybody know how many operations they could do (`evaluation/onepage/cost.py`).
+            count_work = device.type == 'cuda' and not model.run_as().get('compile')
+            self._found[key] = model, CallCounter(model.load(device, network_dtype(precision, device)), beat, count_work)
         return self._found[key]
 
     @property
     def images(self) -> int:
         """Images that went through their networks so far."""
         return sum(counter.images for _, counter in self._found.values())
+
+    @property
+    def flop(self) -> float | None:
+        """Floating-point operations of their forward passes so far; None where one of them did not count, see `CallCounter`."""
+        counted = [counter.flop for _, counter in self._found.values() if counter.images]
+        return None if None in counted else sum(one for one in counted if one is not None)

@@ -55,6 +55,8 @@ def _provenance(made_by: Any) -> dict[str, Any]:
     """`made_by` as far as a program looks into it; TypeError if it is something else. What generation took is in `cost.json` alone."""
     if not isinstance(made_by, dict) or not isinstance(made_by.get('recipe', {}), dict):
         raise TypeError('made_by, or the recipe in it, is no object')
+    if not isinstance(made_by.get('command', ''), str):
+        raise TypeError('the command in made_by is no text')
     return {key: value for key, value in made_by.items() if key != 'cost'}
 
 

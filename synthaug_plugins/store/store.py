@@ -5,7 +5,7 @@ store.json            the plan (recipe, classes, blocks), its fingerprint, and w
 shards/00000.tar      images of a block, WebDataset layout; _info.json once all blocks are there, for timm's wds reader
 index/00000.parquet   one row per tried image; its existence marks the block as finished
 scores/<name>.parquet columns added later, keyed by id
-cost.json             images and seconds of each completed run
+cost.json             images, seconds, network evaluations and devices of each completed run
 ```
 There is no ledger: what is published is done, what is not is redone with the same seeds.
 """
@@ -27,7 +27,7 @@ from synthaug_plugins.errors import StoreError
 from synthaug_plugins.store import files, open_shards
 from synthaug_plugins.store.address import place_of
 from synthaug_plugins.store.card import CARD, card_text, differences, read_card
-from synthaug_plugins.store.cost import add_cost, read_cost
+from synthaug_plugins.store.cost import RunCost, add_cost, read_cost
 from synthaug_plugins.store.index import read_blocks
 from synthaug_plugins.store.lease import Say, hold, join
 from synthaug_plugins.store.place import LocalPlace, Place, partial_names
@@ -275,9 +275,9 @@ class Store:
             taken.update(column_names(self.place, index_name(number))[len(INDEX_SCHEMA) :])
         return taken
 
-    def add_cost(self, images: int, seconds: float, batch_size: int, network_images: int) -> None:
-        """Note what a completed run took: images tried (rejected ones included), seconds (of all workers together), the batch size it ended with."""
-        self.made_by['cost'] = add_cost(self.place, images, seconds, batch_size, network_images)
+    def add_cost(self, run: RunCost) -> None:
+        """Note what a completed run took."""
+        self.made_by['cost'] = add_cost(self.place, run)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse class names that are not this store's, in its order.

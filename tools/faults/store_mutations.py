@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synthaug_plugins.store.cost import RunCost
 from synthaug_plugins.store.encode import encode
 from synthaug_plugins.store.plan import Plan, Request, make_blocks, request_id, request_seed
 from synthaug_plugins.store.shard import Row, archive, index_name, shard_name
@@ -77,7 +78,7 @@ def make_whole_store(folder: Path) -> Store:
     ids = store.index(['id'])['id']
     lists = pa.array([[float(i), 0.5] for i in range(len(ids))], pa.list_(pa.float32()))
     store.add_scores('later', pa.table({'id': ids, 'rarity': np.linspace(0, 1, len(ids)), 'logits': lists, 'why': ['none'] * len(ids)}), {'inspectors': []})
-    store.add_cost(images=len(ids), seconds=1.0, batch_size=4, network_images=0)
+    store.add_cost(RunCost(images=len(ids), seconds=1.0, batch_size=4))
     return store
 
 

@@ -221,7 +221,14 @@ def _plain(found: Audit, command: str, used: Mapping[str, str]) -> dict[str, Any
         }
     return {
         'format_version': 1,
-        'store': {'name': found.images.store, 'images': len(found.images.ids), 'selection': found.images.chosen, 'stay': int(found.stays.sum())},
+        'store': {
+            'name': found.images.store,
+            **(found.images.identity._asdict() if found.images.identity else {}),
+            'images': len(found.images.ids),
+            'selection': found.images.chosen,
+            'stay': int(found.stays.sum()),
+        },
+        'folders': {TRAIN: found.train.folder, TEST: found.test.folder},
         'train_images': len(found.train.ids),
         'test_images': len(found.test.ids),
         'features': {'text': found.features, 'identity': dict(found.network)},

@@ -14,6 +14,7 @@ from synthaug_plugins.errors import DataError, ModelError, RecipeError, nearest
 from synthaug_plugins.evaluation.metrics.features import FeatureNetwork
 from synthaug_plugins.real_images import RealImages, in_threads
 from synthaug_plugins.store.encode import decode
+from synthaug_plugins.store.identity import Identity, identity
 from synthaug_plugins.store.reader import StoreReader
 from synthaug_plugins.store.selection import UnknownColumn, select, values_of
 from synthaug_plugins.store.store import Store
@@ -53,8 +54,9 @@ class ImageSet:
         chosen: the selection in words; None for real images.
         features: (n, D), once made.
         classes: of the store in the order of its labels; none for real images.
-        folder: of the store as it was given; None for real images.
+        folder: of the store as it was given, or of the real images.
         where: the condition as it was given.
+        identity: of the store as it was measured; None for real images.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     folder: str | None = None
     where: str | None = None
+    identity: Identity | None = None
 
     def images(self) -> Iterator[list[np.ndarray]]:
         """All images, some at a time."""
@@ -116,7 +119,7 @@ class ImageSet:
 def real_set(images: RealImages, name: str) -> ImageSet:
     """All images of a folder."""
     named = [(i, class_name) for class_name in images.classes for i in images.ids(class_name)]
-    return ImageSet(name, [i for i, _ in named], [class_name for _, class_name in named], images.load)
+    return ImageSet(name, [i for i, _ in named], [class_name for _, class_name in named], images.load, folder=str(images.root))
 
 
 def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: Sequence[str]) -> list[ImageSet]:
@@ -149,7 +152,7 @@ def store_sets(folders: Sequence[str | Path], where: Sequence[str | None], by: S
         class_names = [store.classes[label] for label in selection.table['label'].to_pylist()]
         varied = tuple(split for split in splits if len(split.groups) > 1)
         images = ImageSet(name, list(rows), class_names, _reads(store, rows), varied, store.place.label, selection.text)
-        sets.append(replace(images, classes=tuple(store.classes), folder=str(folder), where=condition))
+        sets.append(replace(images, classes=tuple(store.classes), folder=str(folder), where=condition, identity=identity(store)))
     for text in by:
         if len(refusals[text]) == len(sets):
             raise refusals[text][0]
