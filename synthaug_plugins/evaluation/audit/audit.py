@@ -27,8 +27,8 @@ FALSE_ALARMS = 0.005
 """Share of new images that may be called copies by chance."""
 MOST_MEASURED = 10_000
 """Training images from which chance is learned, evenly spaced; each is compared with all."""
-SUPPORT = 200
-"""Training images that support a promise whatever the data, as tools/benchmarks/bench_audit.py measured it."""
+SUPPORT = 500
+"""Training images with which the promise held, as a mean over images, for all data, as tools/benchmarks/bench_audit.py measured it."""
 UNSUPPORTED = 4
 """How many times the promised share fewer images may raise, by the same measurement."""
 
@@ -166,12 +166,12 @@ def _sources(folder: str | Path, ids: Sequence[str]) -> list[str | None]:
 def _notes(chance: Chance, found: Mapping[str, Comparison], leaks: Comparison, train: int, false_alarms: float) -> list[str]:
     """What a reader must know to trust the result, in sentences, the gravest first."""
     notes = []
-    if train < SUPPORT:
-        what = f'{train} training images cannot support {100 * false_alarms:g} % false alarms where real images are nearly alike'
-        notes.append(f'{what}: count on up to {100 * UNSUPPORTED * false_alarms:g} %, or give {SUPPORT} and more.')
     if leaks.beyond_chance:
         what = 'held-out image looks like a copy of a training image' if leaks.found == 1 else 'held-out images look like copies of training images'
         notes.append(f'The split leaks: {leaks.found} of {len(leaks.p)} {what}, and figures on them are too good. Copies of both in the store count as both.')
+    if train < SUPPORT:
+        what = f'{train} training images cannot support {100 * false_alarms:g} % false alarms where real images are nearly alike'
+        notes.append(f'{what}: count on up to {100 * UNSUPPORTED * false_alarms:g} %, or give {SUPPORT} and more.')
     twins = int(((chance.of_distances(chance.distances, chance.others) * len(chance.distances)) <= SURE / 2).sum())
     if twins:
         notes.append(f'{twins} of {len(chance.distances)} training images have a copy among the training images themselves.')
