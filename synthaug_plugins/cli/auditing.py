@@ -37,7 +37,8 @@ def audit(
 ) -> None:
     """Find copies, flipped, resized and encoded anew too: of training images, of held-out images, within the store. Adds score columns.
 
-    Ends with status 5 where images look like copies of held-out ones and chance does not explain it.
+    Ends with status 5 where images look like copies of held-out ones and chance does not explain it. A split that leaks, held-out images among the training
+    ones, is no fault of the store: a note says it first, and the pairs stand beside the others.
 
     synthaug audit stores/mine --train data/train --test data/test --out runs/audit --drop clean
 
@@ -53,10 +54,10 @@ def audit(
         words += [] if value is None else [option, str(value)]
     options: dict[str, Any] = {'where': where, 'false_alarms': false_alarms, 'device': device}
     found = audit_store(folder, train, test, features, out=out, drop=drop, command=shlex.join(words), **options)
-    print(aligned(table(found)))
-    print(about(found))
     for note in found.notes:
         print(f'note: {note}', file=sys.stderr)
+    print(aligned(table(found)))
+    print(about(found))
     print('columns: memorisation, train_p, test_p, store_p' + (f', {drop}_kept, {drop}_reason' if drop else ''))
     if drop and found.stays.any():
         print(f"{int(found.stays.sum())} of {len(found.stays)} images are no copies: train on them with select='{drop}_kept' in mix")

@@ -17,20 +17,20 @@ from synthaug_plugins.evaluation.metrics.sets import ImageSet
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRAIN, TEST, STORE = 'train', 'test', 'store'
+TRAIN, TEST, STORE, LEAK = 'train', 'test', 'store', 'leak'
 KINDS = {TRAIN: 'a training image', TEST: 'a held-out image', STORE: 'another image of the store'}
-"""Of what an image of the store may be a copy."""
+"""Of what an image of the store may be a copy. A leak is a held-out image that is a copy of a training image: a fault of the split, not of the store."""
 SURE = 0.05
 """The chance that a clean store is called contaminated: half of it by the nearest image, half by the number of near ones."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image of the store and what it is a copy of.
+    """An image of the store, or a held-out one, and what it is a copy of.
 
     Attributes:
-        kind: one of `KINDS`.
-        id, class_name: of the image of the store.
+        kind: one of `KINDS`, or `LEAK`.
+        id, class_name: of the image of the store; for a leak, of the held-out image.
         other_id, other_class_name: of what it is a copy of.
         view: how the image is turned to be the copy, one of `VIEWS`.
         by: what told: 'features' or 'hash'.
@@ -55,10 +55,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The store against one set.
+    """The store, or the held-out images, against one set.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or `LEAK`.
         others: images to which each was compared.
         distance, bits: how near a copy is at the most; below 0 where nothing is near enough.
         p: (n,) the probability that a new image comes as near by chance.
@@ -90,6 +90,18 @@ class Comparison:
         return self.found > 0 and (nearest <= SURE / 2 or at_least(self.found, self.expected) <= SURE / 2)
 
 
+def near_enough(nearest: Nearest, chance: Chance, others: int, false_alarms: float) -> tuple[np.ndarray, float, int]:
+    """Which of n images are copies of one of so many others, (n,) bool, and within which distance and bits: below 0 where none are rare enough.
+
+    Args:
+        nearest: of the others to each image.
+        chance: how near new images come.
+        false_alarms: share of new images that may be called copies by chance; features and hash get half of it each.
+    """
+    distance, bits = chance.distance_at(false_alarms / 2, others), chance.bits_at(false_alarms / 2, others)
+    return (nearest.distance <= distance) | (nearest.bits <= bits), distance, bits
+
+
 def compare(
     kind: str,
     store: Placed,
@@ -105,21 +117,19 @@ def compare(
     """Which images of a store are copies, and of which.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or `LEAK`: then the held-out images stand in place of a store.
         store: n images in all views, with their (V, n) `scales`.
         others: what they are compared with, with the `nearest` of it to each image.
-        chance: how near new images come.
-        false_alarms: share of new images that may be called copies by chance; features and hash get half of it each.
+        chance, false_alarms: see `near_enough`.
         images, theirs: what is known of both beside how they look.
         sources: (n) the real images that they were made from.
     """
     n = len(others) - (kind == STORE)
-    distance, bits = chance.distance_at(false_alarms / 2, n), chance.bits_at(false_alarms / 2, n)
+    copies, distance, bits = near_enough(nearest, chance, n, false_alarms)
     by_features, by_hash = nearest.distance <= distance, nearest.bits <= bits
     of_features, of_hash = chance.of_distances(nearest.distance, n), chance.of_bits(nearest.bits, n)
     # Two looks, so twice the chance.
     p, told_by_features = np.minimum(2 * np.minimum(of_features, of_hash), 1), (of_features <= of_hash) & (by_features | ~by_hash)
-    copies = by_features | by_hash
 
     def pair(i: int) -> Pair:
         told = told_by_features[i]

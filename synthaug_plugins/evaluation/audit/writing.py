@@ -18,7 +18,7 @@ from synthaug_plugins.engine.score import check_columns
 from synthaug_plugins.engine.score_run import Columns
 from synthaug_plugins.errors import RecipeError, StoreError
 from synthaug_plugins.evaluation.audit.audit import Audit, audit
-from synthaug_plugins.evaluation.audit.comparison import KINDS, TEST, TRAIN, Comparison, Pair
+from synthaug_plugins.evaluation.audit.comparison import KINDS, LEAK, TEST, TRAIN, Comparison, Pair
 from synthaug_plugins.evaluation.csv_text import csv_bytes
 from synthaug_plugins.evaluation.fingerprint import versions
 from synthaug_plugins.evaluation.gallery import data_uri
@@ -162,7 +162,7 @@ def write_audit(found: Audit, out: str | Path, command: str) -> None:
     folder, used = Path(out), versions()
     refuse_foreign(folder, OWN_FILES, 'folder of an audit')
     names = [field.name for field in fields(Pair)]
-    pairs = [pair for one in found.comparisons.values() for pair in one.pairs]
+    pairs = [pair for one in (*found.comparisons.values(), found.leaks) for pair in one.pairs]
     with alone(folder, 'audit'):
         write_whole(folder / CSV, csv_bytes([names, *([getattr(pair, name) for name in names] for pair in pairs)]))
         write_whole(folder / JSON, (json.dumps(_plain(found, command, used), indent=1) + '\n').encode())
@@ -175,7 +175,7 @@ def write_audit(found: Audit, out: str | Path, command: str) -> None:
             notes=found.notes,
             table=table(found),
             per_class=per_class(found),
-            sections=[_section(found, one) for one in found.comparisons.values()],
+            sections=[_section(found, one) for one in (*found.comparisons.values(), *([found.leaks] if found.leaks.found else []))],
             pixelated=max(found.train.pixels(found.train.ids[0]).shape[:2]) <= 64,
             selection=found.images.chosen,
             command=command,
@@ -196,29 +196,34 @@ def verdicts(found: Audit) -> Sequence[str]:
 
 
 def _section(found: Audit, one: Comparison) -> dict[str, Any]:
-    theirs = {TRAIN: found.train, TEST: found.test}.get(one.kind, found.images)
+    mine = found.test if one.kind == LEAK else found.images
+    theirs = {TRAIN: found.train, LEAK: found.train, TEST: found.test}.get(one.kind, found.images)
 
     def shown(pair: Pair) -> dict[str, Any]:
-        pictures = [data_uri(Image.fromarray(images.pixels(i))) for images, i in ((found.images, pair.id), (theirs, pair.other_id))]
+        pictures = [data_uri(Image.fromarray(images.pixels(i))) for images, i in ((mine, pair.id), (theirs, pair.other_id))]
         return {'pair': pair, 'pictures': pictures}
 
     pairs = [shown(pair) for pair in one.pairs[:_SHOWN]]
-    return {'name': KINDS[one.kind], 'pairs': pairs, 'more': len(one.pairs) - len(pairs), 'near': [] if pairs else [shown(pair) for pair in one.near]}
+    title = 'Held-out images that are copies of a training image' if one.kind == LEAK else f'Copies of {KINDS[one.kind]}'
+    left = 'held-out image' if one.kind == LEAK else 'image of the store'
+    more, near = len(one.pairs) - len(pairs), [] if pairs else [shown(pair) for pair in one.near]
+    return {'title': title, 'left': left, 'pairs': pairs, 'more': more, 'near': near}
+
+
+def _plain_comparison(one: Comparison) -> dict[str, Any]:
+    return {
+        'others': one.others,
+        'copies': one.found,
+        'expected_by_chance': one.expected,
+        'beyond_chance': one.beyond_chance,
+        'within_distance': one.distance if one.distance >= 0 else None,
+        'within_bits': one.bits if one.bits >= 0 else None,
+        'pairs': [asdict(pair) for pair in one.pairs],
+    }
 
 
 def _plain(found: Audit, command: str, used: Mapping[str, str]) -> dict[str, Any]:
     """Everything as JSON."""
-    compared = {}
-    for kind, one in found.comparisons.items():
-        compared[kind] = {
-            'others': one.others,
-            'copies': one.found,
-            'expected_by_chance': one.expected,
-            'beyond_chance': one.beyond_chance,
-            'within_distance': one.distance if one.distance >= 0 else None,
-            'within_bits': one.bits if one.bits >= 0 else None,
-            'pairs': [asdict(pair) for pair in one.pairs],
-        }
     return {
         'format_version': 1,
         'store': {
@@ -235,7 +240,8 @@ def _plain(found: Audit, command: str, used: Mapping[str, str]) -> dict[str, Any
         'k': found.k,
         'false_alarms': found.false_alarms,
         'contaminated': found.contaminated,
-        'comparisons': compared,
+        'comparisons': {kind: _plain_comparison(one) for kind, one in found.comparisons.items()},
+        'leaks': _plain_comparison(found.leaks),
         'per_class': {row[0]: dict(zip(('images', *KINDS, 'stay'), map(int, row[1:]), strict=True)) for row in per_class(found)[1:]},
         'notes': list(found.notes),
         'command': command,
