@@ -8,7 +8,6 @@ import gc
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -145,12 +144,6 @@ def command_line(*arguments: object) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return int(ended.value.code or 0)
-
-
-def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:
-    """Run a command line as a user does, in a process of its own; it takes seconds where torch or MMPretrain load."""
-    done = subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
