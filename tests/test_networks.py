@@ -199,7 +199,10 @@ def test_network_compiles_as_one_graph(config: dict[str, Any]) -> None:
     compiled = torch.compile(network, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(x, c_noise, labels, augment), network(x, c_noise, labels, augment))
     unconditional = stirred({**config, 'label_conditioning': False}).network
-    for model, conditions in [(network, (None, labels, torch.randn(2, network.label_width))), (unconditional, (None, torch.randn(2, unconditional.label_width)))]:
+    for model, conditions in [
+        (network, (None, labels, torch.randn(2, network.label_width))),
+        (unconditional, (None, torch.randn(2, unconditional.label_width))),
+    ]:
         torch.compiler.reset()  # which keeps eight compiled forms of a function, for all models
         embedding = torch.compile(model.embedding, backend='eager', fullgraph=True)
         for condition, augmented in itertools.product(conditions, (None, augment)):
