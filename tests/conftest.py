@@ -8,13 +8,12 @@ import gc
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -62,6 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
         with contextlib.ExitStack() as until_the_end:
             until_the_end.enter_context(new_process.server())
             config.add_cleanup(until_the_end.pop_all().close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """No search for garbage while libraries are imported, which stay: it would take a third of that time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_sessionfinish() -> None:
@@ -145,12 +154,6 @@ def command_line(*arguments: object) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return int(ended.value.code or 0)
-
-
-def synthaug_process(*arguments: object, cwd: Path | None = None) -> Said:
-    """Run a command line as a user does, in a process of its own; it takes seconds where torch or MMPretrain load."""
-    done = subprocess.run([sys.executable, '-m', 'synthaug_plugins.cli', *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,12 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def copied_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of a comparison are copies of this process; new ones, which every comparison of a user starts, take seconds to load MMPretrain."""
+    from mmengine.runner import runner
+
     from synthaug_plugins.evaluation import pool
+
+    _mmengine_saves_what_a_test_has_no_use_for()
+    runner.collect_env()  # once for all of them
 
     def start(begin: Callable[..., None], *arguments: Any) -> None:
         # Not where pytest puts what this process prints.

@@ -132,10 +132,12 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
         self.socket = socket.socket(fileno=listening)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
+        gc.disable()
         import torchvision  # noqa: F401
 
         gc.collect()
         gc.freeze()  # a collection in a fork would copy the memory of all that
+        gc.enable()
         return True
 
     def service_actions(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Said, Say, command_line, copy_of_this_process, synthaug_process
+from conftest import Said, Say, command_line, copy_of_this_process
 from new_process import new_python
 from synthaug_plugins.cli import STOPPING, main, parse_options, spread_cfg_options
 from synthaug_plugins.errors import RecipeError
@@ -86,7 +86,7 @@ def test_generate_show_export_verify_through_the_command_line(tmp_path: Path, sy
     from torchvision.datasets import ImageFolder
 
     store = tmp_path / 'store'
-    done = synthaug_process('generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=3', 'generator.sampler.num_steps=4')
+    done = new_python('-m', 'synthaug_plugins.cli', 'generate', 'edm_digits', '--out', store, '--cfg-options', 'per_class=3', 'generator.sampler.num_steps=4')
     assert done.status == 0, done.err
     assert '30 images of 10 classes' in done.out
     assert 'images/s' in done.err

@@ -500,14 +500,15 @@ def test_without_a_seed_a_resumed_run_has_the_batches_of_the_interrupted_one(wor
     save = {'default_hooks': {'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': 2, 'max_keep_ckpts': -1}}}
     free = {'randomness': {'seed': None}, **save}
     whole = run(recipe(world, loop, workers, mix=mix), tmp_path / 'whole', **free).batches
-    for stop in (4, 6) if workers else (6,):
+    for stop in (4, 6) if (loop, mode) == ('epoch', 'two_stream') else (6,):  # in the middle of an epoch, and at its end
         checkpoint = str(tmp_path / 'whole' / f'iter_{stop}.pth')
         rest = run(recipe(world, loop, workers, mix=mix), tmp_path / f'rest{stop}', resume=True, load_from=checkpoint, **free).batches
         assert rest == whole[stop:], stop
         if loop == 'epoch' and mode == 'two_stream':
             seen = [m[1] for batch in (whole[:stop] + rest)[:6] for m in batch if not m[0]]
             assert len(seen) == len(set(seen)) == 44
-    assert run(recipe(world, loop, workers, mix=mix), tmp_path / 'other', **free).batches != whole  # no seed: another order each time
+    if not workers:
+        assert run(recipe(world, loop, mix=mix), tmp_path / 'other', **free).batches != whole  # no seed: another order each time
 
 
 def test_epochs_of_an_endless_sampler_resume_where_they_were(world: Path, tmp_path: Path) -> None:

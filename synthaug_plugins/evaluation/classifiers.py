@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug_plugins.errors import DataError, RecipeError, Stopped
-from synthaug_plugins.evaluation.evaluation_files import CLASSIFIERS
 from synthaug_plugins.evaluation.fingerprint import run_key
 from synthaug_plugins.evaluation.metrics.held_out import RightAnswers
 from synthaug_plugins.evaluation.metrics.sets import ImageSet
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     import pluggy
     from mmengine.config import Config
 
+CLASSIFIERS = 'classifiers'
+"""A folder with one per training, named by all that decides it."""
 _CHANGE_THE_SET = ('mix', 'train_on', 'transform', 'stages')
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from synthaug_plugins.errors import MissingExtra
+from synthaug_plugins.evaluation.classifiers import CLASSIFIERS
 from synthaug_plugins.evaluation.csv_text import csv_bytes
 from synthaug_plugins.evaluation.evaluate import SHOWN, Evaluation
 from synthaug_plugins.evaluation.fingerprint import versions
@@ -24,8 +25,6 @@ from synthaug_plugins.own_folder import alone, refuse_among_images, refuse_forei
 from synthaug_plugins.store.files import write_whole
 
 CSV, JSON, REPORT, PICTURE = 'metrics.csv', 'metrics.json', 'report.html', 'curves.png'
-CLASSIFIERS = 'classifiers'
-"""A folder with one per training (`classifiers.Trainings`), named by all that decides it."""
 OWN_FILES = frozenset({'.lock', CSV, JSON, REPORT, PICTURE, CLASSIFIERS})
 """What a folder of results may hold."""
 

@@ -174,7 +174,8 @@ class WordLearner:
     ) -> LearnedWord:
         o, state = self.options, {'identity': identity, 'curve': None, 'on': device_name(self.device)}
         with full_float32():
-            learning = ClassWord(self, name)
+            start = self.names[name] if o.initialise_from is None else o.initialise_from
+            learning = ClassWord(name, self.words[name], start, self.images.of(name), self.model, o, self.device, self.dtype)
             if found is not None:
                 learning.restore(found[0], found[1]['step'])
             with rows_in_tables(self.model.tables(), learning.ids, learning.rows):

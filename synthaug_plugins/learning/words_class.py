@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from synthaug_plugins.errors import ModelError
 from synthaug_plugins.learning.batches import Order, mix_seed
 from synthaug_plugins.learning.checkpoint import adam_tensors, load_adam_tensors
 from synthaug_plugins.learning.latents import posteriors
+from synthaug_plugins.learning.words_options import WordTraining
+from synthaug_plugins.models.text_model import TextModel
 from synthaug_plugins.models.words import word_tokens
 from synthaug_plugins.prompts.templates import fill
-
-if TYPE_CHECKING:
-    from synthaug_plugins.learning.words import WordLearner
 
 Rows = dict[str, Tensor]
 """Encoder -> vectors."""
@@ -32,8 +31,13 @@ class ClassWord:
     """The state of learning one class's word.
 
     Args:
-        run: whose model, images and options it uses.
         name: of the class.
+        word: that stands for it in the templates.
+        text: from whose tokens its vectors start.
+        images: (H, W, 3) uint8, to learn from.
+        model: loaded; it knows the word.
+        options: see `WordTraining`.
+        device, dtype: of the model.
 
     Attributes:
         rows: encoder -> the word's vectors, which learn.
@@ -41,19 +45,28 @@ class ClassWord:
         steps: how many are done.
     """
 
-    def __init__(self, run: WordLearner, name: str) -> None:
-        self.name, self.options, self.device, self.model = name, run.options, run.device, run.model
-        o, word = run.options, run.words[name]
+    def __init__(
+        self,
+        name: str,
+        word: str,
+        text: str,
+        images: Iterable[np.ndarray],
+        model: TextModel,
+        options: WordTraining,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name, self.options, self.device, self.model = name, options, device, model
+        o = options
         self.rows: Rows = {}
         self.ids: dict[str, list[int]] = {}
-        text = run.names[name] if o.initialise_from is None else o.initialise_from
         for e, table in self.model.tables().items():
             tokenizer = self.model.tokenizer(e)
             self.ids[e] = tokenizer.convert_tokens_to_ids(word_tokens(word, o.vectors))
             said = tokenizer(text, add_special_tokens=False).input_ids
             self.rows[e] = first_rows(table.weight[said].float(), o.vectors).requires_grad_()
         self.tokens = self.model.tokenise([fill(template, word) for template in o.templates])
-        self.mean, self.deviation = posteriors(self.model, run.images.of(name), o.fit, self.device, o.hflip > 0)
+        self.mean, self.deviation = posteriors(self.model, images, o.fit, self.device, o.hflip > 0)
         self.count = len(self.mean) // (2 if o.hflip > 0 else 1)
         self.order = Order(mix_seed(o.seed, name), np.zeros(self.count), class_balance=False)
         self.optimizer = torch.optim.AdamW(self.rows.values(), lr=o.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=o.weight_decay)
@@ -61,7 +74,7 @@ class ClassWord:
         self.losses = torch.zeros(o.steps, device=self.device)
         self.steps = 0
         # float16 loses gradients as small as those of a mean over all pixels.
-        self.scale = float(self.mean[0].numel()) if run.dtype == torch.float16 else 1.0
+        self.scale = float(self.mean[0].numel()) if dtype == torch.float16 else 1.0
 
     def step(self, denoiser: DiffusersDenoiser) -> Tensor:
         """One optimizer step; its loss, a 0-dim tensor on the device."""
