@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_rooms_import_from_lower_floors_only(path: Path) -> None:
                 assert may_import(here, there), f'{path.name} (floor {FLOOR_OF[here]}) imports {module} (floor {FLOOR_OF[there]})'
             assert there not in STRANGERS.get(here, set()), f'{here} must not know {there}'
         assert parts[0] not in FOREIGN.get(here, set()), f'{here} must not know {parts[0]}'
+
+
+def test_no_two_files_of_a_room_import_each_other_by_any_way_round() -> None:
+    names = {'.'.join(p.relative_to(REPO).with_suffix('').parts): p for p in sources() if p.stem != '__init__'}
+
+    def named(module: str) -> str | None:
+        return next((name for name in (module, module.rpartition('.')[0]) if name in names), None)
+
+    # Between floors the rule above holds; what is for type checkers counts too, and what a function imports.
+    graph = {
+        name: {there for module, _ in imports(path) if (there := named(module)) and room_of(names[there]) == room_of(path)} for name, path in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
 def test_help_loads_neither_torch_nor_mmengine() -> None:

@@ -120,7 +120,7 @@ def _check(o: ErasureTraining) -> None:
 
 def check_model(model: TextPipeline) -> None:
     """Refuse (ModelError) a pipeline that nothing can be erased from, before its weights load."""
-    check_family(model, 'erasure')
+    check_family(model.name, model.family, 'erasure')
     model.refuse_inpainting('erasure')
     if model.flow:
         raise ModelError(f'erasure: {model.name!r} is a model of flow matching.', 'Its x_t are no DDIM states; use a model of noise or velocity prediction.')

@@ -63,6 +63,15 @@ def check_embedding(name: str, shape: EmbeddingShape, tokens: Tensor, pooled: Te
         raise ModelError(f'Embeddings of the shape {shapes[0]}, {tokens.dtype}, were given to {name!r}.', f'It takes {shapes[1]}, floating.')
 
 
+class KnownModel(Protocol):
+    """A model for which something was learned, as what was learned sees it. See `Model`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def has_origin(self, known: Mapping[str, Any]) -> bool: ...
+
+
 class Model(Protocol):
     """What `DenoiserModel` and `TextModel` have in common: known without weights, then loaded."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synthaug_plugins.models.pipeline import TextPipeline
+    from synthaug_plugins.models.base import KnownModel
 
 ERASURES = 'erasures.json'
 """The card of a folder of erasures."""
@@ -74,22 +74,21 @@ class Erasures:
             raise DataError(what, f'Learn it: synthaug learn erasure ... --classes {class_name!r}. {nearest(class_name, self.classes)}')
         return inside(self.folder, self.folder / str(self.card['classes'][class_name]['file']))
 
-    def check(self, pipeline: TextPipeline, classes: Sequence[str]) -> None:
+    def check(self, model: KnownModel, shapes: Mapping[str, tuple[int, ...]], classes: Sequence[str]) -> None:
         """Refuse erasures that cannot be applied, before any weights load.
 
         Args:
-            pipeline: the model that they are for.
+            model: that they are for.
+            shapes: of its network's weights, by name (`TextPipeline.network_shapes`).
             classes: whose erasures are needed.
 
         Raises:
             DataError: a class has none; it is named.
             ModelError: they were learned on another model, or a file is missing, changed, or holds a tensor that does not fit the network.
         """
-        check_family(pipeline, f'erasures = {str(self.folder)!r}')
-        if not pipeline.has_origin(self.card['model']):
-            what = f'erasures = {str(self.folder)!r} were learned on {self.card["model"].get("name")!r} of other content than {pipeline.name!r}.'
+        if not model.has_origin(self.card['model']):
+            what = f'erasures = {str(self.folder)!r} were learned on {self.card["model"].get("name")!r} of other content than {model.name!r}.'
             raise ModelError(what, 'Use the model that they were learned on, or learn them on this one.')
-        wanted = pipeline.network_shapes()
         for name in classes:
             path = self._file(name)
             if not path.is_file():
@@ -97,8 +96,8 @@ class Erasures:
             if file_hash(path) != self.card['classes'][name]['sha256']:
                 raise ModelError(f'{str(path)!r} does not have the hash that {ERASURES} names.', 'Copy the folder again.')
             for parameter, shape in self._shapes(path).items():
-                if wanted.get(parameter) != shape:
-                    what = f'{str(path)!r} changes {parameter!r} of the shape {shape}, the network of {pipeline.name!r} has {wanted.get(parameter, "none")}.'
+                if shapes.get(parameter) != shape:
+                    what = f'{str(path)!r} changes {parameter!r} of the shape {shape}, the network of {model.name!r} has {shapes.get(parameter, "none")}.'
                     raise ModelError(what, 'Learn the erasures again.')
 
     def _shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
@@ -198,10 +197,10 @@ def low_rank(W0: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return (W0.float() + (B.flatten(1) @ A.flatten(1)).reshape(W0.shape)).to(W0.dtype)
 
 
-def check_family(pipeline: TextPipeline, what: str) -> None:
-    """Refuse (ModelError) a pipeline whose network is no U-Net; `what` was asked for begins the message."""
-    if pipeline.family not in ('sd', 'sdxl'):
-        raise ModelError(f'{what}: {pipeline.name!r} is of the family {pipeline.family}, which has no U-Net.', 'Erasure is for Stable Diffusion 1, 2 and XL.')
+def check_family(name: str, family: str, what: str) -> None:
+    """Refuse (ModelError) a model of a family whose network is no U-Net; `what` was asked for begins the message."""
+    if family not in ('sd', 'sdxl'):
+        raise ModelError(f'{what}: {name!r} is of the family {family}, which has no U-Net.', 'Erasure is for Stable Diffusion 1, 2 and XL.')
 
 
 def erasure_file(class_name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from synthaug_plugins.errors import ModelError
 from synthaug_plugins.models.base import EmbeddingShape, check_token_count
-from synthaug_plugins.models.erasure import Erasures
+from synthaug_plugins.models.erasure import Erasures, check_family
 from synthaug_plugins.models.families import PIPELINES, REASONS, Family, call_default
 from synthaug_plugins.models.files import ModelFiles, check_safetensors, component_class
 from synthaug_plugins.models.noise import PipelineNoise
@@ -167,9 +167,10 @@ class TextPipeline(PipelineNoise):
             ModelError, DataError: what does not fit.
         """
         if self.words is not None:
-            self.words.check(self, classes)
+            self.words.check(self, self.text_widths(), classes)
         if self.erasures is not None:
-            self.erasures.check(self, classes)
+            check_family(self.name, self.family, f'erasures = {str(self.erasures.folder)!r}')
+            self.erasures.check(self, self.network_shapes(), classes)
         if self.words is not None:
             self.words.check_erasures(self.erasures, classes)
 

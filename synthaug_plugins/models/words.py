@@ -15,8 +15,8 @@ from synthaug_plugins.weights import file_hash, tensor_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from synthaug_plugins.models.base import KnownModel
     from synthaug_plugins.models.erasure import Erasures
-    from synthaug_plugins.models.pipeline import TextPipeline
 
 _FIRST = 'text_encoder'  # whose tensors are named by the word alone
 _CARD = 'card'
@@ -87,8 +87,13 @@ class Words:
         with safe_open(self.file, 'pt') as opened:
             return {word_of(name): opened.get_tensor(tensor_name(encoder, word_of(name))).float() for name in self.classes}
 
-    def check(self, pipeline: TextPipeline, classes: Sequence[str]) -> None:
+    def check(self, model: KnownModel, widths: Mapping[str, int], classes: Sequence[str]) -> None:
         """Refuse words that were learned for another model or that lack a class. Reads a folder's weights once, for their hash.
+
+        Args:
+            model: that will be told the words.
+            widths: text encoder -> values of a row of its table (`TextPipeline.text_widths`).
+            classes: whose words are needed.
 
         Raises:
             ModelError: another model, other encoders, another width.
@@ -96,17 +101,16 @@ class Words:
         """
         for name in classes:
             self.of(name)
-        widths = pipeline.text_widths()
         if set(widths) != set(self.encoders):
-            what = f'are for the encoders {", ".join(self.encoders)}, {pipeline.name!r} has {", ".join(widths)}'
+            what = f'are for the encoders {", ".join(self.encoders)}, {model.name!r} has {", ".join(widths)}'
             raise ModelError(f'The words of {str(self.file)!r} {what}.', _LEARN)
         for encoder, width in widths.items():
             found = next((shape[1] for name, shape in self._shapes.items() if name.startswith('<') == (encoder == _FIRST)), width)
             if found != width:
-                raise ModelError(f'The words of {str(self.file)!r} have {found} values, those of the {encoder} of {pipeline.name!r} {width}.', _LEARN)
-        if not pipeline.has_origin(self.card['model']):
+                raise ModelError(f'The words of {str(self.file)!r} have {found} values, those of the {encoder} of {model.name!r} {width}.', _LEARN)
+        if not model.has_origin(self.card['model']):
             raise ModelError(
-                f'The words of {str(self.file)!r} were learned for {self.card["model"].get("name")!r} of other content than {pipeline.name!r}.',
+                f'The words of {str(self.file)!r} were learned for {self.card["model"].get("name")!r} of other content than {model.name!r}.',
                 'Use the model that they were learned for, or learn words for this one: synthaug learn words.',
             )
 
