@@ -73,6 +73,13 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.enable()
 
 
+def pytest_collection_finish() -> None:
+    """The first gradient of a process decides whether those of its forks can have any: on a CPU they can, unless torch.compile came before it."""
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 def pytest_sessionfinish() -> None:
     gc.unfreeze()  # what libraries leave to the interpreter's end can then be collected, else some say that it leaks
 
