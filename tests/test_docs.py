@@ -79,6 +79,31 @@ def test_files_that_a_text_names_are_there(path: Path) -> None:
     assert not gone
 
 
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_what_a_text_tells_to_type_was_typed_as_it_stands_or_says_why_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / 'tools'))
+    from run_docs import digest, script
+
+    typed, left_out = script(path.read_text())
+    if not typed and not left_out:
+        return
+    name = str(path.relative_to(REPO))
+    entries = (REPO / 'tools' / 'benchmarks' / 'results' / 'run_docs.txt').read_text()
+    entry = next((e for e in re.findall(r'^\S+\.md: .*(?:\n  .*)*', entries, re.M) if e.startswith(f'{name}: ')), '')
+    wanted = [f'run to its end, (s), typed {digest(typed)}' if typed else 'nothing to run', *(f'  not run: {b}' for b in left_out)]
+    assert re.sub(r'\d+ s,', '(s),', entry) == f'{name}: ' + '\n'.join(wanted), f'type it again: python tools/run_docs.py {name}, with --out as in run_docs.txt'
+
+
+def test_a_block_that_is_neither_typed_nor_says_why_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / 'tools'))
+    from run_docs import script
+
+    assert script('this is `a.py`:\n\n```python\nx = 1\n```\n') == ("cat > a.py <<'END_OF_FILE'\nx = 1\nEND_OF_FILE", [])
+    assert script('<!-- not run: a GPU -->\n```bash\nrm -r x\nls\n```\n') == ('', ['rm -r x  (a GPU)'])
+    with pytest.raises(ValueError, match="before the block that begins with 'x = 1'"):
+        script('A fragment:\n\n```python\nx = 1\n```\n')
+
+
 def test_the_generator_of_the_page_is_whole_and_fills_a_store_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's own lines, typed out: 30 of them, registered as a plugin would be, and run by the page's recipe."""
     module, recipe = re.findall(r'^```python\n(.*?)^```', (REPO / 'docs' / 'generator-plugin.md').read_text(), re.M | re.S)
