@@ -22,7 +22,7 @@ REPO = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'^```(bash|python|toml)\n(.*?)^```', re.M | re.S)
 LEFT_OUT = re.compile(r'<!-- not run: (.*?) -->\s*\Z')
 FILE = re.compile(r'this is `([\w.-]+)`[^`]*\Z')
-HEAD = """What a reader types, typed: each page from an empty folder, on two CPU cores of a shared virtual machine.
+HEAD = """What a reader types, typed: each page from an empty folder, on two CPU cores of a shared virtual machine, beside other work.
 command: python tools/run_docs.py {pages} --folder runs/docs --out tools/benchmarks/results/run_docs.txt
 Blocks that were not run are listed with the reason that stands beside them in the page.
 """
@@ -73,10 +73,14 @@ def run(page: Path, folder: Path) -> str | None:
     return '\n'.join([f'{name}: {outcome}', *(f'  not run: {b}' for b in left_out)])
 
 
+def kept(out: Path) -> dict[str, str]:
+    """The entries of a file by their pages."""
+    return {e.partition(':')[0]: e for e in re.findall(r'^\S+\.md: .*(?:\n  .*)*', out.read_text(), re.M)} if out.exists() else {}
+
+
 def keep(entry: str, out: Path) -> None:
     """Put an entry in the place of an older one of its page, or at its place by name."""
-    entries = re.findall(r'^\S+\.md: .*(?:\n  .*)*', out.read_text(), re.M) if out.exists() else []
-    by_page = {e.partition(':')[0]: e for e in [*entries, entry]}
+    by_page = {**kept(out), entry.partition(':')[0]: entry}
     out.write_text('\n'.join([HEAD.format(pages=' '.join(sorted(by_page))), *(by_page[page] for page in sorted(by_page))]) + '\n')
 
 
