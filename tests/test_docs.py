@@ -44,7 +44,8 @@ TYPED = [(str(path.relative_to(REPO)), line) for path in TEXTS for line in comma
 def test_every_command_of_the_texts_parses_and_names_recipes_that_are_there() -> None:
     known, wrong, seen = every_command(), [], 0
     for place, line in TYPED:
-        words = shlex.split(line.replace('$seed', '0').partition(' ...the ')[0], comments=True)
+        words = shlex.split(line.replace('$seed', '0').replace('$FOLDERS', 'data=x').partition(' ...the ')[0], comments=True)
+        words = words[: words.index('>')] if '>' in words else words
         if 'synthaug_plugins.cli' in words:  # after torchrun
             words = ['synthaug', *words[words.index('synthaug_plugins.cli') + 1 :]]
         if words[:1] != ['synthaug'] or {'$@', '...', 'MY_RECIPE'} & {*words}:
@@ -77,6 +78,30 @@ def test_files_that_a_text_names_are_there(path: Path) -> None:
     named = {REPO / name for name in OWN.findall(text) if '*' not in name}
     gone = sorted(str(p) for p in linked | named if not p.exists() and not p.with_suffix('.py').exists())
     assert not gone
+
+
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_what_a_text_tells_to_type_was_typed_as_it_stands_or_says_why_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / 'tools'))
+    from run_docs import digest, kept, script
+
+    typed, left_out = script(path.read_text())
+    if not typed and not left_out:
+        return
+    name = str(path.relative_to(REPO))
+    entry = kept(REPO / 'tools' / 'benchmarks' / 'results' / 'run_docs.txt').get(name, '')
+    wanted = [f'run to its end, (s), typed {digest(typed)}' if typed else 'nothing to run', *(f'  not run: {b}' for b in left_out)]
+    assert re.sub(r'\d+ s,', '(s),', entry) == f'{name}: ' + '\n'.join(wanted), f'type it again: python tools/run_docs.py {name}, with --out as in run_docs.txt'
+
+
+def test_a_block_that_is_neither_typed_nor_says_why_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / 'tools'))
+    from run_docs import script
+
+    assert script('this is `a.py`:\n\n```python\nx = 1\n```\n') == ("cat > a.py <<'END_OF_FILE'\nx = 1\nEND_OF_FILE", [])
+    assert script('<!-- not run: a GPU -->\n```bash\nrm -r x\nls\n```\n') == ('', ['rm -r x  (a GPU)'])
+    with pytest.raises(ValueError, match="before the block that begins with 'x = 1'"):
+        script('A fragment:\n\n```python\nx = 1\n```\n')
 
 
 def test_the_generator_of_the_page_is_whole_and_fills_a_store_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
