@@ -84,11 +84,7 @@ def read_figures(path: str | Path, store: Store) -> list[Figures]:
 
 def _read(file: Path, store: Store, mine: Identity) -> Results:
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f'longer than {MAX_BYTES >> 20} MiB')
-        found = parse_json(file.read_bytes(), finite=False)
-        if not isinstance(found, Mapping) or found.get('format_version') != 1:
-            raise ValueError('it has no format_version 1')
+        found = parsed(file)
         audited = 'comparisons' in found
         measured = [(str(one['name']), identity_in(one)) for one in ([found['store']] if audited else found['sets'])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,6 +93,16 @@ def _read(file: Path, store: Store, mine: Identity) -> Results:
     if not sets:
         refuse_other(file, measured, store, mine, 'Measure this store, and give those results.')
     return Results('audit' if audited else 'evaluation', file, found, sets)
+
+
+def parsed(file: Path) -> Mapping[str, Any]:
+    """The content of a file of results. Raises OSError, or ValueError for one that is none of this format."""
+    if file.stat().st_size > MAX_BYTES:
+        raise ValueError(f'longer than {MAX_BYTES >> 20} MiB')
+    found = parse_json(file.read_bytes(), finite=False)
+    if not isinstance(found, Mapping) or found.get('format_version') != 1:
+        raise ValueError('it has no format_version 1')
+    return found
 
 
 def identity_in(one: Mapping[str, Any]) -> Identity | None:

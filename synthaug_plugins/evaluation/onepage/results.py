@@ -11,8 +11,7 @@ from synthaug_plugins.evaluation.gallery import RealPictures, picture_of
 from synthaug_plugins.evaluation.metrics.measure import METRICS, Measures, Value
 from synthaug_plugins.evaluation.metrics.table import Row, about, metrics_of, panels, table
 from synthaug_plugins.evaluation.report import drawn
-from synthaug_plugins.handover.figures import AUDIT, EVALUATION, KINDS, Results, identity_in, read_results, refuse_other
-from synthaug_plugins.plain_json import MAX_BYTES, parse_json
+from synthaug_plugins.handover.figures import AUDIT, EVALUATION, KINDS, Results, identity_in, parsed, read_results, refuse_other
 from synthaug_plugins.store.identity import identity
 from synthaug_plugins.store.index import STORED
 from synthaug_plugins.store.reader import StoreReader
@@ -127,11 +126,7 @@ def read_comparisons(path: str | Path, store: Store) -> list[dict[str, Any]]:
     mine, named, used = identity(store), [], []
     for file in files:
         try:
-            if file.stat().st_size > MAX_BYTES:
-                raise ValueError(f'longer than {MAX_BYTES >> 20} MiB')
-            found = parse_json(file.read_bytes(), finite=False)
-            if not isinstance(found, Mapping) or found.get('format_version') != 1:
-                raise ValueError('it has no format_version 1')
+            found = parsed(file)
             entries = [(arm['name'], entry) for arm in found['arms'] for per_seed in arm['stores'] for entry in per_seed]
             here = [(str(entry['store']), identity_in(entry)) for _, entry in entries]
             on_it = [str(name) for name, entry in entries if identity_in(entry) == mine]
