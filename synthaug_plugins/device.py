@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
 from synthaug_plugins.errors import RecipeError, first_line
@@ -31,8 +32,8 @@ def choose_device(name: str, option: str = '--device') -> torch.device:
     return device
 
 
-def device_name(device: torch.device) -> str:
-    """What a card says that something was made on: the GPU's name, or CPU."""
+def device_name(device: torch.device | str) -> str:
+    """A device by the name of its kind, as cards, plans and reports have it: 'NVIDIA H100 PCIe', 'x86_64 CPU'."""
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'
+    return torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else f'{platform.machine()} CPU'

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from synthaug_plugins import __version__
+from synthaug_plugins.device import device_name
 
 FAMILIES = {'mmengine': 'onedl-mmengine', 'mmpretrain': 'onedl-mmpretrain', 'mmcv': 'onedl-mmcv'}
 STOCK_MMCV = ('mmcv', 'mmcv-lite')
@@ -46,7 +47,7 @@ def _python_and_torch() -> Iterator[Finding]:
     if not torch.version.cuda:
         yield Finding('note', f'torch {torch.__version__} without CUDA: runs on the CPU')
     elif torch.cuda.is_available():
-        yield Finding('ok', f'torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}')
+        yield Finding('ok', f'torch {torch.__version__}, CUDA {torch.version.cuda}, {device_name("cuda")}')
     else:
         yield Finding(
             'note',

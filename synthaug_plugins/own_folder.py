@@ -35,6 +35,17 @@ def lock_within(fd: int, seconds: float) -> None:
         time.sleep(0.02)
 
 
+def refuse_file(out: str | Path, option: str = '--out') -> None:
+    """Refuse (RecipeError) a place for a folder where a file is, or that lies below one.
+
+    Args:
+        option: of the command line, which names another folder.
+    """
+    for place in (Path(out), *Path(out).parents):
+        if place.exists() and not place.is_dir():
+            raise RecipeError(f'{str(place)!r} is not a folder.', f'Give another folder with {option}.')
+
+
 def refuse_foreign(out: Path, own: Collection[str], kind: str, option: str = '--out') -> None:
     """Refuse (RecipeError) a folder that holds anything but files of the names `own`: runs written into a folder of images would become a class.
 
@@ -42,8 +53,7 @@ def refuse_foreign(out: Path, own: Collection[str], kind: str, option: str = '--
         kind: what the folder should be, such as 'comparison'.
         option: of the command line, which names another folder.
     """
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f'{str(out)!r} is not a folder.', f'Give another folder with {option}.')
+    refuse_file(out, option)
     foreign = sorted(p.name for p in out.iterdir() if p.name not in own and not p.name.startswith('.partial-')) if out.exists() else []
     if foreign:
         raise RecipeError(f'The folder {str(out)!r} is not empty and not a {kind}: it holds {foreign[0]!r}.', 'Give a new folder; nothing was touched.')

@@ -95,6 +95,13 @@ def first_time(folder: Path, name: str) -> bool:
     return True
 
 
+def until(path: Path) -> None:
+    """Wait, shorter than a worker may be silent, for a file of another process: a fast one would make all images before the other has begun."""
+    give_up = time.monotonic() + 1
+    while not path.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
 def check_whole(out: Path, whole: dict[str, bytes]) -> None:
     assert files(out) == whole
     assert not verify(Store.open(out))
@@ -351,6 +358,7 @@ def test_torchrun_starts_its_ranks_again_after_one_died(whole: dict[str, bytes],
     def killed(name: str) -> None:
         if os.environ.get('RANK') == '1' and first_time(tmp_path, 'killed'):
             os.kill(os.getpid(), signal.SIGKILL)
+        until(tmp_path / 'killed')
 
     monkeypatch.setattr(Noisy, 'trouble', staticmethod(killed))
     ended = ranks(tmp_path, restarts=1).end()
@@ -363,6 +371,7 @@ def test_a_rank_that_hangs_shows_where_and_ends_itself(whole: dict[str, bytes], 
     def hang(name: str) -> None:
         if os.environ.get('RANK') == '1' and first_time(tmp_path, 'hung'):
             time.sleep(60)
+        until(tmp_path / 'hung')
 
     monkeypatch.setattr(Noisy, 'trouble', staticmethod(hang))
     ended = ranks(tmp_path, '--stall-timeout', 2, restarts=1).end()

@@ -17,6 +17,7 @@ from synthaug_plugins.errors import DataError, MissingExtra, RecipeError, SynthA
 from synthaug_plugins.plugins import get_plugin_manager
 from synthaug_plugins.store.store import Store
 from synthaug_plugins.training.run import configure, explain, load_recipe, train
+from synthaug_plugins.training.run import test as run_test
 
 import mmpretrain  # isort: skip
 from mmengine.config import Config  # isort: skip
@@ -335,6 +336,16 @@ def test_what_the_trainer_raises_is_one_sentence_and_the_trace_is_kept(world: Pa
         train(cfg, tmp_path / 'run')
     assert failed.value.exit_code == 1
     assert 'Traceback' in (tmp_path / 'run' / 'error.txt').read_text()
+
+
+@pytest.mark.parametrize('folder', ['taken', 'taken/run'])
+def test_a_file_in_the_place_of_the_work_folder_is_refused_and_stays(world: Path, tmp_path: Path, folder: str) -> None:  # noqa: F811
+    (tmp_path / 'taken').write_text('mine')
+    cfg = configure(recipe(world), get_plugin_manager())
+    for begin in (lambda: train(cfg, tmp_path / folder), lambda: run_test(cfg, tmp_path / 'taken', tmp_path / folder)):
+        with pytest.raises(RecipeError, match=r"taken' is not a folder\. Give another folder with --work-dir\."):
+            begin()
+    assert (tmp_path / 'taken').read_text() == 'mine'
 
 
 def test_missing_mmcv_is_named_with_its_extra(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synthaug_plugins.curation.clip_model import ClipModel
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.diffusion.warp import constant
 from synthaug_plugins.learning.data import square
 from synthaug_plugins.prompts.datasets import dataset_names, dataset_prompts
@@ -236,8 +236,12 @@ def train(
         model.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
     tensors = {name: value.detach().half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / 'open_clip_model.safetensors')
-    where = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'
-    return {**trained, 'seconds': round(time.perf_counter() - begun), 'device': where, 'visual_parameters': sum(p.numel() for p in model.visual.parameters())}
+    return {
+        **trained,
+        'seconds': round(time.perf_counter() - begun),
+        'device': device_name(device),
+        'visual_parameters': sum(p.numel() for p in model.visual.parameters()),
+    }
 
 
 def _words(text: str) -> list[str]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pluggy
 
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.engine.block import BatchSize, Workers, make_block
 from synthaug_plugins.engine.recipe import Run, prepare
 from synthaug_plugins.errors import StoreError
-from synthaug_plugins.executors.base import describe_device, signals_wait
+from synthaug_plugins.executors.base import signals_wait
 from synthaug_plugins.store.card import differences
 from synthaug_plugins.store.lease import machine
 from synthaug_plugins.store.shard import KEPT
@@ -125,7 +125,7 @@ class _Place(TypedDict):
 def _place(device: torch.device) -> _Place:
     process = f'{machine()} {os.getpid()}'
     if device.type != 'cuda':
-        return {'worker': process, 'device': process, 'device_name': describe_device(device.type)}
+        return {'worker': process, 'device': process, 'device_name': device_name(device.type)}
     import torch
 
     found = torch.cuda.get_device_properties(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import platform
 import signal
 import threading
 from collections import Counter
@@ -56,13 +55,6 @@ class Executor(Protocol):
             SynthAugError: the one that a worker raised, of the same class and text; the other workers are stopped.
             ExecutorError: workers died or hung again and again, or could not be started.
         """
-
-
-def describe_device(device: str) -> str:
-    """A device by the name of its kind: 'NVIDIA H100 PCIe', 'x86_64 CPU'."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith('cuda') else f'{platform.machine()} CPU'
 
 
 def check_workers(workers: int | None, stall_timeout: float | None) -> None:

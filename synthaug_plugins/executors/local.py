@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
-from synthaug_plugins.device import choose_device
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, check_workers, describe_device, how_it_ended, omp_threads, packed, signals_wait
+from synthaug_plugins.device import choose_device, device_name
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, check_workers, how_it_ended, omp_threads, packed, signals_wait
 from synthaug_plugins.executors.worker import DONE, FAILED, READY, serve
 
 START_METHOD = 'spawn'
@@ -50,7 +50,7 @@ class Local:
 
     def describe(self) -> str:
         """See `Executor.describe`."""
-        name = describe_device(self.devices[0])
+        name = device_name(self.devices[0])
         return name if self.workers == 1 else f'{self.workers} of {name}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from synthaug_plugins import __version__
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.errors import ExecutorError, MissingExtra, RecipeError, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, check_workers, describe_device, packed
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Deaths, Job, beating, check_workers, packed
 from synthaug_plugins.executors.ray_cluster import connected
 from synthaug_plugins.executors.worker import DONE, FAILED, Failure
 
@@ -56,7 +56,7 @@ class Ray:
 
     def describe(self) -> str:
         """See `Executor.describe`. What the workers of a cluster compute on is not known before they are there."""
-        return f'a Ray cluster ({self.device})' if self.address else f'Ray on {describe_device(str(choose_device(self.device)))}'
+        return f'a Ray cluster ({self.device})' if self.address else f'Ray on {device_name(choose_device(self.device))}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`."""

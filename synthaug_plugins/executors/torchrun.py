@@ -20,9 +20,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from synthaug_plugins import errors
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.errors import ExecutorError, RecipeError, SynthAugError, again, first_line
-from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, check_workers, describe_device
+from synthaug_plugins.executors.base import STALL_TIMEOUT_S, Job, beating, check_workers
 from synthaug_plugins.executors.worker import end_with
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Torchrun:
         Raises:
             RecipeError: a device that torch does not know or this machine does not have.
         """
-        return f'{self.size} of {describe_device(str(choose_device(self.device)))}'
+        return f'{self.size} of {device_name(choose_device(self.device))}'
 
     def run(self, job: Job, tasks: Sequence[Hashable]) -> Generator[tuple[Any, Any], None, None]:
         """See `Executor.run`; for rank 0, also where there is no task: the others wait to hear that. Tasks and results are plain JSON.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug_plugins import compat
 from synthaug_plugins.errors import MissingExtra, RecipeError, SynthAugError, TrainingFailed, nearest
+from synthaug_plugins.own_folder import refuse_file
 from synthaug_plugins.training.checkpoints import newest_checkpoint
 from synthaug_plugins.training.head_classes import check_head
 from synthaug_plugins.training.key_queue import check_queue
@@ -146,12 +147,13 @@ def train(cfg: Config, work_dir: str | Path, resume: bool | str | Path = False, 
         launcher: 'none', or 'pytorch' under torchrun, as for MMEngine.
 
     Raises:
-        RecipeError: the recipe does not train, or was not configured.
+        RecipeError: the recipe does not train, or was not configured; `work_dir` is a file.
         MissingExtra: mmcv is not installed.
         TrainingFailed: the trainer raised; `error.txt` in `work_dir` holds its trace.
     """
     from mmengine.logging import print_log
 
+    refuse_file(work_dir, '--work-dir')
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg'):
         raise RecipeError('The recipe has no train_dataloader or no train_cfg.', 'Start from a recipe that trains.')
     checkpoint = newest_checkpoint(work_dir) if resume is True else resume or None
@@ -178,8 +180,9 @@ def test(cfg: Config, checkpoint: str | Path, work_dir: str | Path, launcher: st
         launcher: 'none', or 'pytorch' under torchrun.
 
     Raises:
-        RecipeError: no such checkpoint, or a recipe without a test set.
+        RecipeError: no such checkpoint, a recipe without a test set, or `work_dir` is a file.
     """
+    refuse_file(work_dir, '--work-dir')
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
         raise RecipeError('The recipe has no test_dataloader or no test_evaluator.', 'Start from a recipe that tests.')
     if not Path(checkpoint).is_file():

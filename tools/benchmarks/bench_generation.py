@@ -42,7 +42,7 @@ from machine import machine
 from random_pipeline import CONFIGS, unet_tflop, write_pipeline
 
 from synthaug_plugins.cli import parse_options
-from synthaug_plugins.device import choose_device
+from synthaug_plugins.device import choose_device, device_name
 from synthaug_plugins.engine.block import batches
 from synthaug_plugins.engine.generate import generate
 from synthaug_plugins.engine.recipe import complete, load_recipe, prepare
@@ -231,7 +231,7 @@ def _now(device: torch.device) -> float:
 def peak_tflops(job: Job) -> tuple[float, str]:
     """What the device can do at most, in 1e12 operations per second, and where that is from."""
     if job.device.type == 'cuda' and job.precision != 'fp32':
-        name = torch.cuda.get_device_name(job.device)
+        name = device_name(job.device)
         for known, peak in PEAK_TFLOPS.items():
             if known in name:
                 return peak, f'{known} data sheet'

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-
 import torch
+
+from synthaug_plugins.device import device_name
 
 
 def machine(device: torch.device) -> str:
     """'NVIDIA H200, torch 2.11.0' or 'x86_64 CPU (2 threads), torch 2.11.0'."""
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{platform.machine()} CPU ({torch.get_num_threads()} threads)'
-    return f'{name}, torch {torch.__version__}'
+    threads = '' if device.type == 'cuda' else f' ({torch.get_num_threads()} threads)'
+    return f'{device_name(device)}{threads}, torch {torch.__version__}'
