@@ -17,10 +17,10 @@ from test_ablation import change, files, nouns, recipe, run, write_data  # noqa:
 from synthaug_plugins.engine.learn_recipe import load_learn_recipe
 from synthaug_plugins.errors import SynthAugError
 from synthaug_plugins.evaluation.ablation import trained
-from synthaug_plugins.evaluation.ablation.trained import check_start, load
+from synthaug_plugins.evaluation.ablation.trained import load
 from synthaug_plugins.recipes import find_recipe
 from synthaug_plugins.store.card import recipe_differences
-from synthaug_plugins.training.backbone_weights import load_backbone, save_backbone, skeleton
+from synthaug_plugins.training.backbone_weights import check_start, load_backbone, save_backbone, skeleton
 from synthaug_plugins.training.run import load_recipe
 
 RECIPE = """
@@ -110,6 +110,11 @@ def test_a_study_of_pre_training_is_one_command_that_goes_on(copied_workers: Non
         ("'synthaug.train_on.store': '{store}'", "'synthaug.train_on.stor': '{store}'", "train_on has no option 'stor'"),
         ("'synthaug.train_on': None, ", "'synthaug.train_on': None, 'randomness.seed': 3, ", 'randomness.seed, which follows from the draw'),
         (
+            'scratch=dict(), ',
+            "scratch=dict(), lost=dict(cfg_options={'load_from': 'lost.pth'}), ",
+            "load_from starts from 'lost.pth', and there is no such file",
+        ),
+        (
             "on_seen=dict(kind='training', recipe='digits_resnet', cfg_options={\n        **_train,",
             "on_seen=dict(kind='training', recipe='digits_resnet', "
             "cfg_options={\n        **_train, 'model.backbone.base_channels': 8, 'model.head.in_channels': 64,",
@@ -121,6 +126,17 @@ def test_what_it_must_not_see_or_cannot_use_is_said_before_anything_is_made(stud
     with pytest.raises(SynthAugError, match=says):
         run(change(study, old, new), data)
     assert not (study.parent / 'out' / 'made').exists()
+
+
+def test_validation_images_of_one_draw_may_be_shots_of_another(copied_workers: None, study: Path, data: Path) -> None:
+    shutil.rmtree(data / 'val')
+    change(study, 'shots = [1]', 'shots = [4]')
+    change(study, 'seeds = [0]', 'seeds = [0, 1]')
+    change(study, "on_store=_from('on_store'), on_seen=_from('on_seen'), ", '')
+    assert [len(arm['runs']) for arm in run(study, data)[0]['arms']] == [2, 2]
+    draws = [study.parent / 'out' / 'draws' / f'4-shot-{seed}' for seed in (0, 1)]
+    shots, chosen_on = ({path.name for path in (draw / part).rglob('*.png')} for draw, part in zip(draws, ('train', 'val'), strict=True))
+    assert shots & chosen_on
 
 
 def test_a_start_that_mmengine_would_load_in_part_is_refused(tmp_path: Path) -> None:
@@ -150,6 +166,15 @@ def test_a_start_that_does_not_fit_is_refused_wherever_it_is_named(tmp_path: Pat
     cfg.merge_from_dict({where: file if where == 'load_from' else start})
     with pytest.raises(SynthAugError, match=r'bn1\.weight is no such weight in the checkpoint'):
         check_start(cfg)
+
+
+def test_a_start_that_is_not_there_is_refused_and_an_address_is_left_to_mmengine(tmp_path: Path) -> None:
+    cfg = load_recipe(find_recipe('digits_resnet', 'train'))
+    cfg.model.backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'gone.pth'), 'prefix': 'backbone.'}
+    with pytest.raises(SynthAugError, match=r"model\.backbone\.init_cfg starts from '.*gone\.pth', and there is no such file"):
+        check_start(cfg)
+    cfg.model.backbone.init_cfg.checkpoint = 'torchvision://resnet18'
+    check_start(cfg)
 
 
 def test_the_recipes_of_stages_are_part_of_what_was_made(tmp_path: Path) -> None:

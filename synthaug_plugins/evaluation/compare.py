@@ -27,6 +27,7 @@ from synthaug_plugins.own_folder import alone, refuse_foreign
 from synthaug_plugins.store.files import write_whole
 from synthaug_plugins.store.identity import Identity, identity
 from synthaug_plugins.store.store import Store
+from synthaug_plugins.training.backbone_weights import check_start
 from synthaug_plugins.training.run import configure, load_recipe
 
 FORMAT_VERSION = 1
@@ -144,7 +145,7 @@ def check_arms(
     """The settled recipes of every arm, and of every candidate of searched arms, by name.
 
     Raises:
-        RecipeError: an option that no plugin takes, images that are shared, or arms that are held to different images.
+        RecipeError: an option that no plugin takes, images that are shared, arms that are held to different images, or that start from what does not fit.
     """
     by_name = {arm.name: arm for arm in comparison.arms}
     listed: dict[str, frozenset[str] | None] = {}
@@ -154,6 +155,9 @@ def check_arms(
     _check_same_images(sides)
     if not any(by_epoch(cfg) for side in sides for cfg in side.configs.values()):  # else counting needs the images
         _check_equal_steps(sides)
+    for side in sides:
+        for cfg in side.configs.values():
+            check_start(cfg)
     return fixed, searches
 
 

@@ -17,10 +17,13 @@ from synthaug_plugins.store.files import write_whole
 
 if TYPE_CHECKING:
     import torch
+    from mmengine.config import Config
 
 PREFIX = 'backbone.'
 """What MMPretrain's classifiers and self-supervised models call their encoder; in the latter it is the one that is trained by gradients."""
 _EMA, _EMA_PREFIX = 'ema_state_dict', f'module.{PREFIX}'
+_ADDRESS = re.compile(r'[\w.+-]+:')
+"""How a checkpoint begins that MMEngine fetches: `torchvision://resnet50`, `https://...`."""
 _LOADS_ITSELF = ('pretrained', 'checkpoint_path')
 
 
@@ -145,6 +148,33 @@ def check_fits(state: Mapping[str, torch.Tensor], backbone: Mapping[str, Any], m
         there, here = ('no such weight' if tensor is None else str(tuple(tensor.shape)) for tensor in (have, want))
         cure = 'Give both the same backbone' + (f', or let it differ: may_differ={[f"^{re.escape(key)}$"]!r}.' if one_sided else '.')
         raise RecipeError(f'The weights do not fit the backbone {_type_name(backbone)}: {key} is {there} in the checkpoint and {here} in the recipe.', cure)
+
+
+def check_start(cfg: Config) -> None:
+    """Refuse (RecipeError) a recipe that starts from a file that is not there, or is not of its backbone. MMEngine would load what fits, and say nothing.
+
+    Addresses (`torchvision://resnet50`) and weights of other libraries, which have other names, are the user's own affair.
+    """
+    from synthaug_plugins.training.recipe_edit import pretrained
+
+    backbone = cfg.model.get('backbone') or {}
+    starts = {'model.backbone.init_cfg': pretrained(backbone), 'model.init_cfg': pretrained(cfg.model), 'load_from': {'checkpoint': cfg.get('load_from')}}
+    for where, start in starts.items():
+        name = str((start or {}).get('checkpoint') or '')
+        if start is None or not name or _ADDRESS.match(name):
+            continue
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise RecipeError(f'{where} starts from {name!r}, and there is no such file.', 'Correct the path, or make the file first.')
+        try:
+            given = load_backbone(file)
+        except ModelError:
+            continue
+        prefix = str(start.get('prefix') or '').removesuffix('.')
+        if prefix != (PREFIX.removesuffix('.') if 'backbone' in where else ''):
+            what = f'{where} has prefix={start.get("prefix")!r}, with which MMEngine takes nothing over from {name!r}.'
+            raise RecipeError(what, f"Write model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix={PREFIX!r}).")
+        check_fits(given, backbone, scope=str(cfg.get('default_scope') or 'mmpretrain'))
 
 
 def _type_name(backbone: Mapping[str, Any]) -> str:

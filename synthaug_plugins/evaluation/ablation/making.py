@@ -106,14 +106,16 @@ class Making:
             places: of `stand_ins`.
 
         Raises:
-            DataError: a validation or test image of a draw, byte for byte.
+            DataError: a validation or test image, byte for byte: of its own draw, or of any if it is made once.
             RecipeError: a training whose images are not those of its draw, or cannot be known.
         """
-        held_out = HeldOut(folder for drawn in draws for folder in (drawn.val, drawn.test))
+        held_out = {folder: HeldOut(folder) for drawn in draws for folder in (drawn.val, drawn.test)}
         for entry in self.made:
             of = draws[:1] if entry.once else draws if entry.kind == 'training' else ()  # all else is made from the shots of its draw by itself
             for drawn in of:
-                refuse_seen(entry.name, MAKES[entry.kind].reads(self._recipe(entry, self.with_names(drawn, places)), self.manager), held_out)
+                # Where validation images are drawn too, those of one draw are among the shots of another.
+                never = list(held_out.values()) if entry.once else [held_out[drawn.val], held_out[drawn.test]]
+                refuse_seen(entry.name, MAKES[entry.kind].reads(self._recipe(entry, self.with_names(drawn, places)), self.manager), never)
 
     def make(self, drawn: Drawn) -> None:
         """Make what a draw needs and does not have.

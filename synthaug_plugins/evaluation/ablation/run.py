@@ -15,7 +15,6 @@ from synthaug_plugins.evaluation.ablation.curves import CURVES_CSV, OF_LARGEST, 
 from synthaug_plugins.evaluation.ablation.drawn import Drawn, copy_draw, shots_label
 from synthaug_plugins.evaluation.ablation.making import RECORD, Making
 from synthaug_plugins.evaluation.ablation.table import ABOUT, CLASSES_CSV, CSV, MARKDOWN, class_tables, tail_said, write_tables
-from synthaug_plugins.evaluation.ablation.trained import check_start
 from synthaug_plugins.evaluation.compare import check_arms, check_jobs, command_of
 from synthaug_plugins.evaluation.compare import run as run_comparison
 from synthaug_plugins.evaluation.parts import Parts
@@ -83,9 +82,7 @@ def ablate(
         with making.stand_ins(drawn[min(comparison.shots), comparison.seeds[0]]) as places:
             making.refuse_seen(list(drawn.values()), places)
             for k in comparison.shots:
-                fixed, searches = check_arms(comparison, plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
-                for side in [*fixed.values(), *(side for candidates in searches.values() for side in candidates)]:
-                    check_start(next(iter(side.configs.values())))
+                check_arms(comparison, plugin_manager, {seed: making.with_names(drawn[k, seed], places) for seed in comparison.seeds})
         for number, k in enumerate(comparison.shots, 1):
             draws: dict[int, Drawn] = {}
             for seed in comparison.seeds:

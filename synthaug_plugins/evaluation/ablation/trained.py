@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pluggy
 
-from synthaug_plugins.errors import ModelError, RecipeError
+from synthaug_plugins.errors import RecipeError
 from synthaug_plugins.recipes import recipe_file
 from synthaug_plugins.store.files import write_whole
 
@@ -137,25 +137,3 @@ def reads(recipe: Mapping[str, Any], manager: pluggy.PluginManager | None) -> It
                     what = f'The recipe trains on {file!r}, which is none of the draw.'
                     raise RecipeError(what, "Set train_dataloader.dataset.data_root to '{train}', or make it once for all draws: once=True.")
                 yield Path(file)
-
-
-def check_start(cfg: Config) -> None:
-    """Refuse (RecipeError) a recipe whose backbone is not that of the file that it starts from. MMEngine would load what fits, and say nothing."""
-    from synthaug_plugins.training.backbone_weights import PREFIX, check_fits, load_backbone
-    from synthaug_plugins.training.recipe_edit import pretrained
-
-    backbone = cfg.model.get('backbone') or {}
-    starts = {'model.backbone.init_cfg': pretrained(backbone), 'model.init_cfg': pretrained(cfg.model), 'load_from': {'checkpoint': cfg.get('load_from')}}
-    for where, start in starts.items():
-        file = Path((start or {}).get('checkpoint') or '')
-        if start is None or not file.is_file():
-            continue
-        try:
-            given = load_backbone(file)
-        except ModelError:
-            continue  # weights of another library, which have other names and are the user's own affair
-        prefix = str(start.get('prefix') or '').removesuffix('.')
-        if prefix != (PREFIX.removesuffix('.') if 'backbone' in where else ''):
-            what = f'{where} has prefix={start.get("prefix")!r}, with which MMEngine takes nothing over from {str(file)!r}.'
-            raise RecipeError(what, f"Write model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix={PREFIX!r}).")
-        check_fits(given, backbone, scope=str(cfg.get('default_scope') or 'mmpretrain'))

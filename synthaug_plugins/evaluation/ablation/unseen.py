@@ -1,26 +1,25 @@
-"""What is made once for all draws may see real images of its own, and none that a comparison chooses or reports on."""
+"""What is made before training may see real images, and none that the figures it serves are chosen on or reported on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from synthaug_plugins.errors import DataError
 
 
 class HeldOut:
-    """Files of validation and test images, known by their content.
+    """The validation or test images of a folder, known by their content.
 
     Args:
-        folders: that hold them. They are read when a file of the same size is asked for.
+        folder: that holds them. They are read when a file of the same size is asked for.
     """
 
-    def __init__(self, folders: Iterable[Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._of_size: dict[int, list[Path]] = {}
-        for folder in sorted(set(folders)):
-            for path in sorted(p for p in folder.rglob('*') if p.is_file()):
-                self._of_size.setdefault(path.stat().st_size, []).append(path)
+        for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+            self._of_size.setdefault(path.stat().st_size, []).append(path)
         self._known: dict[int, dict[bytes, Path]] = {}
 
     def find(self, file: Path) -> Path | None:
@@ -33,14 +32,14 @@ class HeldOut:
         return self._known[size].get(_hash(file))
 
 
-def refuse_seen(name: str, files: Iterable[Path], held_out: HeldOut) -> None:
+def refuse_seen(name: str, files: Iterable[Path], held_out: Sequence[HeldOut]) -> None:
     """Refuse (DataError) images of which one is a validation or test image, byte for byte.
 
     Args:
         name: of the entry of `made` that reads them.
         files: that it reads.
     """
-    seen = [(file, same) for file in files if (same := held_out.find(file))]
+    seen = [(file, same) for file in files if (same := next(filter(None, (one.find(file) for one in held_out)), None))]
     if seen:
         what = f'made.{name} sees {len(seen)} validation or test images: {str(seen[0][0])!r} is {str(seen[0][1])!r}, byte for byte.'
         raise DataError(what, 'Give it other images: figures on images that were learned from say nothing.')
