@@ -1,6 +1,6 @@
 """Does pre-training on synthetic images help where real ones are few? CIFAR-10, a small EDM of it, supervised and MoCo v2.
 
-By its parts, one to two hours of two cores:
+Forty minutes of two fast cores, over an hour of slow ones:
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10 --data runs/pretraining-data/cifar10 --out runs/pretraining --jobs 2
@@ -23,7 +23,7 @@ train = 'finetune_resnet_cifar10'
 # Of each class: a few, and all that train/ holds.
 shots = [20, 500]
 # Each seed draws its own shots and starts head and order of images anew. Denoiser, store and pre-trained backbones are made once.
-seeds = [0, 1]
+seeds = [0, 1, 2, 3]
 
 # A quarter of the arithmetic: the first stage looks at every second pixel.
 _narrow = {'model.backbone.strides': (2, 2, 2, 2), 'train_dataloader.num_workers': 1}

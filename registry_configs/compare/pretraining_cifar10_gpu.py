@@ -8,6 +8,8 @@ MoCo v2, for which 1,500 steps are few, is left to the smaller study.
 
 _base_ = './pretraining_cifar10.py'
 
+seeds = [0, 1]
+
 # The generator works at the full 32 pixels.
 notes = [
     'The denoiser learned 20,000 real images with their labels (seen/), four times as many as the largest fine-tuning has. It stands in for a web-scale model, '
