@@ -1,4 +1,4 @@
-"""What the backbones of `pretraining_cifar10` bring to classes that nothing had seen: a few images per class of CIFAR-100. Ten minutes of two cores.
+"""What the backbones of `pretraining_cifar10` bring to classes that nothing had seen: a few images per class of CIFAR-100. 22 minutes of two cores.
 
 python tools/pretraining_data.py --packs PACKS --out runs/pretraining-data
 synthaug compare pretraining_cifar10 --data runs/pretraining-data/cifar10 --out runs/pretraining --jobs 2
