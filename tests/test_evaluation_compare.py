@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
 from conftest import copy_of_this_process, digits
 from synthaug_plugins import compat
 from synthaug_plugins.errors import RecipeError
-from synthaug_plugins.evaluation.compare import compare, format_table
+from synthaug_plugins.evaluation.compare import check_arms, compare, format_table
 from synthaug_plugins.evaluation.fingerprint import run_key
 from synthaug_plugins.evaluation.pool import RunFailed
 from synthaug_plugins.evaluation.protocol import Arm, Search, fill, read_comparison
 from synthaug_plugins.evaluation.runs import planned_steps, settle, train_run, training_part
 from synthaug_plugins.evaluation.statistics import class_gains, paired, sentences, signed, spread
 from synthaug_plugins.plugins import get_plugin_manager, register_nouns
+from synthaug_plugins.training.backbone_weights import save_backbone
 from synthaug_plugins.training.run import load_recipe
 
 TRAIN = Path(__file__).parents[1] / 'registry_configs' / 'train' / 'digits_resnet.py'
@@ -206,6 +208,7 @@ def test_changed_training_image_makes_another_run(recipe: Path) -> None:
         ('seeds = [0, 1]', 'sedes = [0, 1]', "Did you mean 'seeds'"),
         ('real_only=dict()', 'real_only=dict(synthug=dict())', "Did you mean 'synthaug'"),
         ('real_only=dict()', 'real_only=dict(synthaug=dict(mixx=dict()))', "Did you mean 'mix'"),
+        ('real_only=dict()', "real_only=dict(cfg_options={'load_from': 'lost.pth'})", "load_from starts from 'lost.pth', and there is no such file"),
         ("{'cfg_options.optim_wrapper.optimizer.lr'", "{'mix.alpha'", "no synthaug option 'mix'"),
         ('arms = dict(real_only=dict(), ', 'arms = dict(', 'fewer than two arms'),
         ("grid={'cfg_options.optim_wrapper.optimizer.lr': [1e-3, 2e-3]}", "grid=[{'a': [1]}, {'b': [1]}]", 'a list of such with the same keys'),
@@ -215,6 +218,14 @@ def test_wrong_recipes_are_refused(recipe: Path, old: str, new: str, says: str) 
     with pytest.raises(RecipeError, match=says):
         run(change(recipe, old, new))
     assert not (recipe.parent / 'out').exists()
+
+
+def test_a_start_that_fits_in_part_is_left_to_mmengine_unless_the_comparison_made_it(recipe: Path, tmp_path: Path) -> None:
+    save_backbone({'conv1.weight': torch.zeros(4, 3, 3, 3)}, tmp_path / 'half.pth')
+    start = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'half.pth'), 'prefix': 'backbone.'}
+    change(recipe, 'real_only=dict()', f"real_only=dict(cfg_options={{'model.backbone.init_cfg': {start}}})")
+    fixed, searches = check_arms(read_comparison(recipe), get_plugin_manager())
+    assert list(fixed) == ['real_only'] and list(searches) == ['searched']
 
 
 def test_unknown_value_is_refused(recipe: Path) -> None:

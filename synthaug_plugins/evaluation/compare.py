@@ -16,7 +16,7 @@ from synthaug_plugins.columns import aligned
 from synthaug_plugins.errors import RecipeError, Stopped
 from synthaug_plugins.evaluation.ablation.drawn import Drawn
 from synthaug_plugins.evaluation.cache import RunCache, Side
-from synthaug_plugins.evaluation.fingerprint import versions
+from synthaug_plugins.evaluation.fingerprint import plain, versions
 from synthaug_plugins.evaluation.leaks import data_of, refuse_leaks
 from synthaug_plugins.evaluation.pool import Pool
 from synthaug_plugins.evaluation.protocol import Arm, Comparison, read_comparison
@@ -145,7 +145,8 @@ def check_arms(
     """The settled recipes of every arm, and of every candidate of searched arms, by name.
 
     Raises:
-        RecipeError: an option that no plugin takes, images that are shared, arms that are held to different images, or that start from what does not fit.
+        RecipeError: an option that no plugin takes, images that are shared, arms that are held to different images, or that start from what is
+            not there or, with draws, does not fit.
     """
     by_name = {arm.name: arm for arm in comparison.arms}
     listed: dict[str, frozenset[str] | None] = {}
@@ -155,9 +156,9 @@ def check_arms(
     _check_same_images(sides)
     if not any(by_epoch(cfg) for side in sides for cfg in side.configs.values()):  # else counting needs the images
         _check_equal_steps(sides)
-    for side in sides:
-        for cfg in side.configs.values():
-            check_start(cfg)
+    starts = {plain([cfg.get(key) for key in ('model', 'load_from', 'default_scope')]): cfg for side in sides for cfg in side.configs.values()}
+    for cfg in starts.values():  # seeds and arms that start alike are checked once
+        check_start(cfg, whole=draws is not None)
     return fixed, searches
 
 

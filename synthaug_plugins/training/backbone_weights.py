@@ -150,15 +150,19 @@ def check_fits(state: Mapping[str, torch.Tensor], backbone: Mapping[str, Any], m
         raise RecipeError(f'The weights do not fit the backbone {_type_name(backbone)}: {key} is {there} in the checkpoint and {here} in the recipe.', cure)
 
 
-def check_start(cfg: Config) -> None:
+def check_start(cfg: Config, whole: bool = True) -> None:
     """Refuse (RecipeError) a recipe that starts from a file that is not there, or is not of its backbone. MMEngine would load what fits, and say nothing.
 
     Addresses (`torchvision://resnet50`) and weights of other libraries, which have other names, are the user's own affair.
+
+    Args:
+        whole: every weight must fit. MMPretrain's own recipes may leave some out on purpose (the last norm after MAE): False for what is not ours.
     """
     from synthaug_plugins.training.recipe_edit import pretrained
 
-    backbone = cfg.model.get('backbone') or {}
-    starts = {'model.backbone.init_cfg': pretrained(backbone), 'model.init_cfg': pretrained(cfg.model), 'load_from': {'checkpoint': cfg.get('load_from')}}
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    starts = {'model.backbone.init_cfg': pretrained(backbone), 'model.init_cfg': pretrained(model), 'load_from': {'checkpoint': cfg.get('load_from')}}
     for where, start in starts.items():
         name = str((start or {}).get('checkpoint') or '')
         if start is None or not name or _ADDRESS.match(name):
@@ -166,6 +170,8 @@ def check_start(cfg: Config) -> None:
         file = Path(name).expanduser()
         if not file.is_file():
             raise RecipeError(f'{where} starts from {name!r}, and there is no such file.', 'Correct the path, or make the file first.')
+        if not whole:
+            continue
         try:
             given = load_backbone(file)
         except ModelError:
